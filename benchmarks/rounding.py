@@ -28,7 +28,7 @@ from torch import Tensor
 import layerroles as lr
 from layerroles.compat import flash_attention
 from layerroles.engine.fused import attention
-from layerroles.engine.fused.attention import LogitScale, PartialAttention, attend_partially
+from layerroles.engine.fused.attention import AttentionRule, PartialAttention, attend_partially
 from layerroles.engine.fused.shared_weights import Twin
 
 # Groups, heads, queries and keys of the parts that attention is computed in.
@@ -120,7 +120,7 @@ def errors() -> str:
             for n in (n_queries, n_keys, n_keys)
         )
         for scale in SCALES:
-            factor = LogitScale(scale / 8)
+            factor = AttentionRule(scale / 8)
             logits = factor.factor * (q.double() @ k.double().mT)
             exact = PartialAttention(
                 (logits.softmax(-1) @ v.double()).float(), logits.logsumexp(-1).float()

@@ -1,5 +1,6 @@
 """What every test runs under: shapes and types are checked, and nothing reaches for the hub."""
 
+import functools
 import importlib
 import os
 import re
@@ -62,6 +63,23 @@ def shared_models_are_not_written_to() -> Iterator[None]:
     from tests.support.random_models import changed_models
 
     assert not changed_models()
+
+
+@pytest.fixture(autouse=True)
+def lm_eval_reads_its_own_tasks_once() -> None:
+    """lm-eval reads its thousands of task files again for each folder of a user's own tasks."""
+    module = sys.modules.get("lm_eval.tasks._index")
+    if module is None or hasattr(module.TaskIndex.build, "__wrapped__"):
+        return
+    build, own = module.TaskIndex.build, Path(str(module.__file__)).parent
+    build_own = functools.cache(lambda: build([own]))
+
+    @functools.wraps(build)
+    def build_each(paths: list[Path]) -> dict[str, object]:
+        indexes = (build_own() if path == own else build([path]) for path in paths)
+        return {name: entry for index in indexes for name, entry in index.items()}
+
+    module.TaskIndex.build = staticmethod(build_each)
 
 
 @pytest.fixture

@@ -232,26 +232,31 @@ class Executors:
         if self._hooks - prepared(self._model).hooks:
             return "there are hooks on it"
         try:
-            # The window counts columns, which packed rows and stages number differently.
-            window = getattr(text_config(self._model.original_model), "sliding_window", None)
-            if window and longest > window:
-                beside = " side by side (padded)" if name == "hooked" else ""
+            config = text_config(self._model.original_model)
+            if name == "fused":
+                self.make_fused({})
+                assert self._twin is not None
+                limit, beside = self._twin.longest_text, ""
+            else:  # the model counts columns, pads among them
+                window = getattr(config, "sliding_window", None)
+                limit = window or getattr(config, "attention_chunk_size", None)
+                beside = " side by side (padded)"
+            if limit and longest > limit:
                 return (
-                    f"requests of {longest} tokens{beside} do not fit into its sliding window of "
-                    f"{window}"
+                    f"requests of {longest} tokens{beside} do not fit into its window or chunk of "
+                    f"{limit}"
                 )
-            if name == "hooked" and depends_on_length(text_config(self._model.original_model)):
+            if name == "fused":
+                return None
+            if depends_on_length(config):
                 return WHOLE_LENGTH
-            if name == "hooked" and not prepared(self._model).checks.caches:
+            if not prepared(self._model).checks.caches:
                 return "it keeps no keys and values between passes"
-            if name == "hooked":
-                return None if can_replay(self._model) else "it cannot go on from a recorded stream"
-            self.make_fused({})
+            return None if can_replay(self._model) else "it cannot go on from a recorded stream"
         except Exception as error:
             if not does_not_fit(error):
                 raise
             return describe_failure(error)
-        return None
 
     def make_fused(self, references: References) -> Fused:
         """Return a fused executor with these references; its twin of the model is cached."""

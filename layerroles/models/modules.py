@@ -55,6 +55,8 @@ def lend_tensors(
 ) -> str | None:
     """Replace parameters and buffers of a model on the meta device by `tensors`, without copies.
 
+    Frequencies of rotary positions that are missing are computed from the configuration.
+
     Args:
         model: a transformers model.
         tensors: the replacements by name; they get no gradients.
@@ -66,10 +68,14 @@ def lend_tensors(
     """
     for name, own in (*model.named_parameters(), *model.named_buffers()):
         tensor = tensors.get(source(name))
-        if tensor is None or tensor.shape != own.shape:
-            return source(name)
         owner, _, last = name.rpartition(".")
         module = model.get_submodule(owner)
+        if tensor is None and last.endswith("inv_freq"):
+            # TransformerLens moves those of some families (gpt-oss).
+            device = next(iter(tensors.values())).device
+            tensor = type(module)(module.config).get_buffer(last).to(device)
+        if tensor is None or tensor.shape != own.shape:
+            return source(name)
         if last in module._parameters:
             module._parameters[last] = nn.Parameter(tensor.detach(), requires_grad=False)
         else:

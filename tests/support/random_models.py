@@ -22,6 +22,7 @@ from transformers import (
     GPTJConfig,
     GPTNeoConfig,
     GPTNeoXConfig,
+    GptOssConfig,
     GraniteConfig,
     JambaConfig,
     LlamaConfig,
@@ -123,14 +124,17 @@ CONFIGS |= {
 }
 EVERY_ARCHITECTURE = tuple(CONFIGS)
 
-# Sliding windows that even short texts outgrow.
+# Sliding windows that even short texts outgrow; in the last, heads have learned sinks.
 CONFIGS |= {
     "mistral_window": MistralConfig(**LLAMA_LIKE, sliding_window=4),
     "gemma2_window": Gemma2Config(
         **LLAMA_LIKE, head_dim=8, sliding_window=4, query_pre_attn_scalar=8
     ),
+    "gpt_oss_window": GptOssConfig(
+        **LLAMA_LIKE, head_dim=8, sliding_window=4, num_local_experts=4, num_experts_per_tok=2
+    ),
 }
-WINDOWS = ("mistral_window", "gemma2_window")
+WINDOWS = ("mistral_window", "gemma2_window", "gpt_oss_window")
 
 # Layers with attention among layers with a state; layers with a state only.
 CONFIGS["jamba"] = JambaConfig(

@@ -6,8 +6,9 @@ share the part's keys and values. The results are merged by the logarithms of th
 which is exact (as in flash decoding).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Float, Int
@@ -33,16 +34,43 @@ _CONVERTED_ON_CPU, _CONVERTED = 2**20, 2**24
 
 
 @dataclass(frozen=True)
-class LogitScale:
-    """Factor and cap by which a model turns products of queries and keys into attention logits.
+class AttentionRule:
+    """How a layer attends.
 
     Attributes:
-        factor: factor of the products of queries and keys.
+        factor: factor by which the products of queries and keys become logits.
         cap: the logits become `cap * tanh(logits / cap)` (Gemma-2); None leaves them unchanged.
+        window: how many tokens a token sees, itself included; None for all up to itself.
+        sinks: for each head, the logit of one more key, which has no value (gpt-oss).
     """
 
     factor: float
     cap: float | None = None
+    window: int | None = None
+    sinks: Float[Tensor, " head"] | None = None
+
+    def for_texts_of(self, longest: int) -> "AttentionRule":
+        """Return the rule for texts of at most `longest` tokens, which may fit into the window."""
+        if self.window is None or longest > self.window:
+            return self
+        return replace(self, window=None)
+
+    def hide_far(
+        self,
+        bias: Float[Tensor, "#row 1 #n_q n_k"] | None,
+        asked: Int[Tensor, "#row n_q"],
+        keys: Int[Tensor, "#row n_k"],
+        dtype: torch.dtype,
+    ) -> Float[Tensor, "row 1 n_q n_k"] | None:
+        """Return an attention bias that also hides the keys before each query's window.
+
+        `asked` and `keys` are the positions of queries and keys. Without a window, it is `bias`.
+        """
+        if self.window is None:
+            return bias
+        far = (asked[:, :, None] - keys[:, None] >= self.window)[:, None]
+        hidden = torch.zeros_like(far, dtype=dtype).masked_fill_(far, float("-inf"))
+        return hidden if bias is None else bias + hidden
 
 
 @dataclass(frozen=True)
@@ -62,7 +90,7 @@ def attend_partially(
     q: Float[Tensor, "group head n_q d_head"],
     k: Float[Tensor, "group head n_k d_head"],
     v: Float[Tensor, "group head n_k d_value"],
-    scale: LogitScale,
+    rule: AttentionRule,
     *,
     bias: Float[Tensor, "#group #head #n_q n_k"] | None = None,
     causal: bool = False,
@@ -73,20 +101,23 @@ def attend_partially(
         q: queries.
         k: keys, as many heads as queries.
         v: values.
-        scale: factor and cap of the logits.
+        rule: how the layer attends. Sinks are left out (see `finish`). If it has a window, the bias
+            may hide all keys of a query, whose attention then has no weight in `merge`.
         bias: added to the logits: 0 where a query sees a key, minus infinity where not; None if all
             keys are seen. Not combined with `causal`.
-        causal: query i sees keys 0 to i; needs as many keys as queries.
+        causal: query i sees keys 0 to i, or those of them in its window; needs as many keys as
+            queries.
     """
     are_many = k.shape[2] > _FEW_KEYS and q.shape[2] > _FEW_QUERIES
     if q.dtype in _HALF and q.shape[2] > 1:
         are_many |= q.shape[0] * q.shape[1] <= _FEW_HEADS
-    same_width = q.shape[3] == v.shape[3]  # the kernel knows no others
-    if q.device.type == "cpu" and same_width and scale.cap is None and (causal or are_many):
+    # The kernel knows no others.
+    fits = q.shape[3] == v.shape[3] and rule.cap is None and rule.window is None
+    if q.device.type == "cpu" and fits and (causal or are_many):
         mask = None if bias is None else bias.expand(q.shape[0], -1, q.shape[2], -1)
-        out, lse = flash_attention(q, k, v, causal=causal, mask=mask, scale=scale.factor)
+        out, lse = flash_attention(q, k, v, causal=causal, mask=mask, scale=rule.factor)
         return PartialAttention(out.float(), lse.float())
-    capped_on_cpu = q.device.type == "cpu" and scale.cap is not None
+    capped_on_cpu = q.device.type == "cpu" and rule.cap is not None
     max_logits = _MOST_CAPPED if capped_on_cpu else _MOST_LOGITS
     n = max(1, max_logits // (q.shape[0] * q.shape[1] * k.shape[2]))
     if causal or n < q.shape[2]:
@@ -97,33 +128,41 @@ def attend_partially(
                 chunk_bias = bias[:, :, start : start + n]
             if causal:
                 rows = torch.arange(start, min(start + n, q.shape[2]), device=q.device)
-                later = torch.arange(k.shape[2], device=q.device) > rows[:, None]
-                chunk_bias = q.new_zeros(later.shape).masked_fill_(later, float("-inf"))[None, None]
-            chunks.append(_attend_by_matmul(q[:, :, start : start + n], k, v, scale, chunk_bias))
+                keys = torch.arange(k.shape[2], device=q.device)
+                hidden = keys > rows[:, None]
+                if rule.window is not None:
+                    hidden |= rows[:, None] - keys >= rule.window
+                chunk_bias = q.new_zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
+                chunk_bias = chunk_bias[None, None]
+            chunks.append(_attend_by_matmul(q[:, :, start : start + n], k, v, rule, chunk_bias))
         return PartialAttention(
             torch.cat([chunk.out for chunk in chunks], 2),
             torch.cat([chunk.lse for chunk in chunks], 2),
         )
-    return _attend_by_matmul(q, k, v, scale, bias)
+    return _attend_by_matmul(q, k, v, rule, bias)
 
 
 def _attend_by_matmul(
     q: Float[Tensor, "group head n_q d_head"],
     k: Float[Tensor, "group head n_k d_head"],
     v: Float[Tensor, "group head n_k d_value"],
-    scale: LogitScale,
+    rule: AttentionRule,
     bias: Float[Tensor, "#group #head #n_q n_k"] | None,
 ) -> PartialAttention:
     """Compute attention by matrix products; the logits of all queries are held at once."""
     # In place throughout: the logits are the largest thing here.
-    logits = _multiply_in_float32(q, k).mul_(scale.factor)
-    if scale.cap is not None:
-        logits.div_(scale.cap).tanh_().mul_(scale.cap)
+    logits = _multiply_in_float32(q, k).mul_(rule.factor)
+    if rule.cap is not None:
+        logits.div_(rule.cap).tanh_().mul_(rule.cap)
     if bias is not None:
         logits.add_(bias)
     highest = logits.amax(-1, keepdim=True)
+    if rule.window is not None:  # minus infinity if all keys are hidden
+        highest.clamp_(min=torch.finfo(highest.dtype).min)
     weights = logits.sub_(highest).exp_()
     total = weights.sum(-1, keepdim=True)
+    if rule.window is not None:  # 0 if all keys are hidden, else at least 1
+        total.clamp_(min=1)
     # Divided last, where rounding errs least; first in float16, where long sums would overflow.
     if v.dtype == torch.float16:
         out = (weights.div_(total).to(v.dtype) @ v).float()
@@ -165,17 +204,32 @@ def merge(one: PartialAttention, two: PartialAttention) -> PartialAttention:
     return PartialAttention(out, lse)
 
 
+def finish(
+    attention: PartialAttention, sinks: Float[Tensor, "..."] | None, dtype: torch.dtype
+) -> Float[Tensor, "*q d_value"]:
+    """Return the output of attention to all keys; `sinks` take a share of the weights.
+
+    `sinks` are the logits of one more key for each query, broadcast.
+    """
+    out = attention.out
+    if sinks is not None:
+        out *= torch.sigmoid(attention.lse - sinks.float())[..., None]
+    return out.to(dtype)
+
+
 @dataclass(frozen=True)
 class _Blocks:
     """Blocks whose attention is computed together, padded to one size.
 
     Attributes:
         places: index in the packed row of each block's tokens; pads repeat the first token.
+        positions: position of each of these tokens in the sequences that it belongs to.
         bias: 0 where a token of a block (row) sees another (column), else minus infinity.
         rows, columns: indices into `places` of the tokens that are not pads.
     """
 
     places: Int[Tensor, "block n"]
+    positions: Int[Tensor, "block n"]
     bias: Float[Tensor, "block 1 n n"]
     rows: Int[Tensor, " real"]
     columns: Int[Tensor, " real"]
@@ -201,6 +255,7 @@ class AttentionLayout:
         piece = piece or slice(0, len(packed.tokens))
         self._start: int = piece.start
         self._end: int = piece.stop
+        self._positions = np.array(packed.positions)
         self._causal: list[Segment] = []
         self._trunks: list[Segment] = []
         by_size: dict[int, list[Segment]] = {}
@@ -216,7 +271,8 @@ class AttentionLayout:
             else:
                 by_size.setdefault(_round_up(segment.n), []).append(segment)
         self._blocks = [
-            _build_blocks(n, segments, dtype, device) for n, segments in by_size.items()
+            _build_blocks(n, segments, self._positions, dtype, device)
+            for n, segments in by_size.items()
         ]
 
     def attend(
@@ -225,11 +281,11 @@ class AttentionLayout:
         q: Float[Tensor, "head asked d_head"],
         k: Float[Tensor, "kv_head pos d_head"],
         v: Float[Tensor, "kv_head pos d_value"],
-        scale: LogitScale,
+        rule: AttentionRule,
     ) -> Float[Tensor, "asked head d_value"]:
         """Return the attention output of the piece's tokens over the row's tokens that they see."""
         n_heads, n, _ = q.shape
-        share = n_heads // k.shape[0]
+        share, rule = n_heads // k.shape[0], rule.for_texts_of(1 + int(self._positions.max()))
         out = torch.empty(n_heads, n, v.shape[2], dtype=torch.float32, device=q.device)
         lse = torch.empty(n_heads, n, dtype=torch.float32, device=q.device)
         for segment in self._causal:
@@ -238,18 +294,19 @@ class AttentionLayout:
             )
             queries = self._in_piece(inside)
             own_k, own_v = (_repeat_heads(x[:, inside], share)[None] for x in (k, v))
-            part = attend_partially(q[None, :, queries], own_k, own_v, scale, causal=True)
+            part = attend_partially(q[None, :, queries], own_k, own_v, rule, causal=True)
             out[:, queries], lse[:, queries] = part.out[0], part.lse[0]
             if inside.start > segment.start:
                 before = slice(segment.start, inside.start)
-                self._add_attention(before, queries, q, k, v, scale, out, lse)
+                self._add_attention(before, queries, q, k, v, rule, out, lse)
         for blocks in self._blocks:
             asked = blocks.places - self._start
             own_q = q[:, asked].transpose(0, 1)
             own_k, own_v = (
                 _repeat_heads(x[:, blocks.places], share).transpose(0, 1) for x in (k, v)
             )
-            part = attend_partially(own_q, own_k, own_v, scale, bias=blocks.bias)
+            bias = rule.hide_far(blocks.bias, blocks.positions, blocks.positions, q.dtype)
+            part = attend_partially(own_q, own_k, own_v, rule, bias=bias)
             places = asked[blocks.rows, blocks.columns]
             out[:, places] = part.out[blocks.rows, :, blocks.columns].transpose(0, 1)
             lse[:, places] = part.lse[blocks.rows, :, blocks.columns].transpose(0, 1)
@@ -257,8 +314,9 @@ class AttentionLayout:
             end = trunk.start + trunk.n
             below = slice(max(end, self._start), min(trunk.below, self._end))
             queries = self._in_piece(below)
-            self._add_attention(slice(trunk.start, end), queries, q, k, v, scale, out, lse)
-        return out.transpose(0, 1).to(q.dtype)
+            self._add_attention(slice(trunk.start, end), queries, q, k, v, rule, out, lse)
+        sinks = None if rule.sinks is None else rule.sinks[:, None]
+        return finish(PartialAttention(out, lse), sinks, q.dtype).transpose(0, 1)
 
     def _in_piece(self, places: slice) -> slice:
         """Convert a range of the row to a range of the piece."""
@@ -271,7 +329,7 @@ class AttentionLayout:
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        scale: LogitScale,
+        rule: AttentionRule,
         out: Tensor,
         lse: Tensor,
     ) -> None:
@@ -282,7 +340,19 @@ class AttentionLayout:
         share = q.shape[0] // k.shape[0]
         # Concatenate the queries that share a key head, so that its keys are read once.
         asked = rearrange(q[:, queries], "(kv share) n d -> 1 kv (share n) d", share=share)
-        part = attend_partially(asked, k[None, :, keys], v[None, :, keys], scale)
+        bias = None
+        if rule.window is not None:
+            asked_positions = self._positions[self._start :][queries]
+            n_far = asked_positions.min() - rule.window + 1 - self._positions[keys.start]
+            keys = slice(keys.start + max(0, int(n_far)), keys.stop)
+            if keys.start >= keys.stop:
+                return
+            at_queries, at_keys = (
+                torch.tensor(x, device=q.device) for x in (asked_positions, self._positions[keys])
+            )
+            at_queries = repeat(at_queries, "n -> 1 (share n)", share=share)
+            bias = rule.hide_far(None, at_queries, at_keys[None], q.dtype)
+        part = attend_partially(asked, k[None, :, keys], v[None, :, keys], rule, bias=bias)
         both = merge(
             PartialAttention(out[:, queries], lse[:, queries]),
             PartialAttention(
@@ -322,7 +392,11 @@ def _round_up(n: int) -> int:
 
 
 def _build_blocks(
-    n: int, segments: list[Segment], dtype: torch.dtype, device: torch.device
+    n: int,
+    segments: list[Segment],
+    positions: Int[np.ndarray, " pos"],
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> _Blocks:
     places = torch.empty(len(segments), n, dtype=torch.long)
     sees = torch.zeros(len(segments), n, n, dtype=torch.bool)
@@ -338,5 +412,5 @@ def _build_blocks(
         sees[row, : segment.n, : segment.n] = own
     bias = torch.zeros(sees.shape, dtype=dtype).masked_fill_(~sees, float("-inf"))
     rows, columns = real.nonzero(as_tuple=True)
-    tensors = (places, bias[:, None], rows, columns)
+    tensors = (places, torch.from_numpy(positions)[places], bias[:, None], rows, columns)
     return _Blocks(*(tensor.to(device) for tensor in tensors))

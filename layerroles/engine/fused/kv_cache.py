@@ -15,11 +15,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from layerroles.engine.fused.attention import LogitScale, PartialAttention, attend_partially, merge
+from layerroles.engine.fused.attention import (
+    AttentionRule,
+    PartialAttention,
+    attend_partially,
+    finish,
+    merge,
+)
 from layerroles.engine.fused.packing import Ids, PackedRow
 
 KeysValues = tuple[Tensor, Tensor]
@@ -43,6 +49,8 @@ class Contexts:
             joined.
         on_trunk: whether each request's context goes through each trunk.
         ends: index in the packed row of each context's last token.
+        positions: position in its context of each token of the packed row.
+        longest: the number of tokens of the longest context.
     """
 
     own: Int[Tensor, "request n_own"]
@@ -50,6 +58,8 @@ class Contexts:
     trunks: tuple[Int[Tensor, " _"], ...]
     on_trunk: Bool[np.ndarray, "trunk request"]
     ends: Int[Tensor, " request"]
+    positions: Int[Tensor, " pos"]
+    longest: int
 
 
 def locate_contexts(
@@ -79,6 +89,8 @@ def locate_contexts(
         trunks=tuple(torch.tensor(places, device=device) for places in places_of.values()),
         on_trunk=np.array(list(places_of), dtype=bool).reshape(len(places_of), len(contexts)),
         ends=own[:, -1].to(device),
+        positions=torch.tensor(packed.positions, device=device),
+        longest=max(map(len, contexts)),
     )
 
 
@@ -140,7 +152,7 @@ class RowCache:
         self._layers = [self._make_layer(layer) for layer in range(len(below))]
         self._n_written = 0
         self._known_groups: dict[tuple[str, int, int], tuple[Tensor, _KeyGroups]] = {}
-        self._bias = self._make_bias()
+        self._describe_places()
 
     def fill(self, condition: int, layer: int, k: Tensor, v: Tensor) -> None:
         """Store the contexts' keys and values of a layer under a condition.
@@ -164,9 +176,10 @@ class RowCache:
             self._room += more
             for layer in self._layers:
                 layer.widen(more)
-            self._bias = self._make_bias()
+            self._describe_places()
         self._bias[..., self._n_own + self._n_written] = 0.0
         self._n_written += 1
+        self._newest += 1
         return self._n_written - 1
 
     def keep(self, places: Sequence[int]) -> None:
@@ -184,7 +197,7 @@ class RowCache:
         self.request = self.request[list(places)]
         self._live_conditions = live
         self._known_groups.clear()
-        self._bias = self._make_bias()
+        self._describe_places()
 
     def attend(
         self,
@@ -192,7 +205,7 @@ class RowCache:
         q: Float[Tensor, "head row d_head"],
         k: Float[Tensor, "kv_head row d_head"],
         v: Float[Tensor, "kv_head row d_value"],
-        scale: LogitScale,
+        rule: AttentionRule,
     ) -> Float[Tensor, "row head d_value"]:
         """Store `k` and `v` of each row's newest token; return the token's attention output.
 
@@ -200,36 +213,49 @@ class RowCache:
         """
         cache, n_above = self._layers[layer], self._n_above(layer)
         share = q.shape[0] // k.shape[0]
+        rule = rule.for_texts_of(self._contexts.longest + self._n_written)
         asked = rearrange(q, "(kv share) row d -> row kv share d", share=share)
         cache.write(k.transpose(0, 1), v.transpose(0, 1), n_above, self._n_own, self._n_written - 1)
-        parts = []
+        newest, parts = self._newest, []
         if n_above:
-            bias = self._bias[:n_above]
+            bias = rule.hide_far(
+                self._bias[:n_above], newest[:n_above], self._positions[:n_above], q.dtype
+            )
             parts.append(
-                attend_partially(asked[:n_above], cache.k.rows, cache.v.rows, scale, bias=bias)
+                attend_partially(asked[:n_above], cache.k.rows, cache.v.rows, rule, bias=bias)
             )
         if n_above < len(asked):
-            bias = self._bias[:1, ..., self._n_own :]
+            # Every row has as many generated tokens as the first.
+            own = slice(self._n_own, None)
+            bias = rule.hide_far(
+                self._bias[:1, ..., own], newest[:1], self._positions[:1, own], q.dtype
+            )
             written = attend_partially(
-                asked[n_above:], cache.written_k.rows, cache.written_v.rows, scale, bias=bias
+                asked[n_above:], cache.written_k.rows, cache.written_v.rows, rule, bias=bias
             )
             rows, groups = self._groups("request", n_above)
-            pads = self._contexts.bias
-            if pads is not None:
-                pads = pads[groups.ids, None, None]
+            bias = self._contexts.bias
+            if bias is not None:
+                bias = bias[groups.ids, None, None]
+            if rule.window is not None:
+                first = rows[groups.index[:, 0]]
+                at_keys = self._positions[first, : self._n_own]
+                bias = rule.hide_far(bias, newest[first], at_keys, q.dtype)
             k, v = (_select(x, groups.ids) for x in self._below[layer].own)
-            context = _attend_in_groups(asked[rows], groups, k, v, scale, pads)
+            context = _attend_in_groups(asked[rows], groups, k, v, rule, bias)
             parts.append(merge(written, context))
         out = torch.cat([part.out for part in parts])
         lse = torch.cat([part.lse for part in parts])
         for trunk in range(len(self._contexts.trunks)):
-            for rows, part in self._trunk_parts(trunk, layer, n_above, asked, scale):
+            for rows, part in self._trunk_parts(trunk, layer, n_above, asked, rule):
                 both = merge(PartialAttention(out[rows], lse[rows]), part)
                 out[rows], lse[rows] = both.out, both.lse
-        return rearrange(out, "row kv share d -> row (kv share) d").to(q.dtype)
+        sinks = None if rule.sinks is None else rule.sinks.view(-1, share)
+        out = finish(PartialAttention(out, lse), sinks, q.dtype)
+        return rearrange(out, "row kv share d -> row (kv share) d")
 
     def _trunk_parts(
-        self, trunk: int, layer: int, n_above: int, asked: Tensor, scale: LogitScale
+        self, trunk: int, layer: int, n_above: int, asked: Tensor, rule: AttentionRule
     ) -> Iterator[tuple[Tensor, PartialAttention]]:
         """Yield pairs of indices of rows and their attention to a trunk: rows above, then below."""
         for kind in ("condition", "intact"):
@@ -240,7 +266,13 @@ class RowCache:
                 k, v = (_select(x, groups.ids) for x in self._layers[layer].trunks[trunk])
             else:
                 k, v = (x[None] for x in self._below[layer].trunks[trunk])
-            yield rows, _attend_in_groups(asked[rows], groups, k, v, scale, None)
+            bias = None
+            if rule.window is not None:
+                newest = self._newest[rows, 0][groups.index]
+                newest = repeat(newest, "group w -> group (w share)", share=asked.shape[2])
+                at_keys = self._contexts.positions[self._contexts.trunks[trunk]]
+                bias = rule.hide_far(None, newest, at_keys[None], asked.dtype)
+            yield rows, _attend_in_groups(asked[rows], groups, k, v, rule, bias)
 
     def _groups(self, kind: str, n_above: int, trunk: int = -1) -> "tuple[Tensor, _KeyGroups]":
         """Group rows by the keys that they share; returns the rows' indices, and the groups.
@@ -267,14 +299,24 @@ class RowCache:
             self._known_groups[kind, n_above, trunk] = known
         return known
 
-    def _make_bias(self) -> Float[Tensor, "row 1 1 n_all"]:
-        """Return the attention bias: minus infinity at pads and at unused room, else 0."""
-        device, dtype = self._contexts.own.device, self._below[0].own[0].dtype
-        bias = torch.zeros(len(self.request), self._n_own + self._room, device=device, dtype=dtype)
-        if self._contexts.bias is not None:
-            bias[:, : self._n_own] = self._contexts.bias[torch.tensor(self.request, device=device)]
+    def _describe_places(self) -> None:
+        """Note what the live rows' places for context and generated tokens hold.
+
+        `_bias` is minus infinity at pads and at unused room, else 0. `_positions` are the places'
+        positions in the text, `_newest` those of the rows' newest tokens.
+        """
+        contexts, dtype = self._contexts, self._below[0].own[0].dtype
+        device = contexts.own.device
+        request = torch.tensor(self.request, device=device)
+        bias = torch.zeros(len(request), self._n_own + self._room, device=device, dtype=dtype)
+        if contexts.bias is not None:
+            bias[:, : self._n_own] = contexts.bias[request]
         bias[:, self._n_own + self._n_written :] = float("-inf")
-        return bias[:, None, None]
+        self._bias = bias[:, None, None]
+        ends = contexts.positions[contexts.ends[request]]
+        self._newest = (ends + self._n_written)[:, None]
+        written = ends[:, None] + 1 + torch.arange(self._room, device=device)
+        self._positions = torch.cat([contexts.positions[contexts.own[request]], written], 1)
 
     def _n_above(self, layer: int) -> int:
         """Return the number of live rows that are above at a layer; these are the first rows.
@@ -432,12 +474,12 @@ def _attend_in_groups(
     groups: _KeyGroups,
     k: Float[Tensor, "group kv n d"],
     v: Float[Tensor, "group kv n d_value"],
-    scale: LogitScale,
+    rule: AttentionRule,
     bias: Tensor | None,
 ) -> PartialAttention:
     """Return the attention of each row to the keys that its group shares, in order of the rows."""
     together = rearrange(asked[groups.index], "group w kv share d -> group kv (w share) d")
-    part = attend_partially(together, k, v, scale, bias=bias)
+    part = attend_partially(together, k, v, rule, bias=bias)
     share = asked.shape[2]
     out = rearrange(part.out, "group kv (w share) d -> (group w) kv share d", share=share)
     lse = rearrange(part.lse, "group kv (w share) -> (group w) kv share", share=share)

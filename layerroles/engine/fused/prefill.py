@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from layerroles.ablations import Condition, Prompt
-from layerroles.engine.fused.attention import AttentionLayout, LogitScale
+from layerroles.engine.fused.attention import AttentionLayout, AttentionRule
 from layerroles.engine.fused.edits import Edits, Stretch, TokenPass
 from layerroles.engine.fused.packing import BLOCK, PackedRow, token_ids
 from layerroles.engine.fused.shared_weights import Twin
@@ -227,14 +227,14 @@ def _make_attend(
     n: int,
     held: dict[int, tuple[Tensor, Tensor]],
     store_keys: StoreKeys | None,
-) -> Callable[[int, Tensor, Tensor, Tensor, LogitScale], Tensor]:
+) -> Callable[[int, Tensor, Tensor, Tensor, AttentionRule], Tensor]:
     """Return a function that computes the attention of a piece to itself and the pieces before it.
 
     `held` maps layers to keys and values for all `n` tokens of the row, filled piece by piece.
     """
     is_whole, is_last = piece == slice(0, n), piece.stop == n
 
-    def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, scale: LogitScale) -> Tensor:
+    def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, rule: AttentionRule) -> Tensor:
         if not is_whole:
             if layer not in held:
                 held[layer] = k.new_empty(len(k), n, k.shape[2]), v.new_empty(len(v), n, v.shape[2])
@@ -243,7 +243,7 @@ def _make_attend(
             k, v = all_k, all_v
         if is_last and store_keys is not None:
             store_keys(layer, k, v)
-        return layout.attend(layer, q, k, v, scale)
+        return layout.attend(layer, q, k, v, rule)
 
     return attend
 

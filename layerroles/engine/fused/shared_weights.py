@@ -20,7 +20,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from layerroles.engine.fused.attention import LogitScale
+from layerroles.engine.fused.attention import AttentionRule
 from layerroles.engine.planning.cost import Speed
 from layerroles.engine.planning.memory import Shape
 from layerroles.engine.planning.speed import measure_speed
@@ -38,9 +38,9 @@ from layerroles.models import (
 )
 from layerroles.sites import Site
 
-# The engine's attention: (layer, q, k, v, scale) -> out, with q, k, v `[head pos d]` and out
+# The engine's attention: (layer, q, k, v, rule) -> out, with q, k, v `[head pos d]` and out
 # `[pos head d]`.
-Attend = Callable[[int, Tensor, Tensor, Tensor, LogitScale], Tensor]
+Attend = Callable[[int, Tensor, Tensor, Tensor, AttentionRule], Tensor]
 
 _NAME = "layerroles"
 # How many numbers of the unembedding are converted to float32 at a time.
@@ -73,7 +73,9 @@ class Twin:
         AttentionInterface.register(_NAME, _attention)
         self.bridge = bridge
         self.model = _build(bridge)
-        self.base: nn.Module = self.model.base_model
+        base = self.model.base_model
+        # Of Llama 4, transformers returns the whole model.
+        self.base: nn.Module = self.model.model if base is self.model else base
         if "position_ids" not in inspect.signature(self.base.forward).parameters:
             raise NoTwin("its positions cannot be given")
         self.paths = [block.name for block in bridge.blocks]
@@ -94,10 +96,10 @@ class Twin:
         kv_bytes: dict[int, int] = {}
         calls: list[int] = []
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, scale: LogitScale) -> Tensor:
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, rule: AttentionRule) -> Tensor:
             calls.append(layer)
             kv_bytes[layer] = (k.numel() + v.numel()) // k.shape[1] * k.element_size()
-            return _attend_to_nothing(layer, q, k, v, scale)
+            return _attend_to_nothing(layer, q, k, v, rule)
 
         size, weight = self.bridge.cfg, next(self.base.parameters())
         config = text_config(self.model)
@@ -131,6 +133,30 @@ class Twin:
         self.run(
             torch.zeros(n, dtype=torch.long, device=device), torch.arange(n).to(device), attend
         )
+
+    @cached_property
+    def longest_text(self) -> int | None:
+        """The number of tokens up to which the engine knows which keys a token sees; None for any.
+
+        A layer passes its window to the attention function, but not the chunks in which it attends
+        (Llama 4), and not every architecture passes its window.
+        """
+        windows: dict[int, int | None] = {}
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, rule: AttentionRule) -> Tensor:
+            windows[layer] = rule.window
+            return _attend_to_nothing(layer, q, k, v, rule)
+
+        self._run_tokens(2, attend)
+        config = text_config(self.model)
+        kinds = getattr(config, "layer_types", None) or []
+        sliding = [layer for layer, kind in enumerate(kinds) if kind == "sliding_attention"]
+        is_known = all(windows[n] for n in sliding) if kinds else any(windows.values())
+        limits = [
+            getattr(config, "attention_chunk_size", None),
+            None if is_known else getattr(config, "sliding_window", None),
+        ]
+        return min(filter(None, limits), default=None)
 
     @cached_property
     def token_dims(self) -> dict[nn.Module, int]:
@@ -300,15 +326,15 @@ class Twin:
                 handle.remove()
 
     def _make_attend(self, layer: int) -> Callable[..., Tensor]:
-        def attend(q: Tensor, k: Tensor, v: Tensor, scale: LogitScale) -> Tensor:
+        def attend(q: Tensor, k: Tensor, v: Tensor, rule: AttentionRule) -> Tensor:
             if self._attend is None:
                 raise NoTwin("its attention runs outside of a pass")
-            return self._attend(layer, q, k, v, scale)
+            return self._attend(layer, q, k, v, rule)
 
         return attend
 
 
-def _attend_to_nothing(layer: int, q: Tensor, k: Tensor, v: Tensor, scale: LogitScale) -> Tensor:
+def _attend_to_nothing(layer: int, q: Tensor, k: Tensor, v: Tensor, rule: AttentionRule) -> Tensor:
     """Return zeros in the shape of an attention output, `[pos head d_value]`."""
     return torch.zeros(q.shape[1], q.shape[0], v.shape[2], dtype=q.dtype, device=q.device)
 
@@ -321,6 +347,8 @@ def _attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     softcap: float | None = None,
+    sliding_window: int | None = None,
+    s_aux: Float[Tensor, " head"] | None = None,
     **others: Any,
 ) -> tuple[Float[Tensor, "1 pos head d_value"], None]:
     """Compute attention with the twin's current `attend`; transformers calls this function.
@@ -328,13 +356,14 @@ def _attention(
     Raises:
         NoTwin: the attention needs something that the engine does not support.
     """
-    if others.get("s_aux") is not None or others.get("position_bias") is not None:
-        raise NoTwin("its attention has learned sinks or position biases")
+    if others.get("position_bias") is not None:
+        raise NoTwin("its attention has position biases")
     attend = module.__dict__.get("layerroles_attend")
     if attend is None:
         raise NoTwin("its attention is not where the bridge says")
-    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
-    return attend(query[0], key[0], value[0], LogitScale(scale, softcap))[None], None
+    factor = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+    rule = AttentionRule(factor, softcap, sliding_window, s_aux)
+    return attend(query[0], key[0], value[0], rule)[None], None
 
 
 def _build(bridge: TransformerBridge) -> Any:
@@ -373,8 +402,7 @@ def _count_active(weight: Tensor, config: Any) -> int:
 
 def depends_on_length(config: Any) -> bool:
     """Whether a model's configuration makes a token's output depend on the whole text's length."""
-    chunked = getattr(config, "attention_chunk_size", None)
-    return bool(chunked or _rope_kinds(config) & {"dynamic", "longrope"})
+    return bool(_rope_kinds(config) & {"dynamic", "longrope"})
 
 
 def _rope_kinds(config: Any) -> set[str]:

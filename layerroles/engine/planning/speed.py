@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from layerroles.engine.fused.attention import LogitScale, attend_partially
+from layerroles.engine.fused.attention import AttentionRule, attend_partially
 from layerroles.engine.planning.cost import Speed
 from layerroles.engine.planning.memory import Shape
 
@@ -36,7 +36,7 @@ def measure_speed(device: torch.device, dtype: torch.dtype, shape: Shape, tokeni
     heads = torch.ones(1, shape.n_heads, _TOKENS, shape.d_head, **options)
     numbers, into = (torch.ones(_NUMBERS, device=device) for _ in range(2))
     small, linear = torch.ones(1, _SMALL, **options), nn.Linear(_SMALL, _SMALL, **options)
-    scale = LogitScale(shape.d_head**-0.5)
+    rule = AttentionRule(shape.d_head**-0.5)
 
     def start_many() -> None:
         for _ in range(_MANY):
@@ -48,7 +48,7 @@ def measure_speed(device: torch.device, dtype: torch.dtype, shape: Shape, tokeni
         * _TOKENS**2
         * shape.n_heads
         * shape.d_head
-        / _shortest_seconds(lambda: attend_partially(heads, heads, heads, scale), device),
+        / _shortest_seconds(lambda: attend_partially(heads, heads, heads, rule), device),
         bandwidth=2.0
         * numbers.nbytes
         / _shortest_seconds(lambda: torch.mul(numbers, numbers, out=into), device),

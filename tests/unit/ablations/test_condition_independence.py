@@ -141,7 +141,7 @@ def test_pads_are_not_taken_for_a_part_of_a_sliding_window(architecture: str) ->
     asked = [(text, {"max_gen_toks": 4}), (BEGINNING + "y", {"max_gen_toks": 70})]
     chosen = [Condition({}), Condition({lr.Site(1, "mlp"): lr.Zero()})]
     assert assert_like_the_reference(model, chosen, pairs=pairs, asked=asked) == {"fused"}
-    with pytest.raises(lr.InputError, match=r"side by side \(padded\) do not fit into its sliding"):
+    with pytest.raises(lr.InputError, match=r"side by side \(padded\) do not fit into its window"):
         lr.Engine(model, executor="hooked").loglikelihood(pairs, chosen)
     # Where they do, it answers.
     assert_like_the_reference(model, chosen, executor="hooked")

@@ -15,6 +15,7 @@ from layerroles.engine.agreement import choose_condition, rounding_noise
 from layerroles.engine.decode import Decoding, NextTokens
 from layerroles.engine.fused import executor, kv_cache
 from layerroles.engine.fused.executor import Fused
+from layerroles.engine.fused.shared_weights import Twin
 from layerroles.engine.plain import Plain
 from layerroles.engine.requests import (
     Scored,
@@ -127,29 +128,31 @@ def test_the_fastest_executor_is_chosen(architecture: str) -> None:
     assert engine.used == {"fused"}
 
 
-def test_a_request_that_outgrows_a_sliding_window_is_left_to_the_reference() -> None:
-    model = random_model("gemma2")
+@pytest.mark.parametrize("architecture", ["gemma2", "gemma3_whole"])
+def test_a_request_may_outgrow_a_sliding_window(architecture: str) -> None:
+    """Of 128 tokens, and of 32 in a model that reads more than text."""
+    model = random_model(architecture)
     engine = lr.Engine(model)
     chosen = [Condition({}), Condition({lr.Site(0): lr.Skip()}), Condition({lr.Site(2): lr.Skip()})]
+    pairs = [("ab " * 60, "c d"), ("ab " * 60 + "x", "y"), ("x", "y")]
+    found = engine.loglikelihood(pairs, chosen)
+    assert engine.used == {"fused"}
+    plain = lr.Engine(model, executor="plain", batch_size=1).loglikelihood(pairs, chosen)
+    assert abs(found.logprob - plain.logprob).max() < 1e-4
+
+
+def test_a_request_that_outgrows_what_a_layer_sees_is_left_to_the_reference(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Chunks of attention, and windows of which the attention function is not told."""
+    monkeypatch.setattr(Twin, "longest_text", 128)
+    model = random_model("gemma2")
+    engine, chosen = lr.Engine(model), [Condition({}), Condition({lr.Site(0): lr.Skip()})]
     pairs = [("ab " * 60, "c d"), ("ab " * 60 + "x", "y")]
-    found = engine.loglikelihood(pairs, chosen)
+    engine.loglikelihood(pairs, chosen)
     assert engine.used == {"plain"}
-    plain = lr.Engine(model, executor="plain", batch_size=1).loglikelihood(pairs, chosen)
-    assert abs(found.logprob - plain.logprob).max() < 1e-4
-    with pytest.raises(lr.InputError, match="183 tokens do not fit into its sliding window of 128"):
+    with pytest.raises(lr.InputError, match="183 tokens do not fit into its window or chunk"):
         lr.Engine(model, executor="fused").loglikelihood(pairs, chosen)
-
-
-def test_a_sliding_window_is_found_where_a_model_reads_more_than_text() -> None:
-    model = random_model("gemma3_whole")
-    assert "window of 32" in (lr.Engine(model)._executors.refusal("fused", 33) or "")
-    assert lr.Engine(model)._executors.refusal("fused", 32) is None
-    engine, chosen = lr.Engine(model), [Condition({}), Condition({lr.Site(1): lr.Skip()})]
-    pairs = [("ab " * 20, "c d"), ("x", "y")]
-    found = engine.loglikelihood(pairs, chosen)
-    assert engine.used == {"plain"}
-    plain = lr.Engine(model, executor="plain", batch_size=1).loglikelihood(pairs, chosen)
-    assert abs(found.logprob - plain.logprob).max() < 1e-4
 
 
 def test_hooks_that_belong_to_a_model_are_no_hindrance() -> None:

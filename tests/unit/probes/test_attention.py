@@ -159,6 +159,8 @@ def test_head_scores_equal_those_of_transformer_lens(name: str, task: lr.Task) -
                         exclude_current_token=False,
                         error_measure="mul",
                     )
+                    # Of a head with a learned sink, the weights of a token sum to less than 1.
+                    * float(one.sum() / len(one))
                     for one in pattern
                 ]
                 assert list(mine[kind] * share) == pytest.approx(expected, abs=1e-5)

@@ -5,9 +5,9 @@ import torch
 
 from layerroles.compat import flash_attention
 from layerroles.engine.fused import attention
-from layerroles.engine.fused.attention import LogitScale, PartialAttention, attend_partially
+from layerroles.engine.fused.attention import AttentionRule, PartialAttention, attend_partially
 
-SCALE = LogitScale(0.3)
+SCALE = AttentionRule(0.3)
 N_GROUPS, N_HEADS, D_HEAD = 5, 2, 8
 # By rounding of what is read and of the weights: 8 bits, or 24.
 CLOSE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
@@ -109,7 +109,7 @@ def test_rounding_is_that_of_the_fused_kernel(dtype: torch.dtype, shape: str, sc
     )
     bias = torch.zeros(n_groups, 1, n_queries, n_keys, dtype=dtype)
     bias[..., : n_keys // 8] = float("-inf")
-    factor = LogitScale(scale / 8)
+    factor = AttentionRule(scale / 8)
     found = attend_partially(q, k, v, factor, bias=bias)
     kernel = PartialAttention(
         *(x.float() for x in flash_attention(q, k, v, causal=False, mask=bias, scale=scale / 8))
@@ -129,7 +129,7 @@ def test_float16_does_not_overflow(shape: str) -> None:
     )
     assert float((q.float() @ k.float().mT).abs().max()) > 65504
     for factor in (1 / 8, 100 / 8):
-        found = attend_partially(q, k, v, LogitScale(factor))
+        found = attend_partially(q, k, v, AttentionRule(factor))
         assert found.out.isfinite().all() and found.lse.isfinite().all()
         out, lse = error(found, q, k, v, factor, None)
         assert out < 2e-3 and lse < 1e-5 * float(found.lse.abs().max())
@@ -152,3 +152,42 @@ def test_a_device_with_products_in_float32_converts_no_keys(
     monkeypatch.setattr(torch, "bmm", bmm)
     assert torch.equal(attention._multiply_in_float32(q, k), expected)
     assert calls == [(torch.bfloat16, torch.bfloat16, torch.float32)]
+
+
+@pytest.mark.parametrize("window", [1, 7, 40])
+def test_a_window_hides_what_lies_before_it(window: int) -> None:
+    """A part of which a query sees nothing has no weight, and a part may see only itself."""
+    rule, n = AttentionRule(0.3, window=window), 40
+    made = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, N_HEADS, n, D_HEAD, generator=made) for _ in range(3))
+    places = torch.arange(n)[None]
+    age = places[0, :, None] - places[0]
+    bias = torch.zeros(n, n).masked_fill((age < 0) | (age >= window), float("-inf"))
+    wanted = softmax(q, k, v, bias)
+    whole = attend_partially(q, k, v, rule, causal=True)
+    later = slice(20, None)
+    before, own = places[:, :20], places[:, later]
+    causal = torch.zeros(20, 20).masked_fill(age[later, later] < 0, float("-inf"))[None, None]
+    parts = [
+        attend_partially(
+            q[:, :, later],
+            k[:, :, keys[0]],
+            v[:, :, keys[0]],
+            rule,
+            bias=rule.hide_far(hidden, own, keys, q.dtype),
+        )
+        for keys, hidden in ((own, causal), (before, None))
+    ]
+    for found, rows in ((whole, slice(None)), (attention.merge(*parts), later)):
+        torch.testing.assert_close(found.out, wanted.out[:, :, rows])
+        torch.testing.assert_close(found.lse, wanted.lse[:, :, rows])
+
+
+def test_a_sink_is_one_more_key_without_a_value() -> None:
+    made = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, N_HEADS, n, D_HEAD, generator=made) for n in (3, 9, 9))
+    sinks = torch.tensor([[[0.5], [-2.0]]])
+    part = attend_partially(q, k, v, SCALE)
+    found = attention.finish(part, sinks, torch.float32)
+    logits = torch.cat([SCALE.factor * q @ k.mT, sinks[..., None].expand(1, N_HEADS, 3, 1)], -1)
+    torch.testing.assert_close(found, logits.softmax(-1)[..., :-1] @ v)

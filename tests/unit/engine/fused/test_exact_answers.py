@@ -16,7 +16,7 @@ from layerroles.engine.plain import Plain
 from layerroles.engine.planning.memory import Budget
 from layerroles.engine.requests import Score, collect_answers, encode_scored, encode_written
 from tests.support.block_sizes import blocks_as_they_are, small_blocks
-from tests.support.random_models import ALL_ARCHITECTURES, random_model
+from tests.support.random_models import ALL_ARCHITECTURES, WINDOWS, random_model
 
 REFERENCE = lr.Reference(["one text", "and another text"])
 KINDS = {
@@ -62,7 +62,7 @@ def choices(scores: Sequence[Score]) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("architecture", [*ALL_ARCHITECTURES, "deepseek_v3"])
+@pytest.mark.parametrize("architecture", [*ALL_ARCHITECTURES, "deepseek_v3", *WINDOWS])
 def test_answers_are_the_references(architecture: str, kind: str) -> None:
     model, asked = random_model(architecture), conditions(kind)
     references = resolve_references(model, asked)

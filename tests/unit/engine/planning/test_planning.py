@@ -14,6 +14,7 @@ import torch
 
 import layerroles as lr
 from layerroles.engine.fused.packing import pack_row, pack_rows
+from layerroles.engine.fused.shared_weights import Twin
 from layerroles.engine.planning import memory
 from layerroles.engine.planning.cost import Speed
 from layerroles.engine.planning.memory import Budget, Shape, memory_budget
@@ -262,12 +263,13 @@ def test_one_long_text_is_packed_in_little_memory() -> None:
     assert most < 20 * 2**20
 
 
-def test_what_would_not_be_run_fused_is_not_planned() -> None:
+def test_what_would_not_be_run_fused_is_not_planned(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(lr.InputError, match="executor='plain': only what is run fused is planned"):
         lr.Engine(random_model("llama"), executor="plain").plan([("a", "b")])
     engine = lr.Engine(random_model("gemma2"))
+    monkeypatch.setattr(Twin, "longest_text", 128)
     assert engine.plan([("a", "b")]).executor == "fused"
-    with pytest.raises(lr.InputError, match="do not fit into its sliding window of 128"):
+    with pytest.raises(lr.InputError, match="do not fit into its window or chunk of 128"):
         engine.plan([("a" * 200, "b")])
 
 
