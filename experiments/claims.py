@@ -111,13 +111,13 @@ def claim_rows(results: Mapping[str, lr.SweepResult]) -> list[dict[str, Any]]:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A Markdown table of claims: what was reported, numbers by kind of ablation, and verdict."""
+    """A Markdown table of claims, decided ones first: reported, numbers by kind, and verdict."""
     lines = [
         "| claim | reported | asked of | by Skip | by Mean | verdict |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    order = {claim: place for place, claim in enumerate(REPORTED)}
-    for row in sorted(rows, key=lambda row: order[row["claim"]]):
+    claims = list(REPORTED)
+    for row in sorted(rows, key=lambda row: (rank(row), claims.index(row["claim"]))):
         cells = [
             row["claim"],
             REPORTED[row["claim"]],
@@ -127,6 +127,11 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         ]
         lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def rank(row: Mapping[str, Any]) -> int:
+    """0 for a claim that is decided, 1 for one that is not, 2 for one that cannot be measured."""
+    return {"supported": 0, "contradicted": 0, "not measurable": 2}.get(row["status"], 1)
 
 
 def verdict(row: Mapping[str, Any]) -> str:

@@ -378,17 +378,19 @@ def _explain_undecided(findings: Sequence[Finding], decided: set[str]) -> str:
 
 
 def _describe_needed(findings: Sequence[Finding]) -> str:
-    """Return text on how many questions would decide a claim, per kind; empty if not known."""
+    """Return text on what would decide a claim: more questions by each kind, or a kind not asked.
+
+    Empty if it is not known.
+    """
     needed = [
         f"{finding.ablation} {_format_count(finding.needed)}"
         for finding in findings
         if not math.isnan(finding.needed)
     ]
-    return (
-        f"questions that would decide it if the numbers stand: {', '.join(needed)}"
-        if needed
-        else ""
-    )
+    if needed:
+        return f"questions that would decide it if the numbers stand: {', '.join(needed)}"
+    unasked = [finding.ablation for finding in findings if finding.is_open and not finding.numbers]
+    return f"not asked yet by {', '.join(unasked)}" if unasked else ""
 
 
 def _format_count(n: float) -> str:

@@ -130,6 +130,16 @@ def test_kinds_that_disagree_decide_nothing() -> None:
         assert row["reason"] in row["evidence"]
 
 
+def test_the_kind_that_was_not_asked_is_the_reason() -> None:
+    truth = apart(0.2, BASE, LAYERS)
+    found = Simulation(truth, n=N, other={"mean": truth}).draw(0)
+    of_retrieval = found.frame["family"] == "retrieval"
+    less = found.frame[(found.frame["ablation"] != "mean") | ~of_retrieval]
+    claims = localize(replace(found, frame=less), ablation="skip").claims.set_index("claim")
+    row = claims.loc[SHALLOW["retrieval"]]
+    assert (row["status"], row["reason"]) == ("not shown", "not asked yet by mean")
+
+
 def test_a_profile_like_copyings_leans_as_any_text_does() -> None:
     early = [0.6] * 3 + [0.1] * 6
     truth = {("retrieval", G): early, ("language", G): early}
