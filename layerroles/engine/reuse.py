@@ -17,11 +17,15 @@ def edited_block(condition: Condition) -> Site | None:
     return sites[0] if sites[0].part in ("block", "stream") else None
 
 
-def first_recomputed(condition: Condition, n_layers: int) -> int:
-    """Return the first block that has to run under a condition; `n_layers` if none has to."""
+def first_recomputed(condition: Condition, n_layers: int, last_start: int | None = None) -> int:
+    """Return the first block that has to run under a condition; `n_layers` if none has to.
+
+    `last_start` is the last block at which a pass may start; None if it may start at any.
+    """
     if condition.first_layer is None:
         return n_layers
-    return condition.first_layer + (edited_block(condition) is not None)
+    first = condition.first_layer + (edited_block(condition) is not None)
+    return first if last_start is None else min(first, last_start)
 
 
 def first_changed_cache(condition: Condition, n_layers: int) -> int:
@@ -35,14 +39,17 @@ def first_changed_cache(condition: Condition, n_layers: int) -> int:
     return condition.first_layer + (not _has_other_weights(condition))
 
 
-def recorded_layers(condition: Condition) -> tuple[int, ...]:
+def recorded_layers(condition: Condition, last_start: int | None = None) -> tuple[int, ...]:
     """Return the layers whose incoming streams must be recorded to replay a condition.
 
     Empty for the intact condition. The number of layers stands for the last block's output.
+    `last_start` is that of `first_recomputed`.
     """
     first = condition.first_layer
     if first is None:
         return ()
+    if last_start is not None and first >= last_start:
+        return (last_start,)
     return (first, first + 1) if edited_block(condition) is not None else (first,)
 
 

@@ -25,12 +25,12 @@ from layerroles.models.loading import provenance as provenance
 from layerroles.models.loading import tokenize as tokenize
 from layerroles.models.modules import behaviour_config as behaviour_config
 from layerroles.models.modules import constant_forward as constant_forward
+from layerroles.models.modules import first_shared_keys as first_shared_keys
 from layerroles.models.modules import hook_ids as hook_ids
 from layerroles.models.modules import is_spread as is_spread
 from layerroles.models.modules import lend_tensors as lend_tensors
 from layerroles.models.modules import named_tensors as named_tensors
 from layerroles.models.modules import replace_forward as replace_forward
-from layerroles.models.modules import shares_keys as shares_keys
 from layerroles.models.modules import tensor_bytes as tensor_bytes
 from layerroles.models.modules import text_config as text_config
 from layerroles.models.modules import weights_stamp as weights_stamp

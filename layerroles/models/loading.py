@@ -41,9 +41,9 @@ from layerroles.models.checks import (
     library_versions,
 )
 from layerroles.models.modules import (
+    first_shared_keys,
     hook_ids,
     named_weights,
-    shares_keys,
     tensor_bytes,
 )
 from layerroles.models.source import (
@@ -360,7 +360,7 @@ def forward(
     # Not every model's forward can leave out logits that nobody reads, and where layers share keys
     # it leaves out what they do at the other positions as well.
     known = inspect.signature(model.original_model.forward).parameters
-    if keep and "logits_to_keep" in known and not shares_keys(model.original_model):
+    if keep and "logits_to_keep" in known and first_shared_keys(model.original_model) is None:
         arguments["logits_to_keep"] = keep
     if cache is not None:
         arguments["past_key_values"] = cache

@@ -99,9 +99,17 @@ def text_config(original: nn.Module) -> Any:
     return config if inner is None else inner(decoder=True)
 
 
-def shares_keys(original: nn.Module) -> bool:
-    """Return whether some layers reuse the keys of earlier layers, as the last of Gemma 4 do."""
-    return bool(getattr(text_config(original), "num_kv_shared_layers", None))
+def first_shared_keys(original: nn.Module) -> int | None:
+    """Return the first layer whose keys and values later layers reuse, as in Gemma 4; None if none.
+
+    The last layers of such a model reuse those of the last layer of their kind before them.
+    """
+    config = text_config(original)
+    n_shared = getattr(config, "num_kv_shared_layers", None) or 0
+    if not n_shared:
+        return None
+    own, reusing = config.layer_types[:-n_shared], config.layer_types[-n_shared:]
+    return min(len(own) - 1 - own[::-1].index(kind) for kind in set(reusing))
 
 
 _LIBRARIES = ("transformer_lens.", "transformers.")

@@ -219,8 +219,9 @@ CONFIGS["gemma4"] = Gemma4TextConfig(
     global_head_dim=8,
     hidden_size_per_layer_input=8,
     vocab_size_per_layer_input=VOCABULARY,
-    layer_types=[f"{kind}_attention" for kind in ("sliding", "full", "full", "sliding", "full")],
+    layer_types=[f"{kind}_attention" for kind in ("full", "sliding", "full", "sliding", "full")],
     num_kv_shared_layers=2,
+    sliding_window=4,
 )
 # Logits that are scaled, from tied embeddings; what sublayers write is scaled in the second.
 CONFIGS["cohere"] = CohereConfig(**LLAMA_LIKE, logit_scale=0.25, tie_word_embeddings=True)

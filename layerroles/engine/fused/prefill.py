@@ -142,7 +142,8 @@ def record_intact(
         store_keys: called with the keys and values of each layer; None if they are not needed.
     """
     streams = Streams(len(row.tokens))
-    layers = sorted({layer for condition in conditions for layer in recorded_layers(condition)})
+    needed = partial(recorded_layers, last_start=twin.shape.last_start)
+    layers = sorted({layer for condition in conditions for layer in needed(condition)})
 
     def recorded(piece: slice) -> AbstractContextManager[None]:
         return twin.record_streams(layers, partial(streams.store, piece))
@@ -173,8 +174,11 @@ class IntactPass:
         """
         if condition.is_intact:
             return self.result
-        first = first_recomputed(condition, len(self._twin.blocks))
+        shape = self._twin.shape
+        first = first_recomputed(condition, shape.n_layers, shape.last_start)
         block = edited_block(condition)
+        if block is not None and first <= block.layer:  # it is run, and edited as it runs
+            block = None
         changed: list[Tensor] = []
 
         @contextmanager

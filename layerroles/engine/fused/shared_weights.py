@@ -27,13 +27,13 @@ from layerroles.engine.planning.speed import measure_speed
 from layerroles.errors import InputError
 from layerroles.models import (
     constant_forward,
+    first_shared_keys,
     is_spread,
     lend_tensors,
     module_names,
     named_tensors,
     prepared,
     replace_forward,
-    shares_keys,
     text_config,
 )
 from layerroles.sites import Site
@@ -68,8 +68,6 @@ class Twin:
             raise NoTwin("its weights lie on several devices or on disk")
         if not all("attn" in module_names(block) for block in bridge.blocks):
             raise NoTwin("not every layer has attention")
-        if shares_keys(bridge.original_model):
-            raise NoTwin("some layers attend to keys of layers before them")
         AttentionInterface.register(_NAME, _attention)
         self.bridge = bridge
         self.model = _build(bridge)
@@ -124,6 +122,7 @@ class Twin:
             n_bytes=weight.element_size(),
             kv=tuple(kv_bytes[layer] for layer in range(len(self.blocks))),
             inner=6 * size.d_model + 3 * d_wide + 8 * size.n_heads * size.d_head,
+            last_start=first_shared_keys(self.bridge.original_model),
         )
 
     @torch.inference_mode()

@@ -47,6 +47,8 @@ class Shape:
         n_bytes: bytes of one number.
         kv: bytes of one token's keys and values at each layer.
         inner: the most intermediate values that a block holds at once for one token.
+        last_start: the last block at which a pass may start, since later ones reuse its keys; None
+            if it may start at any.
     """
 
     n_layers: int
@@ -60,6 +62,7 @@ class Shape:
     n_bytes: int
     kv: tuple[int, ...]
     inner: int
+    last_start: int | None = None
 
 
 @dataclass(frozen=True)

@@ -247,7 +247,9 @@ def _plan_group(
     """Plan how a packed row is read, and its texts decoded, under the conditions at `indices`."""
     asked = [index for index, ids in enumerate(sequences) if ids in packed.paths]
     chosen = [conditions[index] for index in indices]
-    n_recorded = len({layer for condition in chosen for layer in recorded_layers(condition)})
+    n_recorded = len(
+        {layer for each in chosen for layer in recorded_layers(each, shape.last_start)}
+    )
     firsts = [first_changed_cache(condition, shape.n_layers) for condition in chosen]
     n_new = max(max_new_tokens(requests[index]) for index in asked)
     n = len(packed.tokens)
@@ -267,7 +269,7 @@ def _plan_group(
         row_bytes = max((sum(sizes[place] for place in wave) for wave in waves), default=0)
     scores = any(isinstance(requests[index], Scored) for index in asked)
     depths = [
-        1 - first_recomputed(condition, shape.n_layers) / shape.n_layers
+        1 - first_recomputed(condition, shape.n_layers, shape.last_start) / shape.n_layers
         if condition.acts_in_prompt or scores
         else 0.0  # contexts are read as the intact model does
         for condition in chosen

@@ -45,10 +45,10 @@ ASKED = [
 ]
 
 
-def conditions(kind: str) -> list[Condition]:
+def conditions(kind: str, n_layers: int) -> list[Condition]:
     """One for each layer, with the intact model among them."""
     part, edit = KINDS[kind]
-    sites = [lr.Site(n, part, 1 if part == "head" else None) for n in range(3)]
+    sites = [lr.Site(n, part, 1 if part == "head" else None) for n in range(n_layers)]
     first, *others = [Condition({site: edit}) for site in sites]
     return [first, Condition({}), *others]
 
@@ -62,9 +62,10 @@ def choices(scores: Sequence[Score]) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("architecture", [*ALL_ARCHITECTURES, "deepseek_v3", *WINDOWS])
+@pytest.mark.parametrize("architecture", [*ALL_ARCHITECTURES, "deepseek_v3", "gemma4", *WINDOWS])
 def test_answers_are_the_references(architecture: str, kind: str) -> None:
-    model, asked = random_model(architecture), conditions(kind)
+    model = random_model(architecture)
+    asked = conditions(kind, model.cfg.n_layers)
     references = resolve_references(model, asked)
     # Alone, and without a cache, which without layer 0 would be wrong in transformers.
     plain = Plain(model, references, batch_size=1, use_cache=False)
