@@ -109,7 +109,8 @@ def first_shared_keys(original: nn.Module) -> int | None:
     if not n_shared:
         return None
     own, reusing = config.layer_types[:-n_shared], config.layer_types[-n_shared:]
-    return min(len(own) - 1 - own[::-1].index(kind) for kind in set(reusing))
+    lenders = (len(own) - 1 - own[::-1].index(kind) for kind in set(reusing))
+    return int(min(lenders))
 
 
 _LIBRARIES = ("transformer_lens.", "transformers.")
