@@ -238,12 +238,10 @@ class Executors:
                 assert self._twin is not None
                 limit, beside = self._twin.longest_text, ""
             else:  # the model counts columns, pads among them
-                window = getattr(config, "sliding_window", None)
-                limit = window or getattr(config, "attention_chunk_size", None)
-                beside = " side by side (padded)"
+                limit, beside = getattr(config, "sliding_window", None), " side by side (padded)"
             if limit and longest > limit:
                 return (
-                    f"requests of {longest} tokens{beside} do not fit into its window or chunk of "
+                    f"requests of {longest} tokens{beside} do not fit into its sliding window of "
                     f"{limit}"
                 )
             if name == "fused":

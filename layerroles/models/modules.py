@@ -70,7 +70,7 @@ def lend_tensors(
         tensor = tensors.get(source(name))
         owner, _, last = name.rpartition(".")
         module = model.get_submodule(owner)
-        if tensor is None and last.endswith("inv_freq"):
+        if tensor is None and last.endswith("inv_freq") and hasattr(module, "config"):
             # TransformerLens moves those of some families (gpt-oss).
             device = next(iter(tensors.values())).device
             tensor = type(module)(module.config).get_buffer(last).to(device)

@@ -76,8 +76,8 @@ def estimate(
 
     Raises:
         InputError: an unknown device, an invalid size or share, a model or conditions that cannot
-            be run fused, or a prompt longer than the model's context, or than its layers'
-            chunks of attention.
+            be run fused, or a prompt longer than the model's context or sliding window, if
+            the engine cannot read beyond it.
 
     Example:
         spared = lr.load("smollm2-135m", device="meta")  # no weights are read

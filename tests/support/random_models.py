@@ -230,6 +230,14 @@ CONFIGS["granite"] = GraniteConfig(
 )
 
 
+def model_of(config: PretrainedConfig) -> TransformerBridge:
+    """A random model of a configuration."""
+    folder = Path(mkdtemp())
+    make_random(config, seed=0).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return lr.load(folder, dtype="float32")
+
+
 def model_path(architecture: str, seed: int = 0) -> Path:
     """A Hugging Face folder with a random model and a tokenizer of single characters."""
     return _made(architecture, seed)

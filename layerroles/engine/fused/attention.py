@@ -33,6 +33,10 @@ _FEW_KEYS, _FEW_QUERIES, _FEW_HEADS = 48, 16, 48
 _CONVERTED_ON_CPU, _CONVERTED = 2**20, 2**24
 
 
+# The positions in the text of queries and of keys, `[group n]`; one group stands for all.
+Positions = tuple[Tensor, Tensor]
+
+
 @dataclass(frozen=True)
 class AttentionRule:
     """How a layer attends.
@@ -40,7 +44,7 @@ class AttentionRule:
     Attributes:
         factor: factor by which the products of queries and keys become logits.
         cap: the logits become `cap * tanh(logits / cap)` (Gemma-2); None leaves them unchanged.
-        window: how many tokens a token sees, itself included; None for all up to itself.
+        window: how many of the latest positions a query sees, its own included; None for all.
         sinks: for each head, the logit of one more key, which has no value (gpt-oss).
     """
 
@@ -54,23 +58,6 @@ class AttentionRule:
         if self.window is None or longest > self.window:
             return self
         return replace(self, window=None)
-
-    def hide_far(
-        self,
-        bias: Float[Tensor, "#row 1 #n_q n_k"] | None,
-        asked: Int[Tensor, "#row n_q"],
-        keys: Int[Tensor, "#row n_k"],
-        dtype: torch.dtype,
-    ) -> Float[Tensor, "row 1 n_q n_k"] | None:
-        """Return an attention bias that also hides the keys before each query's window.
-
-        `asked` and `keys` are the positions of queries and keys. Without a window, it is `bias`.
-        """
-        if self.window is None:
-            return bias
-        far = (asked[:, :, None] - keys[:, None] >= self.window)[:, None]
-        hidden = torch.zeros_like(far, dtype=dtype).masked_fill_(far, float("-inf"))
-        return hidden if bias is None else bias + hidden
 
 
 @dataclass(frozen=True)
@@ -94,19 +81,22 @@ def attend_partially(
     *,
     bias: Float[Tensor, "#group #head #n_q n_k"] | None = None,
     causal: bool = False,
+    positions: Positions | None = None,
 ) -> PartialAttention:
-    """Compute the attention of each group's queries to its keys.
+    """Compute the attention of each group's queries to its keys, without sinks (see `finish`).
+
+    A query that sees no key gets an output of 0 with a weight of 0 in `merge`.
 
     Args:
         q: queries.
         k: keys, as many heads as queries.
         v: values.
-        rule: how the layer attends. Sinks are left out (see `finish`). If it has a window, the bias
-            may hide all keys of a query, whose attention then has no weight in `merge`.
+        rule: how the layer attends.
         bias: added to the logits: 0 where a query sees a key, minus infinity where not; None if all
             keys are seen. Not combined with `causal`.
-        causal: query i sees keys 0 to i, or those of them in its window; needs as many keys as
-            queries.
+        causal: query i sees keys 0 to i; needs as many keys as queries.
+        positions: the positions of queries and keys; needed if the rule has a window, unless
+            `causal`.
     """
     are_many = k.shape[2] > _FEW_KEYS and q.shape[2] > _FEW_QUERIES
     if q.dtype in _HALF and q.shape[2] > 1:
@@ -117,29 +107,45 @@ def attend_partially(
         mask = None if bias is None else bias.expand(q.shape[0], -1, q.shape[2], -1)
         out, lse = flash_attention(q, k, v, causal=causal, mask=mask, scale=rule.factor)
         return PartialAttention(out.float(), lse.float())
+    if causal:
+        places = torch.arange(k.shape[2], device=q.device)[None]
+        positions = places, places
     capped_on_cpu = q.device.type == "cpu" and rule.cap is not None
     max_logits = _MOST_CAPPED if capped_on_cpu else _MOST_LOGITS
     n = max(1, max_logits // (q.shape[0] * q.shape[1] * k.shape[2]))
-    if causal or n < q.shape[2]:
-        chunks = []
-        for start in range(0, q.shape[2], n):
-            chunk_bias = bias
-            if bias is not None and bias.shape[2] > 1:
-                chunk_bias = bias[:, :, start : start + n]
-            if causal:
-                rows = torch.arange(start, min(start + n, q.shape[2]), device=q.device)
-                keys = torch.arange(k.shape[2], device=q.device)
-                hidden = keys > rows[:, None]
-                if rule.window is not None:
-                    hidden |= rows[:, None] - keys >= rule.window
-                chunk_bias = q.new_zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
-                chunk_bias = chunk_bias[None, None]
-            chunks.append(_attend_by_matmul(q[:, :, start : start + n], k, v, rule, chunk_bias))
-        return PartialAttention(
-            torch.cat([chunk.out for chunk in chunks], 2),
-            torch.cat([chunk.lse for chunk in chunks], 2),
+    chunks = []
+    for start in range(0, q.shape[2], n):
+        chunk, keys = slice(start, start + n), slice(None)
+        if causal:
+            first = 0 if rule.window is None else max(0, start - rule.window + 1)
+            keys = slice(first, start + n)
+        chunk_bias = bias
+        if bias is not None and bias.shape[2] > 1:
+            chunk_bias = bias[:, :, chunk]
+        if rule.window is not None or causal:
+            assert positions is not None
+            age = _ages(positions[0][:, chunk], positions[1][:, keys])
+            hidden = age < 0 if causal else torch.zeros_like(age, dtype=torch.bool)
+            if rule.window is not None:
+                hidden |= age >= rule.window
+            hides = torch.zeros_like(hidden, dtype=q.dtype).masked_fill_(hidden, float("-inf"))
+            chunk_bias = hides if chunk_bias is None else chunk_bias + hides
+        chunks.append(
+            _attend_by_matmul(q[:, :, chunk], k[:, :, keys], v[:, :, keys], rule, chunk_bias)
         )
-    return _attend_by_matmul(q, k, v, rule, bias)
+    if len(chunks) == 1:
+        return chunks[0]
+    return PartialAttention(
+        torch.cat([chunk.out for chunk in chunks], 2),
+        torch.cat([chunk.lse for chunk in chunks], 2),
+    )
+
+
+def _ages(
+    queries: Int[Tensor, "#group n_q"], keys: Int[Tensor, "#group n_k"]
+) -> Int[Tensor, "group 1 n_q n_k"]:
+    """Return how many positions each key lies before each query."""
+    return (queries[:, :, None] - keys[:, None])[:, None]
 
 
 def _attend_by_matmul(
@@ -256,6 +262,7 @@ class AttentionLayout:
         self._start: int = piece.start
         self._end: int = piece.stop
         self._positions = np.array(packed.positions)
+        self._longest = 1 + max(packed.positions)
         self._causal: list[Segment] = []
         self._trunks: list[Segment] = []
         by_size: dict[int, list[Segment]] = {}
@@ -285,7 +292,7 @@ class AttentionLayout:
     ) -> Float[Tensor, "asked head d_value"]:
         """Return the attention output of the piece's tokens over the row's tokens that they see."""
         n_heads, n, _ = q.shape
-        share, rule = n_heads // k.shape[0], rule.for_texts_of(1 + int(self._positions.max()))
+        share, rule = n_heads // k.shape[0], rule.for_texts_of(self._longest)
         out = torch.empty(n_heads, n, v.shape[2], dtype=torch.float32, device=q.device)
         lse = torch.empty(n_heads, n, dtype=torch.float32, device=q.device)
         for segment in self._causal:
@@ -305,8 +312,10 @@ class AttentionLayout:
             own_k, own_v = (
                 _repeat_heads(x[:, blocks.places], share).transpose(0, 1) for x in (k, v)
             )
-            bias = rule.hide_far(blocks.bias, blocks.positions, blocks.positions, q.dtype)
-            part = attend_partially(own_q, own_k, own_v, rule, bias=bias)
+            positions = blocks.positions, blocks.positions
+            part = attend_partially(
+                own_q, own_k, own_v, rule, bias=blocks.bias, positions=positions
+            )
             places = asked[blocks.rows, blocks.columns]
             out[:, places] = part.out[blocks.rows, :, blocks.columns].transpose(0, 1)
             lse[:, places] = part.lse[blocks.rows, :, blocks.columns].transpose(0, 1)
@@ -340,19 +349,21 @@ class AttentionLayout:
         share = q.shape[0] // k.shape[0]
         # Concatenate the queries that share a key head, so that its keys are read once.
         asked = rearrange(q[:, queries], "(kv share) n d -> 1 kv (share n) d", share=share)
-        bias = None
+        positions = None
         if rule.window is not None:
-            asked_positions = self._positions[self._start :][queries]
-            n_far = asked_positions.min() - rule.window + 1 - self._positions[keys.start]
-            keys = slice(keys.start + max(0, int(n_far)), keys.stop)
+            of_queries = self._positions[self._start :][queries]
+            first_seen = int(of_queries.min()) - rule.window + 1
+            n_unseen = max(0, first_seen - int(self._positions[keys.start]))
+            keys = slice(keys.start + n_unseen, keys.stop)
             if keys.start >= keys.stop:
                 return
             at_queries, at_keys = (
-                torch.tensor(x, device=q.device) for x in (asked_positions, self._positions[keys])
+                torch.tensor(x, device=q.device) for x in (of_queries, self._positions[keys])
             )
-            at_queries = repeat(at_queries, "n -> 1 (share n)", share=share)
-            bias = rule.hide_far(None, at_queries, at_keys[None], q.dtype)
-        part = attend_partially(asked, k[None, :, keys], v[None, :, keys], rule, bias=bias)
+            positions = repeat(at_queries, "n -> 1 (share n)", share=share), at_keys[None]
+        part = attend_partially(
+            asked, k[None, :, keys], v[None, :, keys], rule, positions=positions
+        )
         both = merge(
             PartialAttention(out[:, queries], lse[:, queries]),
             PartialAttention(

@@ -22,6 +22,7 @@ from torch import Tensor
 from layerroles.engine.fused.attention import (
     AttentionRule,
     PartialAttention,
+    Positions,
     attend_partially,
     finish,
     merge,
@@ -50,7 +51,8 @@ class Contexts:
         on_trunk: whether each request's context goes through each trunk.
         ends: index in the packed row of each context's last token.
         positions: position in its context of each token of the packed row.
-        longest: the number of tokens of the longest context.
+        trunk_starts: position of each trunk's first token.
+        shortest, longest: the number of tokens of the shortest and of the longest context.
     """
 
     own: Int[Tensor, "request n_own"]
@@ -59,6 +61,8 @@ class Contexts:
     on_trunk: Bool[np.ndarray, "trunk request"]
     ends: Int[Tensor, " request"]
     positions: Int[Tensor, " pos"]
+    trunk_starts: tuple[int, ...]
+    shortest: int
     longest: int
 
 
@@ -90,6 +94,8 @@ def locate_contexts(
         on_trunk=np.array(list(places_of), dtype=bool).reshape(len(places_of), len(contexts)),
         ends=own[:, -1].to(device),
         positions=torch.tensor(packed.positions, device=device),
+        trunk_starts=tuple(packed.positions[places[0]] for places in places_of.values()),
+        shortest=min(map(len, contexts)),
         longest=max(map(len, contexts)),
     )
 
@@ -152,7 +158,7 @@ class RowCache:
         self._layers = [self._make_layer(layer) for layer in range(len(below))]
         self._n_written = 0
         self._known_groups: dict[tuple[str, int, int], tuple[Tensor, _KeyGroups]] = {}
-        self._describe_places()
+        self._update_places()
 
     def fill(self, condition: int, layer: int, k: Tensor, v: Tensor) -> None:
         """Store the contexts' keys and values of a layer under a condition.
@@ -176,7 +182,7 @@ class RowCache:
             self._room += more
             for layer in self._layers:
                 layer.widen(more)
-            self._describe_places()
+            self._update_places()
         self._bias[..., self._n_own + self._n_written] = 0.0
         self._n_written += 1
         self._newest += 1
@@ -197,7 +203,7 @@ class RowCache:
         self.request = self.request[list(places)]
         self._live_conditions = live
         self._known_groups.clear()
-        self._describe_places()
+        self._update_places()
 
     def attend(
         self,
@@ -216,33 +222,30 @@ class RowCache:
         rule = rule.for_texts_of(self._contexts.longest + self._n_written)
         asked = rearrange(q, "(kv share) row d -> row kv share d", share=share)
         cache.write(k.transpose(0, 1), v.transpose(0, 1), n_above, self._n_own, self._n_written - 1)
-        newest, parts = self._newest, []
+        parts = []
         if n_above:
-            bias = rule.hide_far(
-                self._bias[:n_above], newest[:n_above], self._positions[:n_above], q.dtype
-            )
+            positions = self._newest[:n_above], self._positions[:n_above]
+            k, v, bias = cache.k.rows, cache.v.rows, self._bias[:n_above]
             parts.append(
-                attend_partially(asked[:n_above], cache.k.rows, cache.v.rows, rule, bias=bias)
+                attend_partially(asked[:n_above], k, v, rule, bias=bias, positions=positions)
             )
         if n_above < len(asked):
             # Every row has as many generated tokens as the first.
-            own = slice(self._n_own, None)
-            bias = rule.hide_far(
-                self._bias[:1, ..., own], newest[:1], self._positions[:1, own], q.dtype
-            )
-            written = attend_partially(
-                asked[n_above:], cache.written_k.rows, cache.written_v.rows, rule, bias=bias
-            )
+            generated = slice(self._n_own, None)
+            positions = self._newest[:1], self._positions[:1, generated]
+            k, v, bias = cache.written_k.rows, cache.written_v.rows, self._bias[:1, ..., generated]
+            written = attend_partially(asked[n_above:], k, v, rule, bias=bias, positions=positions)
             rows, groups = self._groups("request", n_above)
-            bias = self._contexts.bias
-            if bias is not None:
-                bias = bias[groups.ids, None, None]
+            pads = self._contexts.bias
+            if pads is not None:
+                pads = pads[groups.ids, None, None]
+            context_positions = None
             if rule.window is not None:
-                first = rows[groups.index[:, 0]]
-                at_keys = self._positions[first, : self._n_own]
-                bias = rule.hide_far(bias, newest[first], at_keys, q.dtype)
+                row_of_group = rows[groups.index[:, 0]]
+                of_keys = self._positions[row_of_group, : self._n_own]
+                context_positions = self._newest[row_of_group], of_keys
             k, v = (_select(x, groups.ids) for x in self._below[layer].own)
-            context = _attend_in_groups(asked[rows], groups, k, v, rule, bias)
+            context = _attend_in_groups(asked[rows], groups, k, v, rule, pads, context_positions)
             parts.append(merge(written, context))
         out = torch.cat([part.out for part in parts])
         lse = torch.cat([part.lse for part in parts])
@@ -258,6 +261,12 @@ class RowCache:
         self, trunk: int, layer: int, n_above: int, asked: Tensor, rule: AttentionRule
     ) -> Iterator[tuple[Tensor, PartialAttention]]:
         """Yield pairs of indices of rows and their attention to a trunk: rows above, then below."""
+        places, seen = self._contexts.trunks[trunk], slice(None)
+        if rule.window is not None:  # leave out what no row sees
+            first_seen = self._contexts.shortest + self._n_written - rule.window
+            seen = slice(max(0, first_seen - self._contexts.trunk_starts[trunk]), None)
+            if seen.start >= len(places):
+                return
         for kind in ("condition", "intact"):
             rows, groups = self._groups(kind, n_above, trunk)
             if not len(rows):
@@ -266,13 +275,13 @@ class RowCache:
                 k, v = (_select(x, groups.ids) for x in self._layers[layer].trunks[trunk])
             else:
                 k, v = (x[None] for x in self._below[layer].trunks[trunk])
-            bias = None
+            positions = None
             if rule.window is not None:
                 newest = self._newest[rows, 0][groups.index]
                 newest = repeat(newest, "group w -> group (w share)", share=asked.shape[2])
-                at_keys = self._contexts.positions[self._contexts.trunks[trunk]]
-                bias = rule.hide_far(None, newest, at_keys[None], asked.dtype)
-            yield rows, _attend_in_groups(asked[rows], groups, k, v, rule, bias)
+                positions = newest, self._contexts.positions[places[seen]][None]
+            k, v = k[:, :, seen], v[:, :, seen]
+            yield rows, _attend_in_groups(asked[rows], groups, k, v, rule, None, positions)
 
     def _groups(self, kind: str, n_above: int, trunk: int = -1) -> "tuple[Tensor, _KeyGroups]":
         """Group rows by the keys that they share; returns the rows' indices, and the groups.
@@ -299,11 +308,11 @@ class RowCache:
             self._known_groups[kind, n_above, trunk] = known
         return known
 
-    def _describe_places(self) -> None:
-        """Note what the live rows' places for context and generated tokens hold.
+    def _update_places(self) -> None:
+        """Compute the attention bias and the token positions of the live rows.
 
-        `_bias` is minus infinity at pads and at unused room, else 0. `_positions` are the places'
-        positions in the text, `_newest` those of the rows' newest tokens.
+        `_bias` is minus infinity at pads and at unused room, else 0. `_positions` has the position
+        in the text of each key of a row, `_newest` that of the row's newest token.
         """
         contexts, dtype = self._contexts, self._below[0].own[0].dtype
         device = contexts.own.device
@@ -476,10 +485,11 @@ def _attend_in_groups(
     v: Float[Tensor, "group kv n d_value"],
     rule: AttentionRule,
     bias: Tensor | None,
+    positions: Positions | None,
 ) -> PartialAttention:
     """Return the attention of each row to the keys that its group shares, in order of the rows."""
     together = rearrange(asked[groups.index], "group w kv share d -> group kv (w share) d")
-    part = attend_partially(together, k, v, rule, bias=bias)
+    part = attend_partially(together, k, v, rule, bias=bias, positions=positions)
     share = asked.shape[2]
     out = rearrange(part.out, "group kv (w share) d -> (group w) kv share d", share=share)
     lse = rearrange(part.lse, "group kv (w share) -> (group w) kv share", share=share)

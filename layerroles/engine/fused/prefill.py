@@ -177,7 +177,7 @@ class IntactPass:
         shape = self._twin.shape
         first = first_recomputed(condition, shape.n_layers, shape.last_start)
         block = edited_block(condition)
-        if block is not None and first <= block.layer:  # it is run, and edited as it runs
+        if block is not None and first <= block.layer:  # the block runs, so hooks edit its output
             block = None
         changed: list[Tensor] = []
 

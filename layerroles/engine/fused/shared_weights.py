@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import AttentionInterface, AutoModelForCausalLM
+from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from layerroles.engine.fused.attention import AttentionRule
@@ -42,11 +42,13 @@ from layerroles.sites import Site
 # `[pos head d]`.
 Attend = Callable[[int, Tensor, Tensor, Tensor, AttentionRule], Tensor]
 
-_NAME = "layerroles"
+_NAME, _PROBED = "layerroles", "layerroles_probed"
 # How many numbers of the unembedding are converted to float32 at a time.
 _AT_ONCE = 2**22
 # Why a model cannot read a text in parts.
-WHOLE_LENGTH = "what a token reads depends on the length of the whole text"
+WHOLE_LENGTH = (
+    "what a token reads depends on its place in a pass, or on the length of the whole text"
+)
 
 
 class NoTwin(InputError):
@@ -71,9 +73,7 @@ class Twin:
         AttentionInterface.register(_NAME, _attention)
         self.bridge = bridge
         self.model = _build(bridge)
-        base = self.model.base_model
-        # Of Llama 4, transformers returns the whole model.
-        self.base: nn.Module = self.model.model if base is self.model else base
+        self.base: nn.Module = self.model.base_model
         if "position_ids" not in inspect.signature(self.base.forward).parameters:
             raise NoTwin("its positions cannot be given")
         self.paths = [block.name for block in bridge.blocks]
@@ -137,25 +137,33 @@ class Twin:
     def longest_text(self) -> int | None:
         """The number of tokens up to which the engine knows which keys a token sees; None for any.
 
-        A layer passes its window to the attention function, but not the chunks in which it attends
-        (Llama 4), and not every architecture passes its window.
+        It knows a sliding window if the layers pass it to the attention function and the model
+        hides keys by it: some architectures do one without the other.
         """
-        windows: dict[int, int | None] = {}
+        config = text_config(self.model)
+        passed: dict[int, int | None] = {}
+        hidden_by: set[int | None] = set()
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, rule: AttentionRule) -> Tensor:
-            windows[layer] = rule.window
+            passed[layer] = rule.window
             return _attend_to_nothing(layer, q, k, v, rule)
 
-        self._run_tokens(2, attend)
-        config = text_config(self.model)
-        kinds = getattr(config, "layer_types", None) or []
-        sliding = [layer for layer, kind in enumerate(kinds) if kind == "sliding_attention"]
-        is_known = all(windows[n] for n in sliding) if kinds else any(windows.values())
-        limits = [
-            getattr(config, "attention_chunk_size", None),
-            None if is_known else getattr(config, "sliding_window", None),
-        ]
-        return min(filter(None, limits), default=None)
+        def note_mask(*_args: Any, local_size: int | None = None, **_options: Any) -> None:
+            hidden_by.add(local_size)
+
+        AttentionInterface.register(_PROBED, _attention)
+        AttentionMaskInterface.register(_PROBED, note_mask)
+        self.model.set_attn_implementation(_PROBED)
+        try:
+            self._run_tokens(2, attend)
+        finally:
+            self.model.set_attn_implementation(_NAME)
+        layer_types = getattr(config, "layer_types", None) or []
+        sliding = [n for n, kind in enumerate(layer_types) if kind == "sliding_attention"]
+        window = getattr(config, "sliding_window", None)
+        windows = set(passed.values()) - {None}
+        is_known = windows == hidden_by - {None} and all(passed[layer] for layer in sliding)
+        return None if is_known else window
 
     @cached_property
     def token_dims(self) -> dict[nn.Module, int]:
@@ -400,8 +408,12 @@ def _count_active(weight: Tensor, config: Any) -> int:
 
 
 def depends_on_length(config: Any) -> bool:
-    """Whether a model's configuration makes a token's output depend on the whole text's length."""
-    return bool(_rope_kinds(config) & {"dynamic", "longrope"})
+    """Whether a token's output depends on the whole text's length, or on its place in a pass.
+
+    In Llama 4, chunks of attention and the scale of queries depend on the place.
+    """
+    chunked = getattr(config, "attention_chunk_size", None)
+    return bool(chunked or _rope_kinds(config) & {"dynamic", "longrope"})
 
 
 def _rope_kinds(config: Any) -> set[str]:

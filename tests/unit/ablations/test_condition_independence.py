@@ -2,19 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import AutoModelForCausalLM, Phi3Config
+from transformers import Phi3Config
 
 import layerroles as lr
 from layerroles.ablations import Condition
-from tests.support.random_models import CONFIGS, model_path, random_model, tokenizer
+from layerroles.engine.fused.shared_weights import WHOLE_LENGTH
+from tests.support.random_models import CONFIGS, model_of, model_path, random_model
 
 PAIRS = [("some text", " and more"), ("other words", " follow"), ("some text", " end")]
 ASKED = [("some text", {"max_gen_toks": 6}), ("ab", {"max_gen_toks": 6})]
@@ -133,7 +132,7 @@ def test_pads_are_not_taken_for_a_part_of_a_sliding_window(architecture: str) ->
     """Each text fits into it, but not as the replayed stages are padded."""
     if architecture == "mistral":
         config = type(CONFIGS["mistral"])(**{**CONFIGS["mistral"].to_dict(), "sliding_window": 128})
-        model = made(config)
+        model = model_of(config)
     else:
         model = random_model(architecture)
     text = BEGINNING + "x" * 60
@@ -141,23 +140,10 @@ def test_pads_are_not_taken_for_a_part_of_a_sliding_window(architecture: str) ->
     asked = [(text, {"max_gen_toks": 4}), (BEGINNING + "y", {"max_gen_toks": 70})]
     chosen = [Condition({}), Condition({lr.Site(1, "mlp"): lr.Zero()})]
     assert assert_like_the_reference(model, chosen, pairs=pairs, asked=asked) == {"fused"}
-    with pytest.raises(lr.InputError, match=r"side by side \(padded\) do not fit into its window"):
+    with pytest.raises(lr.InputError, match=r"side by side \(padded\) do not fit into its sliding"):
         lr.Engine(model, executor="hooked").loglikelihood(pairs, chosen)
     # Where they do, it answers.
     assert_like_the_reference(model, chosen, executor="hooked")
-
-
-def made(config: Any) -> TransformerBridge:
-    """A random model of a configuration."""
-    torch.manual_seed(0)
-    folder = Path(mkdtemp())
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(torch.randn_like(weight) * 0.2)
-    model.save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
-    return lr.load(folder, dtype="float32")
 
 
 def test_what_depends_on_the_length_of_a_text_is_left_to_the_reference() -> None:
@@ -177,10 +163,10 @@ def test_what_depends_on_the_length_of_a_text_is_left_to_the_reference() -> None
             "original_max_position_embeddings": 32,
         },
     )
-    model = made(config)
+    model = model_of(config)
     for name in ("fused", "hooked"):
         reason = lr.Engine(model)._executors.refusal(name)  # type: ignore[arg-type]
-        assert reason == "what a token reads depends on the length of the whole text"
+        assert reason == WHOLE_LENGTH
     engine = lr.Engine(model)
     engine.loglikelihood([("a context of thirty characters", " and a rest"), ("short", " yes")])
     assert engine.used == {"plain"}

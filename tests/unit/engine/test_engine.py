@@ -24,10 +24,12 @@ from layerroles.engine.requests import (
     encode_scored,
     encode_written,
 )
+from tests.support.families import FAMILIES
 from tests.support.random_models import (
     ALL_ARCHITECTURES,
     ARCHITECTURES,
     VOCABULARY,
+    model_of,
     model_path,
     random_model,
 )
@@ -144,15 +146,37 @@ def test_a_request_may_outgrow_a_sliding_window(architecture: str) -> None:
 def test_a_request_that_outgrows_what_a_layer_sees_is_left_to_the_reference(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Chunks of attention, and windows of which the attention function is not told."""
+    """Windows that the architecture does not pass to its attention function, for instance."""
     monkeypatch.setattr(Twin, "longest_text", 128)
     model = random_model("gemma2")
     engine, chosen = lr.Engine(model), [Condition({}), Condition({lr.Site(0): lr.Skip()})]
     pairs = [("ab " * 60, "c d"), ("ab " * 60 + "x", "y")]
     engine.loglikelihood(pairs, chosen)
     assert engine.used == {"plain"}
-    with pytest.raises(lr.InputError, match="183 tokens do not fit into its window or chunk"):
+    with pytest.raises(lr.InputError, match="183 tokens do not fit into its sliding window"):
         lr.Engine(model, executor="fused").loglikelihood(pairs, chosen)
+
+
+@pytest.mark.parametrize(
+    "family, set_as, longest",
+    [
+        ("gpt_oss", {}, None),
+        ("gemma2", {}, None),
+        ("olmoe", {}, 40),  # passes a window, and does not hide keys by it
+        ("qwen2_moe", {"use_sliding_window": True, "max_window_layers": 0}, 40),  # the reverse
+    ],
+)
+def test_only_windows_that_the_engine_is_sure_of_are_read_beyond(
+    family: str, set_as: dict[str, Any], longest: int | None
+) -> None:
+    config = FAMILIES[family]()
+    changed = {**config.to_dict(), "sliding_window": 40, "layer_types": None, **set_as}
+    model = model_of(type(config)(**changed))
+    assert Twin(model).longest_text == longest
+    pairs = [("ab " * 30, "c d"), ("ab " * 30 + "x", "y")]
+    found = (lr.Engine(model, executor=name).loglikelihood(pairs) for name in ("auto", "plain"))
+    one, two = (each.logprob for each in found)
+    assert abs(one - two).max() < 1e-4
 
 
 def test_hooks_that_belong_to_a_model_are_no_hindrance() -> None:

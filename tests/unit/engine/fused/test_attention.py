@@ -154,9 +154,13 @@ def test_a_device_with_products_in_float32_converts_no_keys(
     assert calls == [(torch.bfloat16, torch.bfloat16, torch.float32)]
 
 
+@pytest.mark.parametrize("most", [2**24, 7 * N_HEADS * 40])
 @pytest.mark.parametrize("window", [1, 7, 40])
-def test_a_window_hides_what_lies_before_it(window: int) -> None:
-    """A part of which a query sees nothing has no weight, and a part may see only itself."""
+def test_a_window_hides_what_lies_before_it(
+    window: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part of which a query sees nothing has no weight; all queries at once, and seven."""
+    monkeypatch.setattr(attention, "_MOST_LOGITS", most)
     rule, n = AttentionRule(0.3, window=window), 40
     made = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, N_HEADS, n, D_HEAD, generator=made) for _ in range(3))
@@ -166,17 +170,17 @@ def test_a_window_hides_what_lies_before_it(window: int) -> None:
     wanted = softmax(q, k, v, bias)
     whole = attend_partially(q, k, v, rule, causal=True)
     later = slice(20, None)
-    before, own = places[:, :20], places[:, later]
-    causal = torch.zeros(20, 20).masked_fill(age[later, later] < 0, float("-inf"))[None, None]
+    own = torch.zeros(20, 20).masked_fill(age[later, later] < 0, float("-inf"))[None, None]
     parts = [
         attend_partially(
             q[:, :, later],
-            k[:, :, keys[0]],
-            v[:, :, keys[0]],
+            k[:, :, keys],
+            v[:, :, keys],
             rule,
-            bias=rule.hide_far(hidden, own, keys, q.dtype),
+            bias=bias,
+            positions=(places[:, later], places[:, keys]),
         )
-        for keys, hidden in ((own, causal), (before, None))
+        for keys, bias in ((later, own), (slice(20), None))
     ]
     for found, rows in ((whole, slice(None)), (attention.merge(*parts), later)):
         torch.testing.assert_close(found.out, wanted.out[:, :, rows])

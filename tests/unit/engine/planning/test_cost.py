@@ -279,7 +279,7 @@ def test_a_task_that_outgrows_what_a_layer_sees_is_named(monkeypatch: pytest.Mon
     monkeypatch.setattr(Twin, "longest_text", 128)
     task = lr.task("facts", num_fewshot=4)
     asked = lr.Sweep(model, [task], [], protocols=["continuation"], limit=2)
-    with pytest.raises(lr.InputError, match=r"^facts.*: model .* window or chunk of 128"):
+    with pytest.raises(lr.InputError, match=r"^facts.*: model .* sliding window of 128"):
         lr.estimate(asked, device="h100")
 
 

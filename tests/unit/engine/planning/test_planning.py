@@ -269,7 +269,7 @@ def test_what_would_not_be_run_fused_is_not_planned(monkeypatch: pytest.MonkeyPa
     engine = lr.Engine(random_model("gemma2"))
     monkeypatch.setattr(Twin, "longest_text", 128)
     assert engine.plan([("a", "b")]).executor == "fused"
-    with pytest.raises(lr.InputError, match="do not fit into its window or chunk of 128"):
+    with pytest.raises(lr.InputError, match="do not fit into its sliding window of 128"):
         engine.plan([("a" * 200, "b")])
 
 
