@@ -108,8 +108,8 @@ def first_shared_keys(original: nn.Module) -> int | None:
     n_shared = getattr(config, "num_kv_shared_layers", None) or 0
     if not n_shared:
         return None
-    own, reusing = config.layer_types[:-n_shared], config.layer_types[-n_shared:]
-    lenders = (len(own) - 1 - own[::-1].index(kind) for kind in set(reusing))
+    own_types, reusing_types = config.layer_types[:-n_shared], config.layer_types[-n_shared:]
+    lenders = (len(own_types) - 1 - own_types[::-1].index(kind) for kind in set(reusing_types))
     return int(min(lenders))
 
 
