@@ -174,6 +174,7 @@ def test_a_link_restores_what_was_chosen(browser: webdriver.Chrome, page: Path) 
     browser.get(
         f"{page.as_uri()}#explore?{urlencode({**link, 'show': 'all', 'lens': 'probability'})}"
     )
+    wait_for(browser, "· skip L7 after_first ·")
     chosen = browser.execute_script(
         "return [...document.querySelectorAll('[data-choice]')].map(s => s.value)"
     )
