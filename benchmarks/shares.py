@@ -22,8 +22,8 @@ from speed import write_own
 from torch.profiler import ProfilerActivity, profile, record_function
 
 import layerroles as lr
-from layerroles.engine.fused.attention import AttentionLayout
 from layerroles.engine.fused.kv_cache import RowCache
+from layerroles.engine.fused.packed_attention import AttentionLayout
 
 # The profiler keeps every operation, with its shapes: of each verb so many requests at the most, of
 # layers one in so many, of a text so many tokens.

@@ -234,9 +234,7 @@ class Executors:
         try:
             config = text_config(self._model.original_model)
             if name == "fused":
-                self.make_fused({})
-                assert self._twin is not None
-                limit, beside = self._twin.longest_text, ""
+                limit, beside = self.make_fused({}).twin.longest_text, ""
             else:  # the model counts columns, pads among them
                 limit, beside = getattr(config, "sliding_window", None), " side by side (padded)"
             if limit and longest > limit:

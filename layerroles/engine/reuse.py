@@ -4,13 +4,19 @@ from layerroles.ablations import Condition
 from layerroles.sites import Site
 
 
-def edited_block(condition: Condition) -> Site | None:
+def edited_block(condition: Condition, last_start: int | None = None) -> Site | None:
     """Return the site whose block need not be run, since its recorded output can be edited.
 
     It is the condition's first site, if that is a block or stream and the only site in its layer.
     The block's input and unedited output are then those of the intact model. None if there is no
-    such site, or if the block has other weights.
+    such site, if the block has other weights, or if a pass may not start behind it.
+
+    Args:
+        condition: the condition.
+        last_start: the last block at which a pass may start; None if it may start at any.
     """
+    if last_start is not None and (condition.first_layer or 0) >= last_start:
+        return None
     sites = [site for site in condition if site.layer == condition.first_layer]
     if len(sites) != 1 or _has_other_weights(condition):
         return None
@@ -20,12 +26,11 @@ def edited_block(condition: Condition) -> Site | None:
 def first_recomputed(condition: Condition, n_layers: int, last_start: int | None = None) -> int:
     """Return the first block that has to run under a condition; `n_layers` if none has to.
 
-    `last_start` is the last block at which a pass may start; None if it may start at any.
+    `last_start` is that of `edited_block`.
     """
     if condition.first_layer is None:
         return n_layers
-    first = condition.first_layer + (edited_block(condition) is not None)
-    return first if last_start is None else min(first, last_start)
+    return recorded_layers(condition, last_start)[-1]
 
 
 def first_changed_cache(condition: Condition, n_layers: int) -> int:
@@ -43,14 +48,14 @@ def recorded_layers(condition: Condition, last_start: int | None = None) -> tupl
     """Return the layers whose incoming streams must be recorded to replay a condition.
 
     Empty for the intact condition. The number of layers stands for the last block's output.
-    `last_start` is that of `first_recomputed`.
+    `last_start` is that of `edited_block`.
     """
     first = condition.first_layer
     if first is None:
         return ()
-    if last_start is not None and first >= last_start:
-        return (last_start,)
-    return (first, first + 1) if edited_block(condition) is not None else (first,)
+    if last_start is not None:
+        first = min(first, last_start)
+    return (first, first + 1) if edited_block(condition, last_start) is not None else (first,)
 
 
 def _has_other_weights(condition: Condition) -> bool:

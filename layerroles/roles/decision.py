@@ -390,7 +390,7 @@ def _describe_needed(findings: Sequence[Finding]) -> str:
     if needed:
         return f"questions that would decide it if the numbers stand: {', '.join(needed)}"
     unasked = [finding.ablation for finding in findings if finding.is_open and not finding.numbers]
-    return f"not asked about all of it yet by {', '.join(unasked)}" if unasked else ""
+    return f"not asked about all of it by {', '.join(unasked)}" if unasked else ""
 
 
 def _format_count(n: float) -> str:

@@ -6,9 +6,10 @@ from contextlib import contextmanager
 import pytest
 from torch import Tensor
 
-from layerroles.engine.fused import attention, packing, prefill
-from layerroles.engine.fused.attention import AttentionLayout, PartialAttention
+from layerroles.engine.fused import packed_attention, packing, prefill
+from layerroles.engine.fused.attention import PartialAttention
 from layerroles.engine.fused.kv_cache import RowCache
+from layerroles.engine.fused.packed_attention import AttentionLayout
 
 
 @contextmanager
@@ -29,7 +30,7 @@ def small_blocks() -> Iterator[dict[str, int]]:
         patch.setattr(packing, "BLOCK", 24)
         patch.setattr(prefill, "BLOCK", 24)
         patch.setattr(packing, "_SHORTEST_TRUNK", 4)
-        patch.setattr(attention, "_LONG", 20)
+        patch.setattr(packed_attention, "_LONG", 20)
         patch.setattr(AttentionLayout, "_add_attention", reading)
         patch.setattr(RowCache, "_trunk_parts", decoding)
         yield looked

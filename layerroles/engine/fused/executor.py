@@ -18,15 +18,15 @@ from torch import Tensor
 
 from layerroles.ablations import Condition, References
 from layerroles.engine.decode import Decoding, NextTokens, Stops
-from layerroles.engine.fused.attention import AttentionLayout
-from layerroles.engine.fused.edits import Edits, Stretch, TokenPass, refusal
-from layerroles.engine.fused.kv_cache import (
+from layerroles.engine.fused.contexts import (
     ContextCache,
     Contexts,
-    RowCache,
     locate_contexts,
     take_contexts,
 )
+from layerroles.engine.fused.edits import Edits, Stretch, TokenPass, refusal
+from layerroles.engine.fused.kv_cache import RowCache
+from layerroles.engine.fused.packed_attention import AttentionLayout
 from layerroles.engine.fused.packing import prompt_numbers, token_ids, token_marks
 from layerroles.engine.fused.prefill import (
     IntactPass,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from einops import rearrange, repeat
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from layerroles.engine.fused.attention import (
@@ -27,97 +27,13 @@ from layerroles.engine.fused.attention import (
     finish,
     merge,
 )
-from layerroles.engine.fused.packing import Ids, PackedRow
-
-KeysValues = tuple[Tensor, Tensor]
+from layerroles.engine.fused.contexts import ContextCache, Contexts, KeysValues
 
 # Rows get longer by this many tokens at a time: attention runs over all of a row (its empty part
 # hidden), since matrix products would copy a part of a tensor first.
 _ROOM = 32
 # How many numbers are moved at a time, through a temporary copy.
 _AT_ONCE = 2**22
-
-
-@dataclass(frozen=True)
-class Contexts:
-    """The requests' contexts in a packed row.
-
-    Attributes:
-        own: indices in the packed row of each context's tokens below its trunks, padded on the left
-            with the first of them.
-        bias: minus infinity at the pads of `own`, else 0; None if there are no pads.
-        trunks: indices in the packed row of each trunk's tokens; trunks of the same contexts are
-            joined.
-        on_trunk: whether each request's context goes through each trunk.
-        ends: index in the packed row of each context's last token.
-        positions: position in its context of each token of the packed row.
-        trunk_starts: position of each trunk's first token.
-        shortest, longest: the number of tokens of the shortest and of the longest context.
-    """
-
-    own: Int[Tensor, "request n_own"]
-    bias: Float[Tensor, "request n_own"] | None
-    trunks: tuple[Int[Tensor, " _"], ...]
-    on_trunk: Bool[np.ndarray, "trunk request"]
-    ends: Int[Tensor, " request"]
-    positions: Int[Tensor, " pos"]
-    trunk_starts: tuple[int, ...]
-    shortest: int
-    longest: int
-
-
-def locate_contexts(
-    packed: PackedRow, contexts: Sequence[Ids], dtype: torch.dtype, device: torch.device
-) -> Contexts:
-    """Return the places of contexts in a packed row.
-
-    `dtype` is the dtype of the attention bias, `device` the device of all tensors.
-    """
-    segments = packed.segments
-    trunks_of = [packed.trunks(ids) for ids in contexts]
-    places_of: dict[tuple[bool, ...], list[int]] = {}
-    for trunk in sorted({trunk for trunks in trunks_of for trunk in trunks}):
-        places = places_of.setdefault(tuple(trunk in trunks for trunks in trunks_of), [])
-        places += range(segments[trunk].start, segments[trunk].start + segments[trunk].n)
-    rows = [packed.own_places(ids) for ids in contexts]
-    longest = max(map(len, rows))
-    own = torch.tensor(
-        np.stack([np.concatenate([np.full(longest - len(row), row[0]), row]) for row in rows])
-    )
-    bias = torch.zeros(own.shape, dtype=dtype)
-    for index, row in enumerate(rows):
-        bias[index, : longest - len(row)] = float("-inf")
-    return Contexts(
-        own=own.to(device),
-        bias=bias.to(device) if any(len(row) < longest for row in rows) else None,
-        trunks=tuple(torch.tensor(places, device=device) for places in places_of.values()),
-        on_trunk=np.array(list(places_of), dtype=bool).reshape(len(places_of), len(contexts)),
-        ends=own[:, -1].to(device),
-        positions=torch.tensor(packed.positions, device=device),
-        trunk_starts=tuple(packed.positions[places[0]] for places in places_of.values()),
-        shortest=min(map(len, contexts)),
-        longest=max(map(len, contexts)),
-    )
-
-
-@dataclass
-class ContextCache:
-    """Keys and values of contexts at one layer.
-
-    Attributes:
-        own: keys and values below the trunks, `[request head n_own d_head]`.
-        trunks: keys and values of each trunk, `[head pos d_head]`.
-    """
-
-    own: KeysValues
-    trunks: list[KeysValues]
-
-
-def take_contexts(k: Tensor, v: Tensor, contexts: Contexts) -> ContextCache:
-    """Return the contexts' keys and values, from a packed row's `k` and `v` `[head pos d_head]`."""
-    own_k, own_v = (x[:, contexts.own].transpose(0, 1).contiguous() for x in (k, v))
-    trunks = [(k[:, places], v[:, places]) for places in contexts.trunks]
-    return ContextCache((own_k, own_v), trunks)
 
 
 class RowCache:

@@ -21,8 +21,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from layerroles.ablations import Condition, Prompt
-from layerroles.engine.fused.attention import AttentionLayout, AttentionRule
+from layerroles.engine.fused.attention import AttentionRule
 from layerroles.engine.fused.edits import Edits, Stretch, TokenPass
+from layerroles.engine.fused.packed_attention import AttentionLayout
 from layerroles.engine.fused.packing import BLOCK, PackedRow, token_ids
 from layerroles.engine.fused.shared_weights import Twin
 from layerroles.engine.reuse import edited_block, first_recomputed, recorded_layers
@@ -142,8 +143,8 @@ def record_intact(
         store_keys: called with the keys and values of each layer; None if they are not needed.
     """
     streams = Streams(len(row.tokens))
-    needed = partial(recorded_layers, last_start=twin.shape.last_start)
-    layers = sorted({layer for condition in conditions for layer in needed(condition)})
+    last_start = twin.shape.last_start
+    layers = sorted({layer for each in conditions for layer in recorded_layers(each, last_start)})
 
     def recorded(piece: slice) -> AbstractContextManager[None]:
         return twin.record_streams(layers, partial(streams.store, piece))
@@ -176,9 +177,7 @@ class IntactPass:
             return self.result
         shape = self._twin.shape
         first = first_recomputed(condition, shape.n_layers, shape.last_start)
-        block = edited_block(condition)
-        if block is not None and first <= block.layer:  # the block runs, so hooks edit its output
-            block = None
+        block = edited_block(condition, shape.last_start)
         changed: list[Tensor] = []
 
         @contextmanager

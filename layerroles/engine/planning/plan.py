@@ -20,7 +20,7 @@ from typing import Literal
 
 from layerroles.ablations import Condition, Prompt
 from layerroles.display import html_block, html_preformatted
-from layerroles.engine.fused.attention import count_pairs
+from layerroles.engine.fused.packed_attention import count_pairs
 from layerroles.engine.fused.packing import Ids, PackedRow, SequenceEncoder, pack_rows
 from layerroles.engine.planning.cost import PassCost, Speed, Work, reading_cost, writing_cost
 from layerroles.engine.planning.memory import Budget, Shape, bytes_between_pieces

@@ -137,7 +137,7 @@ def test_the_kind_that_was_not_asked_is_the_reason() -> None:
     less = found.frame[(found.frame["ablation"] != "mean") | ~of_retrieval]
     claims = localize(replace(found, frame=less), ablation="skip").claims.set_index("claim")
     row = claims.loc[SHALLOW["retrieval"]]
-    assert (row["status"], row["reason"]) == ("not shown", "not asked about all of it yet by mean")
+    assert (row["status"], row["reason"]) == ("not shown", "not asked about all of it by mean")
 
 
 def test_a_profile_like_copyings_leans_as_any_text_does() -> None:

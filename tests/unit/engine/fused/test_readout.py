@@ -9,8 +9,8 @@ import torch
 import layerroles as lr
 from layerroles.engine import decode
 from layerroles.engine.decode import choose_greedy, highest_tokens
+from layerroles.engine.fused.contexts import locate_contexts
 from layerroles.engine.fused.executor import Fused
-from layerroles.engine.fused.kv_cache import locate_contexts
 from layerroles.engine.fused.packing import pack_row
 from layerroles.engine.fused.readout import _replace_in_sums, _sum_logits, choose_next
 from layerroles.engine.fused.shared_weights import Twin

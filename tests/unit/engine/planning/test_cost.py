@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 import layerroles as lr
 from layerroles.cli import main
-from layerroles.engine.fused.attention import count_pairs
+from layerroles.engine.fused.packed_attention import count_pairs
 from layerroles.engine.fused.packing import pack_row
 from layerroles.engine.fused.shared_weights import Twin
 from layerroles.engine.planning.cost import PassCost, Speed, Work, reading_cost
