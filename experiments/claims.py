@@ -8,11 +8,12 @@ Claims
 Setting
     Key-value look-up, facts, word problems with one sum, and copying as the control, by likelihood
     (`continuation`), `exact` and greedy `generation`; and the same facts with and without a context
-    that holds them. With `--data FOLDER`, HellaSwag for commonsense, from `hellaswag/`
-    (`validation*.jsonl` of `query`, `choices`, `gold`). Each layer is skipped at all positions and,
-    where that is critical, with the first token kept; where a claim depends on a second kind of
-    ablation, layers are replaced by their mean. A claim is asked about until it is supported,
-    contradicted, or known to lie within its smallest effect of the border.
+    that holds them (`contexts`), by likelihood and generation. With `--data FOLDER`, HellaSwag for
+    commonsense, from `hellaswag/` (`validation*.jsonl` of `query`, `choices`, `gold`). Each layer
+    is skipped at all positions and, where that is critical, with the first token kept; where a
+    claim depends on a second kind of ablation, layers are replaced by their mean. A claim is asked
+    about until it is supported, contradicted, or known to lie within its smallest effect of the
+    border.
 
 Run
     python experiments/claims.py --minutes 60 --out runs/claims  # again, and it goes on
@@ -37,7 +38,9 @@ from layerroles.roles.literature import DEEP, ORDER, SHALLOW
 from layerroles.roles.paired_claims import CONTEXT
 from layerroles.roles.protocol_claims import MORE, STRICTER, WRITING
 
-NAMES = ("kv_retrieval", "facts", "word_problems[steps=1]", "copying")
+# Facts in contexts are a sweep of their own: its tasks are one set of questions, asked three times.
+IN_CONTEXTS = "contexts"
+NAMES = ("kv_retrieval", "facts", "word_problems[steps=1]", "copying", IN_CONTEXTS)
 PROTOCOLS = ("continuation", "exact", "generation")
 # What the paper reports for each claim; it states neither sample sizes nor intervals.
 REPORTED = {
@@ -58,31 +61,41 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = Options(__doc__, limit=512, out="runs/claims")
     options.add_argument("--minutes", type=float, help="the time to spend; by default no limit")
     options.add_argument(
-        "--tasks", nargs="+", default=NAMES, help="ask only these tasks; copying is the control"
+        "--tasks",
+        nargs="+",
+        default=NAMES,
+        help=f"ask only these; copying is the control, {IN_CONTEXTS} the facts in each context",
     )
     options.add_argument("--data", type=Path, help="a folder with hellaswag/")
     args = options.parse(argv, least=32)
     if args.minutes is not None and not args.minutes > 0:
         options.error(f"--minutes {args.minutes:g} leaves no time: give more than 0")
     began = time.monotonic()
-    families = [lr.task(name) for name in args.tasks]
+    families = [lr.task(name) for name in args.tasks if name != IN_CONTEXTS]
     if args.data:
         families += benchmarks(args.data, args.out / "data", only="hellaswag")
-    contexts = [lr.task("facts", context=context) for context in CONTEXTS]
+    contexts = []
+    if IN_CONTEXTS in args.tasks:
+        contexts = [lr.task("facts", context=context) for context in CONTEXTS]
     model = lr.load(args.model, dtype=args.dtype)
     conditions = [
         *lr.each_layer(model, lr.Skip()),
         *lr.each_layer(model, lr.Skip(), at="after_first"),
         *lr.each_layer(model, lr.Mean(lr.Reference())),
     ]
+    sweeps = {
+        "layers": (families, PROTOCOLS),
+        IN_CONTEXTS: (contexts, ("continuation", "generation")),
+    }
     results = {}
-    for name, tasks, protocols in (
-        ("layers", families, PROTOCOLS),
-        ("contexts", contexts, ("generation",)),
-    ):
+    for name, (tasks, protocols) in sweeps.items():
+        if not tasks:
+            if (args.out / name).is_dir():  # of an earlier command
+                results[name] = lr.read(args.out / name)
+            continue
         left = None
         if args.minutes is not None:  # at least a tenth for the second
-            share = 0.9 if name == "layers" else 1.0
+            share = 0.9 if name == "layers" and contexts else 1.0
             left = max(0.01, share * args.minutes - (time.monotonic() - began) / 60)
         sweep = lr.Sweep(
             model,
@@ -96,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         results[name] = sweep.run(args.out / name)
     rows = claim_rows(results)
     (args.out / "claims.md").write_text(table(rows), encoding="utf-8")
-    conclude(args, __doc__, results["layers"], findings(results, rows))
+    conclude(args, __doc__, next(iter(results.values())), findings(results, rows))
     print(f"Table: {args.out / 'claims.md'}")
 
 
@@ -105,7 +118,7 @@ def claim_rows(results: Mapping[str, lr.SweepResult]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for name, result in results.items():
         claims = lr.localize(result, ablation="skip").claims
-        own = claims["claim"] == CONTEXT if name == "contexts" else claims["claim"].isin(REPORTED)
+        own = claims["claim"] == CONTEXT if name == IN_CONTEXTS else claims["claim"].isin(REPORTED)
         rows += claims[own].to_dict("records")
     return rows
 

@@ -6,6 +6,7 @@ machine.
 """
 
 import logging
+import os
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,10 @@ log = logging.getLogger(__name__)
 _THREADS = Path("/proc/self/task")
 _SECONDS_WATCHED = 10.0
 _BUSY = 0.25
+_WAIT_IDLY = (
+    ", or start the run with OMP_WAIT_POLICY=PASSIVE: its threads then wait without taking turns "
+    "away"
+)
 
 
 class Contention:
@@ -42,10 +47,14 @@ class Contention:
             self._has_warned = True
             log.warning(
                 "the machine is busy: this run has waited for a processor for %.0f%% of its time, "
-                "and takes longer than expected. Stop other work, or start the run with "
-                "OMP_WAIT_POLICY=PASSIVE: its threads then wait without taking turns away",
-                100 * share,
+                "and takes longer than expected. Stop other work%s",
+                *(100 * share, "" if _waits_idly() else _WAIT_IDLY),
             )
+
+
+def _waits_idly() -> bool:
+    """Whether threads that wait for others give their processor up, by OpenMP's setting."""
+    return os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive"
 
 
 def _count() -> dict[str, tuple[int, int]]:

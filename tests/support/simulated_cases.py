@@ -8,7 +8,7 @@ the plain executor gives on the processor.
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -41,7 +41,7 @@ CONDITIONS = {
     "two sites": lr.Condition({lr.Site(0, "mlp"): lr.Zero(), lr.Site(2, "attn"): lr.Zero()}),
 }
 # On two devices these are asked: what is read of a reference, cut into heads, and joined of sites.
-BETWEEN_DEVICES = ("skip", "mean", "head", "two sites")
+BETWEEN_DEVICES = {name: CONDITIONS[name] for name in ("skip", "mean", "head", "two sites")}
 # The second begins the first, and their texts end at different lengths.
 CONTEXTS = ("The old house stands by", "The old house")
 PAIRS = [(CONTEXTS[0], " and it"), (CONTEXTS[1], " now")]
@@ -51,15 +51,15 @@ ASKED = [(CONTEXTS[0], {"max_gen_toks": 3}), (CONTEXTS[1], {"max_gen_toks": 1})]
 def answers(
     model: TransformerBridge,
     executor: Any,
-    names: Sequence[str] = tuple(CONDITIONS),
+    named: Mapping[str, lr.Condition] = CONDITIONS,
     **options: Any,
 ) -> dict[str, Any]:
-    """Return an engine's answers under the named conditions, and which executors gave them."""
+    """Return an engine's answers under these conditions, and which executors gave them."""
     engine = lr.Engine(model, executor=executor, **options)
-    conditions = [CONDITIONS[name] for name in names]
+    conditions = list(named.values())
     likelihoods = engine.loglikelihood(PAIRS, conditions)
     return {
-        "names": names,
+        "names": list(named),
         "logprob": likelihoods.logprob,
         "changed": likelihoods.changed.tolist(),
         "texts": engine.generate_until(ASKED, conditions),
@@ -84,30 +84,49 @@ def differences(found: dict[str, Any], expected: dict[str, Any]) -> dict[str, An
     }
 
 
-def on_devices(n_devices: int, names: Sequence[str]) -> dict[str, Any]:
-    """Compare every executor on one or two devices with the processor, by architecture."""
-    devices, found = set_up(), {}
-    for architecture in ARCHITECTURES:
-        expected = answers(random_model(architecture), "plain", names)
-        bridge = random_bridge(architecture, n_devices=n_devices)
-        for executor in EXECUTORS:
-            with devices:
-                try:
-                    outcome = differences(answers(bridge, executor, names), expected)
-                except Exception as error:
-                    outcome = {"error": f"{type(error).__name__}: {error}"}
-            found[f"{architecture} {executor}"] = outcome
-    return found
+def swapped(donor: TransformerBridge) -> dict[str, lr.Condition]:
+    """Return a condition under which a layer is the donor's."""
+    return {"swap": lr.Condition({lr.Site(1): lr.Swap(donor)})}
 
 
 def one_device() -> dict[str, Any]:
-    """Compare every executor on one device with the processor."""
-    return on_devices(1, tuple(CONDITIONS))
+    """Compare every executor on one device with the processor, by architecture."""
+    devices, found = set_up(), {}
+    for architecture in ARCHITECTURES:
+        model, bridge = random_model(architecture), random_bridge(architecture)
+        expected = CONDITIONS | swapped(random_model(architecture, seed=1))
+        named = CONDITIONS | swapped(random_bridge(architecture, seed=1))
+        found |= compare(devices, architecture, bridge, named, answers(model, "plain", expected))
+    return found
 
 
 def two_devices() -> dict[str, Any]:
     """Compare every executor with the processor, with the layers on two devices."""
-    return on_devices(2, BETWEEN_DEVICES)
+    devices, found = set_up(), {}
+    for architecture in ARCHITECTURES:
+        expected = answers(random_model(architecture), "plain", BETWEEN_DEVICES)
+        bridge = random_bridge(architecture, n_devices=2)
+        found |= compare(devices, architecture, bridge, BETWEEN_DEVICES, expected)
+    return found
+
+
+def compare(
+    devices: SimulatedDevices,
+    architecture: str,
+    bridge: TransformerBridge,
+    named: Mapping[str, lr.Condition],
+    expected: dict[str, Any],
+) -> dict[str, Any]:
+    """Compare the answers of every executor with the expected ones."""
+    found = {}
+    for executor in EXECUTORS:
+        with devices:
+            try:
+                outcome = differences(answers(bridge, executor, named), expected)
+            except Exception as error:
+                outcome = {"error": f"{type(error).__name__}: {error}"}
+        found[f"{architecture} {executor}"] = outcome
+    return found
 
 
 def out_of_memory() -> dict[str, Any]:

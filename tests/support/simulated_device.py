@@ -354,16 +354,19 @@ def spread(model: PreTrainedModel, layer: int) -> None:
     attach_align_device_hook_on_blocks(model, places, skip_keys=model._skip_keys_device_placement)
 
 
-def random_bridge(architecture: str, *, n_devices: int = 1, index: int = 0) -> TransformerBridge:
+def random_bridge(
+    architecture: str, *, n_devices: int = 1, index: int = 0, seed: int = 0
+) -> TransformerBridge:
     """Return a prepared bridge of a random model on simulated devices.
 
     Args:
         architecture: a key of `CONFIGS`.
         n_devices: 1, or 2 to put all layers but the first on a second one (see `spread`).
         index: the device, if it is one.
+        seed: of the weights.
     """
     folder = str(model_path(architecture))
-    model = make_random(CONFIGS[architecture])
+    model = make_random(CONFIGS[architecture], seed)
     model.set_attn_implementation("eager")
     with set_up():
         if n_devices == 1:

@@ -8,17 +8,20 @@ from layerroles.sweep import contention
 from layerroles.sweep.contention import Contention
 
 
+@pytest.mark.parametrize("policy", ["ACTIVE", "PASSIVE"])
 @pytest.mark.parametrize(
     ("waited", "warned"), [(0.0, False), (2.0, False), (4.0, True), (9.0, True)]
 )
 def test_waiting_for_a_quarter_of_the_time_is_warned_of_once(
     waited: float,
     warned: bool,
+    policy: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     seconds = 0.0
+    monkeypatch.setenv("OMP_WAIT_POLICY", policy)
     monkeypatch.setattr("time.monotonic", lambda: seconds)
     monkeypatch.setattr(contention, "_THREADS", tmp_path)
 
@@ -39,6 +42,8 @@ def test_waiting_for_a_quarter_of_the_time_is_warned_of_once(
     if warned:
         share = waited / (10 + waited)
         assert f"waited for a processor for {share:.0%} of its time" in caplog.text
+        # What is set already is not recommended.
+        assert ("OMP_WAIT_POLICY=PASSIVE" in caplog.text) == (policy == "ACTIVE")
     # What was lost before the last check does not count again.
     seconds = 20.0
     write(120.0, 300.0 + waited)

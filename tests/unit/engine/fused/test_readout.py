@@ -5,6 +5,7 @@ from string import ascii_lowercase, printable
 
 import pytest
 import torch
+from transformers.models.gptj import modeling_gptj
 
 import layerroles as lr
 from layerroles.engine import decode
@@ -86,8 +87,17 @@ def test_exact_logits_take_the_place_of_rounded_ones_in_a_sum() -> None:
     assert found[2] == sums[2]
 
 
+GPTJ = pytest.param(
+    "gptj",
+    marks=pytest.mark.skipif(
+        not hasattr(modeling_gptj, "ALL_ATTENTION_FUNCTIONS"),
+        reason="its attention goes through transformers' interface from 5.24 on",
+    ),
+)
+
+
 @pytest.mark.parametrize(
-    "family", ["gpt2", "llama", "gemma2", "cohere", "gptj", "granite", "phi", "deepseek_v3"]
+    "family", ["gpt2", "llama", "gemma2", "cohere", GPTJ, "granite", "phi", "deepseek_v3"]
 )
 def test_a_tokens_logit_is_that_of_the_model(family: str) -> None:
     """With the biases, scales and caps that an architecture has."""
