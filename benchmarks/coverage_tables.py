@@ -19,7 +19,7 @@ from scipy import stats as distributions
 from benchmarks.simulated import Simulation, Truth
 from layerroles import stats
 from layerroles.roles import localize
-from layerroles.roles.decision import SMALLEST
+from layerroles.roles.claim_status import SMALLEST
 from layerroles.roles.literature import DEEP, ORDER, SHALLOW
 from layerroles.roles.protocol_claims import MORE
 from layerroles.stats.score_test import score

@@ -17,7 +17,7 @@ from paper import LLAMA, MODELS, make_folder
 from transformers import LlamaConfig
 
 import layerroles as lr
-from layerroles.engine.planning.devices import DEVICES
+from layerroles.engine.planning.device_speeds import DEVICES
 from layerroles.engine.planning.memory import FREE_MEMORY_SHARE
 from layerroles.progress import format_duration
 

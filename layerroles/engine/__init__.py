@@ -16,11 +16,11 @@ from layerroles.engine.executors import check_executor as check_executor
 from layerroles.engine.planning.cost import Speed as Speed
 from layerroles.engine.planning.cost import Work as Work
 from layerroles.engine.planning.cost import reading_cost as reading_cost
-from layerroles.engine.planning.devices import BANDWIDTH_SHARE as BANDWIDTH_SHARE
-from layerroles.engine.planning.devices import MEASURED_SHARE as MEASURED_SHARE
-from layerroles.engine.planning.devices import PRODUCT_SHARE as PRODUCT_SHARE
-from layerroles.engine.planning.devices import loading_dtype as loading_dtype
-from layerroles.engine.planning.devices import published_device as published_device
+from layerroles.engine.planning.device_speeds import BANDWIDTH_SHARE as BANDWIDTH_SHARE
+from layerroles.engine.planning.device_speeds import MEASURED_SHARE as MEASURED_SHARE
+from layerroles.engine.planning.device_speeds import PRODUCT_SHARE as PRODUCT_SHARE
+from layerroles.engine.planning.device_speeds import loading_dtype as loading_dtype
+from layerroles.engine.planning.device_speeds import published_device as published_device
 from layerroles.engine.planning.memory import FREE_MEMORY_SHARE as FREE_MEMORY_SHARE
 from layerroles.engine.planning.memory import Budget as Budget
 from layerroles.engine.planning.memory import Shape as Shape

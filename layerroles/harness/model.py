@@ -14,7 +14,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from layerroles.ablations import INTACT, Condition, as_condition
 from layerroles.engine import Engine, Scored, empty_context_ids, encode_scored, encode_written
 from layerroles.errors import InputError
-from layerroles.harness.loading import NOT_INSTALLED, read_generation_options
+from layerroles.harness.task_loading import NOT_INSTALLED, read_generation_options
 from layerroles.models import chat_text, encode, prepared
 
 try:

@@ -17,7 +17,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from layerroles.compat import set_instances
 from layerroles.engine import Engine, Score, Scored, Writing, Written, encode_scored, encode_written
 from layerroles.errors import InputError
-from layerroles.harness.loading import (
+from layerroles.harness.task_loading import (
     choose_metric,
     hash_rules,
     read_generation_options,

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from layerroles.harness.loading import raising_input_errors, silence_lm_eval
+from layerroles.harness.task_loading import raising_input_errors, silence_lm_eval
 
 _RESERVED, _SHARE = 64, 5
 # At most so many documents of a split are considered as worked examples.

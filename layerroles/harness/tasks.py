@@ -24,7 +24,8 @@ from typing import Any, ClassVar
 
 from layerroles.compat import filter_names
 from layerroles.errors import InputError
-from layerroles.harness.loading import (
+from layerroles.harness.references import count_reserved, make_prompts
+from layerroles.harness.task_loading import (
     check_member,
     guess_family,
     load_members,
@@ -32,7 +33,6 @@ from layerroles.harness.loading import (
     refuse_worse,
     silence_lm_eval,
 )
-from layerroles.harness.references import count_reserved, make_prompts
 from layerroles.tasks import FAMILIES, Example, Task, check_one_of, check_whole_number, register
 
 _OF_THE_NAME = "of the name"

@@ -33,11 +33,11 @@ from layerroles.results import SPARE as SPARE
 from layerroles.results import UNDECIDED as UNDECIDED
 from layerroles.results import count_needed as count_needed
 from layerroles.results import judge_interval as judge_interval
+from layerroles.roles.claim_status import SMALLEST as SMALLEST
+from layerroles.roles.claim_status import Claim as Claim
+from layerroles.roles.claim_status import Finding as Finding
 from layerroles.roles.claims import claims_on_layers as claims_on_layers
 from layerroles.roles.claims import describe_decided as describe_decided
-from layerroles.roles.decision import SMALLEST as SMALLEST
-from layerroles.roles.decision import Claim as Claim
-from layerroles.roles.decision import Finding as Finding
 from layerroles.roles.harms import Harms as Harms
 from layerroles.roles.harms import single_site_effects as single_site_effects
 from layerroles.roles.heads import FoundHeads as FoundHeads

@@ -1,6 +1,6 @@
 """Decide the claims of the literature on a sweep, by its kinds of ablation.
 
-`literature`, `protocol_claims` and `paired_claims` measure the claims, `decision` has the rule.
+`literature`, `protocol_claims` and `paired_claims` measure the claims, `claim_status` has the rule.
 """
 
 from collections import Counter
@@ -21,8 +21,8 @@ from layerroles.results import (
     describe_decisions,
     mechanisms,
 )
-from layerroles.roles import decision, literature, paired_claims, protocol_claims
-from layerroles.roles.decision import AblationKind, Claim
+from layerroles.roles import claim_status, literature, paired_claims, protocol_claims
+from layerroles.roles.claim_status import AblationKind, Claim
 from layerroles.roles.harms import (
     Harms,
     has_one_setting,
@@ -89,7 +89,7 @@ def decide_claims(
     if base is not None:
         check_result(base)
     if result.interim:
-        return decision.make_table([])
+        return claim_status.make_table([])
     claims = [
         *_claims_on_layers(result, kinds),
         *carried_by_few(result, kinds[0].harms.at),
@@ -103,7 +103,7 @@ def decide_claims(
     for row in rows:
         if skill := skills.get(row["family"]):
             row["evidence"] += f"; what was asked is {skill}"
-    return decision.make_table(rows)
+    return claim_status.make_table(rows)
 
 
 def _lesser_skills(result: SweepResult) -> dict[str, str]:

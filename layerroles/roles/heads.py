@@ -35,7 +35,7 @@ from layerroles.ablations import Ablation, Condition, Zero
 from layerroles.display import as_html, as_text
 from layerroles.errors import InputError
 from layerroles.results import CRITICAL, Cell, SweepResult, cells_of, mechanisms, records
-from layerroles.roles.decision import Claim, Finding, Number
+from layerroles.roles.claim_status import Claim, Finding, Number
 from layerroles.roles.harms import Harms, positions_swept, single_site_effects
 from layerroles.roles.wording import format_estimate
 from layerroles.sites import Site

@@ -13,7 +13,7 @@ from functools import partial
 
 from layerroles import stats
 from layerroles.results import AFTER_FIRST, CRITICAL
-from layerroles.roles.decision import (
+from layerroles.roles.claim_status import (
     SMALLEST,
     AblationKind,
     Claim,

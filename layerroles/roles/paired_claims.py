@@ -26,7 +26,7 @@ from layerroles.results import (
     pairs_of,
 )
 from layerroles.roles import probe_summary
-from layerroles.roles.decision import (
+from layerroles.roles.claim_status import (
     SMALLEST,
     AblationKind,
     Claim,

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from layerroles.roles.decision import (
+from layerroles.roles.claim_status import (
     AblationKind,
     Claim,
     Finding,

@@ -4,11 +4,11 @@ from layerroles.sweep.decided import Decided as Decided
 from layerroles.sweep.estimation import Estimate as Estimate
 from layerroles.sweep.estimation import TaskEstimate as TaskEstimate
 from layerroles.sweep.estimation import estimate as estimate
+from layerroles.sweep.harm_as_text import layer_strips as layer_strips
+from layerroles.sweep.harm_as_text import strip_lines as strip_lines
 from layerroles.sweep.reading import read as read
 from layerroles.sweep.setups import robustness as robustness
 from layerroles.sweep.status import Status as Status
 from layerroles.sweep.status import describe_unfinished as describe_unfinished
 from layerroles.sweep.status import read_status as read_status
-from layerroles.sweep.strips import layer_strips as layer_strips
-from layerroles.sweep.strips import strip_lines as strip_lines
 from layerroles.sweep.sweep import Sweep as Sweep

@@ -24,6 +24,7 @@ from layerroles.protocols import Answer, Asked, add_coherence
 from layerroles.results import SweepResult, find_waiting
 from layerroles.sweep import noise_floor
 from layerroles.sweep.contention import Contention
+from layerroles.sweep.harm_as_text import layer_strips, strip_lines
 from layerroles.sweep.next_cells import (
     ask_for,
     expected_next,
@@ -35,7 +36,6 @@ from layerroles.sweep.pace import Pace
 from layerroles.sweep.reading import read
 from layerroles.sweep.status import write_progress
 from layerroles.sweep.store import ROW, Key, Store
-from layerroles.sweep.strips import layer_strips, strip_lines
 from layerroles.sweep.units import SweepCell, Unit
 from layerroles.sweep.work import Work
 

@@ -12,7 +12,7 @@ import pytest
 import layerroles as lr
 from layerroles.engine import Writing
 from layerroles.errors import InputError
-from layerroles.harness import loading
+from layerroles.harness import task_loading
 from layerroles.harness.protocol import AskedTexts
 from layerroles.protocols import Harness
 from tests.support import lm_eval_data as data
@@ -269,7 +269,7 @@ def test_format_and_skill_are_read_apart(own: str) -> None:
 
 
 def test_without_lm_eval_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    loading._load_manager.cache_clear()
+    task_loading._load_manager.cache_clear()
     monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
     with pytest.raises(InputError, match=r"pip install 'layerroles\[lm-eval\]'"):
         lr.task("lm_eval:arc_easy")
@@ -354,7 +354,7 @@ def test_another_gold_answer_or_filter_is_another_run(own: str, tmp_path: Path) 
     model, conditions = random_model("llama"), [lr.Condition({lr.Site(0): lr.Skip()})]
 
     def swept(text: str, n: int) -> lr.SweepResult:
-        loading._load_manager.cache_clear()
+        task_loading._load_manager.cache_clear()
         folder = with_task(tmp_path / "more", own, "own_changing", text)
         task = lr.task("lm_eval:own_changing", include_path=folder)
         return lr.Sweep(model, [task], conditions, limit=n).run(tmp_path / "run")

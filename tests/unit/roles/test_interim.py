@@ -8,7 +8,7 @@ import pytest
 from layerroles.errors import InputError
 from layerroles.results import SweepResult
 from layerroles.roles import HeadSearch, Roles, carried_by_few, localize
-from layerroles.roles.decision import COLUMNS
+from layerroles.roles.claim_status import COLUMNS
 from tests.support.scripted_result import heads_result, pairs_result
 from tests.support.synthetic import synthetic_result
 

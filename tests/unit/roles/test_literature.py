@@ -13,7 +13,7 @@ from benchmarks.coverage_tables import CLAIMS, apart, statuses
 from benchmarks.simulated import Simulation, copied
 from layerroles.results import SweepResult
 from layerroles.roles import localize
-from layerroles.roles.decision import SMALLEST
+from layerroles.roles.claim_status import SMALLEST
 from layerroles.roles.literature import DEEP, SHALLOW
 from layerroles.roles.protocol_claims import MORE
 from tests.support.scripted_result import scripted_result

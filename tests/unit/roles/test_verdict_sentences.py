@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.simulated import Simulation, Truth
 from layerroles.roles import Roles, localize
-from layerroles.roles.decision import SMALLEST
+from layerroles.roles.claim_status import SMALLEST
 from tests.support.scripted_result import scripted_result
 
 G = "generation"

@@ -16,7 +16,7 @@ from benchmarks.played_sweeps import KEYS, as_decided, ask, plan_of
 from benchmarks.simulated import Simulation, Truth
 from layerroles import stats
 from layerroles.results import INTACT, cells_of
-from layerroles.roles.decision import AblationKind, Number, make_finding
+from layerroles.roles.claim_status import AblationKind, Number, make_finding
 from layerroles.roles.harms import Harms
 from layerroles.roles.literature import DEEP, ORDER, SHALLOW
 from layerroles.roles.paired_claims import CONTEXT
