@@ -1,9 +1,9 @@
 """Private interfaces of other libraries that the package uses.
 
-A name with a leading underscore may change with any release. So each is used only in this module,
-by a function whose docstring names the library version with which it was last checked. The tables
-of `torch.nn.Module` (`_parameters`, `_buffers`, its hooks) are an exception: other modules read and
-change them directly.
+A name with a leading underscore may change with any release, so such names are used only in this
+module. The function that uses one states the library version with which it was last checked. The
+tables of `torch.nn.Module` (`_parameters`, `_buffers`, and those of hooks) are an exception: other
+modules read and change them directly.
 """
 
 import functools
@@ -27,9 +27,9 @@ def multiplies_bfloat16() -> bool:
 
 
 def fake_tensors() -> AbstractContextManager[Any]:
-    """Return a context in which new tensors have no values, only shapes; real ones are allowed.
+    """Return a context manager: inside its `with` block, new tensors have shapes but no values.
 
-    Last checked with torch 2.13.
+    Operations may combine them with real tensors. Last checked with torch 2.13.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -71,7 +71,7 @@ def multiplies_to_float32(device: torch.device) -> bool:
 
 @contextmanager
 def conversion_bar_on_terminals() -> Iterator[None]:
-    """Within the context, GGUF conversions show their progress bar on terminals only.
+    """Show the progress bar of GGUF conversions only on terminals, inside the `with` block.
 
     transformers (5.24) offers no setting for this bar, which would fill a log file with lines.
     """

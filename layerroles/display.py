@@ -24,7 +24,7 @@ _MAX_ROWS = 40  # most rows shown of a table
 
 
 def in_notebook() -> bool:
-    """Return whether this runs in a notebook kernel: output goes to a page, not a terminal."""
+    """Return whether the code runs in a notebook kernel, whose output is shown on a page."""
     shell = sys.modules.get("IPython")
     running = shell and shell.get_ipython()
     return getattr(running, "kernel", None) is not None
@@ -58,8 +58,8 @@ def detectable_line(table: "pd.DataFrame") -> str:
     """Return one line with the smallest effect that the rows detect with 80% power, for each unit.
 
     Args:
-        table: rows with columns unit, n and detectable (NaN if not known); rows with n = 0 are
-            ignored.
+        table: rows with columns unit, n (examples) and detectable (smallest detectable effect, in
+            that unit; NaN if not known). Rows with n = 0 are ignored.
     """
     parts = []
     for unit, rows in table[table["n"] > 0].groupby("unit", sort=False):

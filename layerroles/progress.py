@@ -36,9 +36,10 @@ class Outlook:
     """What a job reports in addition to the rows that are done.
 
     Attributes:
-        computed: rows that are computed but not yet done, since a batch is finished as a whole.
+        computed: estimated rows that are computed but do not yet count as done, since the rows of a
+            batch are stored together.
         left: estimated seconds until the job ends; None to estimate them from the rate so far.
-        more: rows to add to the job's total, which were not known to be missing before.
+        more: rows to add to the job's total, if the job turns out to need more than before.
         picture: interim results, shown until there are newer ones.
     """
 
@@ -82,7 +83,7 @@ def show_progress(total: int, what: str) -> Iterator[Advance]:
 
 @contextmanager
 def hide_library_bars() -> Iterator[None]:
-    """Hide the progress bars of transformers within the context."""
+    """Hide the progress bars of transformers inside the `with` block."""
     from transformers.utils import logging as transformers_logging
 
     were_shown = transformers_logging.is_progress_bar_enabled()
@@ -102,7 +103,7 @@ def format_duration(seconds: float) -> str:
 
 
 class _Job:
-    """The state of a job, as all displays show it."""
+    """How far a job is: its rows, rate and time left, for the bar, the notebook and the log."""
 
     def __init__(self, total: int, what: str) -> None:
         self.what, self.total = what, total
@@ -125,7 +126,7 @@ class _Job:
 
     @property
     def left(self) -> str:
-        """The time left; empty if it is not known."""
+        """The time left, such as `12 min left`; empty if unknown or if the job is done."""
         if self.done >= self.total:
             return ""
         left = self._left
@@ -149,7 +150,7 @@ def _terminal_bar(total: int, what: str) -> Iterator[Advance]:
     )
 
     class Bar(Progress):
-        """A bar with what has been found above it."""
+        """A progress bar with the interim results above it."""
 
         above: Any = None
 

@@ -53,8 +53,8 @@ class Pass(Protocol):
             model was run on embeddings.
         attended: false at pads, over all that the row has read so far.
         marks: the marks of each new token (see the module `prompts`).
-        prompts: each row's prompt; None if the model was run on embeddings, or if different prompts
-            share tokens.
+        prompts: each row's prompt; None if the model was run on embeddings, or if a token of the
+            pass belongs to several prompts.
     """
 
     @property
@@ -72,7 +72,7 @@ class Pass(Protocol):
     def read_at(self, row: int, pos: int) -> list[int] | None:
         """Return the ids of the real tokens that a row has read, up to and including `pos`.
 
-        `pos` is an index among the new tokens. None if the model was run on embeddings.
+        `pos` is an index among the new tokens. Returns None if the model was run on embeddings.
         """
         ...
 
@@ -196,7 +196,7 @@ class EditContext:
     def normal(self, write: Float[Tensor, "row pos *site"]) -> Float[Tensor, "row pos *site"]:
         """Return standard normal numbers in the shape of a write, in float32; zeros at pads.
 
-        The numbers of each position are drawn from its `generator`.
+        The numbers at each row and position are drawn from `generator(row, pos)`.
         """
         drawn = torch.zeros(write.shape)
         for row, pos in self.real.nonzero().tolist():
@@ -208,15 +208,16 @@ class Ablation(ABC):
     """The base class of ablations. Subclasses are frozen dataclasses; their fields are parameters.
 
     A field named `reference` declares that the ablation needs the intact model's writes on the
-    prompts of a `Reference`. They are collected before the first edit, as `ctx.reference`.
+    prompts of a `Reference`. Statistics of these writes are collected before the first edit and
+    passed to `edit` as `ctx.reference`.
 
     Class attributes:
         mechanism: the kind of damage, one of `MECHANISMS`, or `""` (the default) if none of them
             fits. A claim about a layer needs ablations of two different mechanisms. Ablations of
             one mechanism under other names or at other strengths do not count as different.
-        in_place: whether `placed` changes the model itself while the condition is applied, in which
-            case `edit` is not called. Such an ablation acts at all positions; if `donated` returns
-            weights, it changes only weights of the site's block.
+        in_place: whether `placed` changes the model itself while the condition is applied; `edit`
+            is then not called. Such an ablation acts at all positions. If `donated` returns
+            weights, `placed` changes nothing but these weights of the site's block.
         whole_prompt: whether edits depend on the row's whole prompt (`ctx.prompts`), even at the
             first tokens. If so, a prefix that two prompts share is computed once for each prompt.
 
@@ -293,7 +294,7 @@ class Ablation(ABC):
 
     @contextmanager
     def placed(self, model: TransformerBridge, site: Site) -> Iterator[bool]:
-        """Change the model within the context; yields whether it differs from the original model.
+        """Change the model inside the `with` block; yields whether anything was changed.
 
         By default nothing is changed. Ablations that are `in_place` override this method.
         """
@@ -302,9 +303,10 @@ class Ablation(ABC):
     def donated(self, model: TransformerBridge, site: Site) -> Mapping[str, Tensor] | None:
         """Return the weights that `placed` puts into the site's block, by parameter name.
 
-        The names are those of the transformers model; other names are ignored. The model's buffers
-        do not change. With these weights, the fused executor can run rows under many conditions
-        together. None (the default) if `placed` changes anything but weights of the block.
+        The names are those of the transformers model; other names are ignored. Buffers are not
+        replaced. With these weights, the engine can run many conditions in one forward pass (the
+        fused executor). Returns None (the default) if `placed` changes anything but weights of the
+        block.
         """
         return None
 
@@ -330,7 +332,7 @@ class Ablation(ABC):
         return f"{self.name}[{','.join(changed)}]" if changed else self.name
 
     def parameters(self) -> dict[str, object]:
-        """Return the parameters by name, to identify the ablation; a reference as its `digest`."""
+        """Return parameters by name, to identify the ablation; for a reference, its `digest`."""
         values = dict(vars(self))
         if dataclasses.is_dataclass(self):
             values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}

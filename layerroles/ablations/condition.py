@@ -65,7 +65,7 @@ class Condition:
     name: str
     at: At
     hash: str
-    # Identify its ablations' parameters, and the positions at which it acts.
+    # Texts that identify the ablations' parameters, and the positions at which they act.
     fingerprints: Mapping[Site, str]
     where: str
 
@@ -125,7 +125,8 @@ class Condition:
 
         Raises:
             InputError: the model lacks a site or its hook there cannot be used, an ablation does
-                not fit the model, or a reference is open (only a sweep can fill it).
+                not fit the model, or a reference is open (it has no prompts; only a sweep can
+                replace it by one that has).
         """
         check_sites(model, tuple(self.edits))
         for site, edit in self.edits.items():
@@ -151,7 +152,7 @@ class Condition:
 
     @property
     def mechanism(self) -> str:
-        """The mechanism that all ablations share; `""` if they differ or have no mechanism."""
+        """The mechanism (such as `deletion`) that all ablations share; `""` if there is none."""
         (mechanism, *others) = {edit.mechanism for edit in self.edits.values()} or {""}
         return "" if others else mechanism
 
@@ -246,7 +247,7 @@ def _rebuild(
     known_hash: str,
     classes: Mapping[str, type[Ablation]],
 ) -> Condition:
-    """Rebuild a condition sent by another process, and register its ablations in this one.
+    """Unpickle a condition of another process, and register its ablations in this process.
 
     Raises:
         InputError: the condition's hash in this process is not `known_hash`.
@@ -284,7 +285,7 @@ def _check_hash(edit: Ablation) -> None:
 
 
 def _dump_parameters(edit: Ablation) -> str:
-    """Return an ablation's parameters as JSON; other values are replaced by `fingerprint`."""
+    """Return an ablation's parameters as JSON; other types are replaced by `fingerprint`."""
     parameters = {name: _to_json_value(value) for name, value in edit.parameters().items()}
     return json.dumps(parameters, sort_keys=True)
 

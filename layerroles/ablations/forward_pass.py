@@ -25,7 +25,7 @@ class ModelCall:
 
     Attributes:
         tokens: token ids of everything read so far, pads included, new ones last; None if they are
-            not known (embeddings, or a cache that was filled elsewhere).
+            not known (embeddings, or a cache that was filled in passes that were not recorded).
         attended: false at pads, over everything read so far.
         positions: index of each new token among its row's real tokens; negative at pads.
         real: false where a new token is a pad.
@@ -44,7 +44,7 @@ class ModelCall:
     def read_at(self, row: int, pos: int) -> list[int] | None:
         """Return the ids of the real tokens that a row has read, up to and including `pos`.
 
-        `pos` is an index among the new tokens. None if the tokens are not known.
+        `pos` is an index among the new tokens. Returns None if the tokens are not known.
         """
         if self.tokens is None:
             return None
@@ -139,14 +139,14 @@ class Watch:
         elif fresh:
             self._marks = Marks.whole(attended)
             self._given = None if self.tokens is None else (self.tokens, attended)
-        elif self._marks is None:  # a cache from elsewhere
+        elif self._marks is None:  # the cache was filled in passes not recorded
             return Marks(torch.zeros_like(attended[:, :0], dtype=torch.long))
         return self._marks
 
     def _joined(self, tokens: Tensor | None, n_past: int) -> Tensor | None:
         if tokens is None or n_past == 0:
             return tokens
-        # A cache from elsewhere: what was read into it is not known.
+        # The cache was filled in passes that were not recorded, so its tokens are not known.
         if self.tokens is None or self.tokens.shape != (tokens.shape[0], n_past):
             return None
         return torch.cat([self.tokens, tokens], dim=1)
@@ -164,7 +164,7 @@ def _check_begun(prompts: Sequence[Prompt], tokens: Tensor, attended: Tensor) ->
 
 @contextmanager
 def watch_passes(model: TransformerBridge) -> Iterator[Watch]:
-    """Record the inputs of the model's forward passes within the context; yields the `Watch`."""
+    """Record the inputs of forward passes run inside the `with` block; yields the `Watch`."""
     watch = Watch()
     handle = model.original_model.register_forward_pre_hook(watch.read, with_kwargs=True)
     try:

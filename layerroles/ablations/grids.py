@@ -1,6 +1,7 @@
 """Make lists of conditions: per layer, head, key/value group, span, pair or growing set of layers.
 
-A list is printed as one line, and `conditions["skip L3"]` is the condition of that name.
+All functions but `random_heads` return `Conditions`, a list that prints as one line and can be
+indexed by name, as in `conditions["skip L3"]`.
 """
 
 import random
@@ -128,8 +129,8 @@ def pairs(
 ) -> Conditions:
     """Return one condition for each pair of layers, named like `"skip L3,L7"`.
 
-    Compared with `each_layer`, they show redundancy: if ablating a pair does more harm than the sum
-    of ablating each layer alone, each layer partly compensates for the loss of the other.
+    Compared with `each_layer`, pairs show redundancy: if ablating both layers does more harm than
+    the sum of the harms of ablating each alone, each partly compensates for the loss of the other.
 
     Raises:
         InputError: a layer out of range, or fewer than two.
@@ -156,7 +157,9 @@ def cumulative(
     part: Part = "block",
     at: At = "all",
 ) -> Conditions:
-    """Return conditions that ablate one layer, two, three ..., named like `"skip 3 top-down"`.
+    """Return conditions that ablate a growing set of layers, named like `"skip 3 top-down"`.
+
+    The n-th condition ablates the first `n` layers of `order`.
 
     Args:
         model: the model whose layers are ablated.

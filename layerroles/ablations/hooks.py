@@ -1,9 +1,10 @@
 """Run plain TransformerLens under a condition.
 
-Hooks apply the edits at the sites. The hooks are removed on exit, also after an exception. If a
-hook did not fire, an error is raised on exit. Where an edit returns its write unchanged, the
-model's own output is kept bit for bit; where it changes the write `w` of a block, the block's new
-output is `x + edit(w)`, added in float32.
+`ablated` and `applied` add hooks that apply the edits at the sites. The hooks are removed when the
+`with` block is left, also after an exception. If a hook did not fire, leaving raises an error.
+Where an edit returns its write unchanged, the model's own output is kept bit for bit. Where it
+changes the write `w` of a block that the stream `x` enters, the block's new output is
+`x + edit(w)`, added in float32.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,7 +46,8 @@ class Edit:
         condition: the condition.
         site: one of the condition's sites.
         references: from `resolve_references`.
-        placed: whether `Ablation.placed` changed the model; only for ablations in place.
+        placed: whether `Ablation.placed` changed the model; read only for ablations that are
+            `in_place`.
     """
 
     def __init__(
@@ -74,7 +76,9 @@ class Edit:
     ) -> tuple[Tensor | None, Bool[Tensor, "row pos"]]:
         """Return the edited value, and a mask of the tokens at which the write changed.
 
-        The value is None if it is known to be unchanged.
+        The value is None if the hook's value is to be kept: no write changed, or the ablation is
+        `in_place`, which changes the model itself. The mask of an ablation in place is true at
+        every real token if the model was changed.
 
         Args:
             value: the value at the site's hook (for a block, the stream that leaves it).
@@ -223,10 +227,10 @@ class Applied:
 def ablated(
     model: TransformerBridge, condition: Condition, *, prompts: Sequence[Prompt] | None = None
 ) -> Iterator[Applied]:
-    """Apply a condition to every call of the model within the context.
+    """Apply a condition to every call of the model inside the `with` block.
 
     Works for `model(...)`, `run_with_cache`, `run_with_hooks` and `generate`, with and without a
-    key-value cache. Contexts may be nested. Yields an `Applied`, which records what the hooks did.
+    key-value cache. Blocks may be nested. Yields an `Applied`, which records what the hooks did.
 
     Args:
         model: from `load` or `prepare`.
@@ -238,9 +242,9 @@ def ablated(
 
     Raises:
         InputError: the model lacks a site or its weights, a sublayer's hook does not give what the
-            sublayer adds to the stream, or an item of `prompts` is not a `Prompt`; within the
-            context, rows that do not begin with their prompts, or evidence needed but not known.
-        RuntimeError: on leaving, if a hook did not fire in a pass.
+            sublayer adds to the stream, or an item of `prompts` is not a `Prompt`; inside the
+            block, rows that do not begin with their prompts, or evidence needed but not known.
+        RuntimeError: on leaving the block, if a hook did not fire in a pass.
 
     Example:
         condition = lr.Condition({lr.Site(2): lr.Skip()}, at="generated")
@@ -267,7 +271,7 @@ def ablated(
 def applied(
     model: TransformerBridge, condition: Condition, references: References
 ) -> Iterator[Applied]:
-    """Apply a condition within the context, as `ablated` does, but without the checks of arguments.
+    """Apply a condition inside the `with` block, as `ablated` does, without checking arguments.
 
     The caller has checked the condition; `references` come from `resolve_references`.
     """
@@ -296,10 +300,11 @@ def _fit_cache(model: TransformerBridge) -> dict[tuple[Ablation, Site], object]:
 
 
 def resolve_references(model: TransformerBridge, conditions: list[Condition]) -> References:
-    """Return the references that the conditions' ablations declare, collected and fitted.
+    """Collect the reference data that the conditions' ablations need, and call their `fit`.
 
-    All sites and kinds of data that one reference needs are collected in one run over its prompts.
-    Returns a map from (ablation, site) to the `SiteReference` and the result of `Ablation.fit`.
+    Returns a map from (ablation, site) to the `SiteReference` and the result of `Ablation.fit`. All
+    sites and kinds of data that are needed of a reference are collected in one run over its
+    prompts; writes in memory or in the disk cache are not collected again.
 
     Raises:
         InputError: an ablation needs a kind of data that references do not provide.

@@ -3,9 +3,10 @@
 - `Skip` and `Zero` replace the write by zeros. On a block, both leave the stream unchanged,
   `x + 0`. They differ in where they apply: a head cannot be skipped, since its share of the
   attention output is not a separate module.
-- `Mean` replaces the write by its mean over a reference, which removes only what varies. The first
-  real token has a mean of its own: in many models one layer writes a vector there that is hundreds
-  of times as large as any other (the attention sink), and a common mean would represent neither.
+- `Mean` replaces the write by its mean over a reference, which removes only what varies from token
+  to token. The first real token has a mean of its own: in many models one layer writes a vector
+  there that is hundreds of times as large as any other (the attention sink), so a mean over all
+  tokens would represent neither the first token nor the others.
 - `Noise` adds noise to the write. With `w` the write and `s` its standard deviation over a
   reference, taken for each coordinate, the new write is `w + scale * s * n`, where `n` is standard
   normal. Causal tracing corrupts embeddings in this way (Meng et al. 2022, arXiv 2202.05262).
@@ -92,8 +93,9 @@ class Zero(Ablation):
 class Mean(Ablation):
     """Replace the write by its mean over `reference`, taken separately for first tokens.
 
-    With `per_position`, the mean is that of the same position, counted from the start. Positions
-    that no prompt of the reference reaches take the mean over all tokens but the first ones.
+    With `per_position`, each position has a mean of its own, over the prompts' tokens at the same
+    position, counted from the start. Positions that no prompt of the reference reaches take the
+    mean over all tokens but each prompt's first.
 
     Example:
         >>> import layerroles as lr
@@ -214,7 +216,7 @@ class Resample(Ablation):
     ) -> Float[Tensor, "row pos *site"]:
         """Return, at each position, the write of the row's donor at the aligned position."""
         draw: _DonorDraw = ctx.fitted
-        # In a packed row each token is a row of its own, many with the same prompt.
+        # The fused executor passes each token as a row of its own, many with the same prompt.
         prompts = ctx.prompts
         different = {id(prompt): prompt for prompt in prompts}
         drawn = {key: draw.draw(prompt.ids) for key, prompt in different.items()}
@@ -232,7 +234,7 @@ class _DonorDraw:
     def __init__(self, donors: Donors, seed: int) -> None:
         self.donors = donors
         self._seed = seed
-        # A prompt of one token has only a first token's write to give.
+        # A prompt of one token is no donor: it has no write but the first token's.
         self._candidates = [n for n, ids in enumerate(donors.ids) if len(ids) > 1]
         if len({donors.ids[n] for n in self._candidates}) < 2:
             raise InputError(_TOO_FEW)

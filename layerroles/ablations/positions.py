@@ -129,12 +129,16 @@ def _describe(value: object, above: tuple[object, ...]) -> object:
 
 
 def _describe_callable(value: object, above: tuple[object, ...]) -> object:
-    """Describe a function, a class or a frozen dataclass, as `_describe` does."""
+    """Describe a function, a class or an instance of a frozen dataclass, as `_describe` does.
+
+    Raises:
+        InputError: another value, whose content cannot be identified.
+    """
     if any(value is one for one in above):
         return "itself"
     if isinstance(value, FunctionType):
         if value.__module__.partition(".")[0] in _LIBRARIES:
-            return _stored_path(value)
+            return _first_published_path(value)
         closure = [cell.cell_contents for cell in value.__closure__ or ()]
         names = sorted(_global_names(value.__code__) & value.__globals__.keys())
         held = {name: value.__globals__[name] for name in names}
@@ -142,7 +146,7 @@ def _describe_callable(value: object, above: tuple[object, ...]) -> object:
         code = _describe_code(value.__code__, (*above, value))
         return [value.__name__, code, *(_describe(part, (*above, value)) for part in parts)]
     if isinstance(value, type | BuiltinFunctionType):
-        return _stored_path(value)
+        return _first_published_path(value)
     kind = type(value)
     if dataclasses.is_dataclass(value) and kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         fields = [getattr(value, field.name) for field in dataclasses.fields(value)]
@@ -155,8 +159,8 @@ def _describe_callable(value: object, above: tuple[object, ...]) -> object:
     )
 
 
-def _stored_path(value: FunctionType | BuiltinFunctionType | type) -> str:
-    """Return the path that hashes use for a class or function: the first published one."""
+def _first_published_path(value: FunctionType | BuiltinFunctionType | type) -> str:
+    """Return the path under which a class or function was first published; hashes use it."""
     path = f"{value.__module__}.{value.__qualname__}"
     package, _, name = path.partition(".")
     first = FIRST_MODULES.get(name) if package == "layerroles" else None
@@ -173,7 +177,7 @@ def _describe_module(value: nn.Module, above: tuple[object, ...]) -> object:
     tensors = [*value.named_parameters(recurse=False), *value.named_buffers(recurse=False)]
     known = kind.__module__.partition(".")[0] in _LIBRARIES
     return [
-        _stored_path(kind),
+        _first_published_path(kind),
         None if known else _describe(kind.forward, above),
         _describe(held, above),
         _describe(dict(tensors), above),

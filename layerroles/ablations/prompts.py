@@ -23,7 +23,7 @@ IN_PROMPT, LAST, EVIDENCE, UNKNOWN = 1, 2, 4, 8
 
 @dataclass(frozen=True, repr=False)
 class Prompt:
-    """The prompt of a row.
+    """The token ids of a row's prompt, and the positions of its evidence.
 
     Attributes:
         ids: the prompt's token ids, without pads.

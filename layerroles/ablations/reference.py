@@ -36,7 +36,7 @@ class HeldOut(Protocol):
     """A source of prompts that are held out from evaluation, such as a task."""
 
     def held_out(self, limit: int, seed: int) -> list[str]:
-        """Return up to `limit` held-out prompts; `seed` is the one that orders the evaluation."""
+        """Return up to `limit` prompts that are not evaluated when examples are drawn by `seed`."""
         ...
 
 
@@ -51,7 +51,8 @@ class Reference:
         source: texts (a list, or a column of a `datasets` data set), a text file with a prompt on
             each line, or a task, whose held-out examples are taken; None makes the reference open.
         limit: the maximum number of prompts.
-        seed: seed of the task's order; None is 0, or the sweep's seed if the reference is open.
+        seed: seed by which a task draws its examples; None is 0, or the sweep's seed if the
+            reference is open.
 
     Raises:
         InputError: no prompt, a limit below 1, or a file that cannot be read.
@@ -80,11 +81,11 @@ class Reference:
 
     @property
     def is_open(self) -> bool:
-        """Whether there is no source, so that a sweep uses each task's held-out prompts."""
+        """Whether there is no source, so that a sweep supplies each task's held-out prompts."""
         return self.source is None
 
     def of_task(self, task: HeldOut, seed: int) -> "Reference":
-        """Return the reference to use for a task: of its held-out prompts if open, else `self`.
+        """Return `self`, or, if the reference is open, one made of the task's held-out prompts.
 
         Args:
             task: the task that is evaluated.
@@ -145,7 +146,7 @@ class Reference:
     def __reduce__(self) -> tuple[object, ...]:
         if self.is_open:
             return Reference, (None, self.limit, self.seed)
-        # Its source may be a file, or anything else that is only here.
+        # The source may be a file or an object that the other process lacks.
         return Reference, (tuple(self.prompts), len(self.prompts), self.seed)
 
     def __eq__(self, other: object) -> bool:
@@ -260,7 +261,7 @@ def collect(
 
 @contextmanager
 def without_hooks(model: TransformerBridge) -> Iterator[None]:
-    """Disable the model's hooks within the context: those of an outer condition, or of a user."""
+    """Disable the model's hooks inside the `with` block, those of conditions and those of users."""
     modules = [*model.hook_dict.values(), model.original_model]
     names = ("_forward_hooks", "_forward_pre_hooks")
     saved = [(module, name, module.__dict__[name]) for module in modules for name in names]
@@ -310,7 +311,8 @@ def split_heads(z: Tensor, model: TransformerBridge) -> Float[Tensor, "row pos h
     """Return `z` with an axis for heads, which are concatenated in some models' hooks."""
     if z.ndim == 4 and z.shape[2] == model.cfg.n_heads:
         return z
-    joined = z.flatten(2)  # heads whose values have another width than their keys are split wrongly
+    # A hook may split heads by the width of keys, which is wrong if values have another width.
+    joined = z.flatten(2)
     heads: Tensor = joined.unflatten(-1, (model.cfg.n_heads, -1))
     return heads
 
@@ -340,7 +342,7 @@ class _Collector:
         blocks = sorted({site.layer for site in sites if site.part == "block"})
         self.hooks = [
             *((ENTRY.format(layer=layer), partial(self._enter, layer=layer)) for layer in blocks),
-            *((site.hook_name, partial(self._leave, site=site)) for site in sites),
+            *((site.hook_name, partial(self._collect_site, site=site)) for site in sites),
         ]
 
     def begin(self, attended: Tensor) -> None:
@@ -349,13 +351,13 @@ class _Collector:
     def _enter(self, value: Tensor, *, hook: object, layer: int) -> None:
         self.entries[layer] = value
 
-    def _leave(self, value: Tensor, *, hook: object, site: Site) -> None:
+    def _collect_site(self, value: Tensor, *, hook: object, site: Site) -> None:
         write = extract_write(site, value, self.entries.get(site.layer), self.model)
         self.sums[site].add(write, self.positions.to(write.device))
 
 
 class _Sums:
-    """Running moments of a site's writes in float64 (first tokens separately), and other data."""
+    """A site's running moments in float64, first tokens apart, and the data of `kinds`."""
 
     def __init__(self, rows: Sequence[tuple[int, ...]], kinds: frozenset[Kind]) -> None:
         self._rows, self._kinds = rows, kinds

@@ -1,4 +1,4 @@
-"""A disk cache of the intact model's writes on references, so that they are collected only once.
+"""A disk cache for statistics of the intact model's writes, so that each is collected only once.
 
 The cache folder holds a safetensors file for each pair of model and prompts, named by a hash of
 weights, configuration and token ids. For each site, the file holds the means and standard
@@ -50,7 +50,9 @@ def load_or_collect(
     sites: Iterable[Site],
     kinds: Iterable[Kind] = (),
 ) -> dict[Site, SiteReference]:
-    """Return statistics of writes over a reference by site: from memory, disk, or collected now.
+    """Return, by site, statistics of the intact model's writes over a reference.
+
+    They are taken from memory or from the disk cache; those missing there are collected and saved.
 
     Args:
         model: a prepared bridge.
@@ -101,7 +103,7 @@ class ReferenceFile:
         kinds = list(kinds)
         needed = {site: [f"{site}.{name}" for name in (*_TENSORS, *kinds)] for site in sites}
         tensors, counts = self._load([name for names in needed.values() for name in names])
-        # Where the model is, so that edits don't move them each time; donors are drawn on the CPU.
+        # On the model's device, so that edits don't move them each time; donors stay on the CPU.
         moved = {
             name: tensor if name.endswith(".donors") else to_device(tensor, self._device)
             for name, tensor in tensors.items()

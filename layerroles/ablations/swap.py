@@ -1,8 +1,8 @@
 """Replace a layer of a model (the host), or a sublayer, by the same part of a donor model.
 
-The donor is a model of the same shape with other weights, such as a distilled twin. The donor's
-block is run on the host's stream `x`, so the write is the donor's `block(x) - x`. While the
-condition is applied, the host's modules hold the donor's tensors, without copies. The donor's
+The donor is a model of the same shape with other weights, such as a distilled version of the host.
+The donor's block is run on the host's stream `x`, so the write is the donor's `block(x) - x`. While
+the condition is applied, the host's modules hold the donor's tensors, without copies. The donor's
 weights also compute the layer's keys and values, including those of generated tokens.
 
 Example:
@@ -57,7 +57,7 @@ _DIGESTS: "weakref.WeakKeyDictionary[TransformerBridge, _Digests]" = weakref.Wea
 class Swap(Ablation):
     """Run the donor's block, or a sublayer with its norms, in place of the host's.
 
-    It acts at all positions: a layer's keys and values are either the host's or the donor's.
+    It acts at all positions, so that one model's weights compute all keys and values of the layer.
 
     Raises:
         InputError: the donor is not a model; when a condition is made or applied, the part cannot
@@ -110,7 +110,7 @@ class Swap(Ablation):
 
     @contextmanager
     def placed(self, model: TransformerBridge, site: Site) -> Iterator[bool]:
-        """Put the donor's weights into the model within the context; yields whether any differ."""
+        """Use the donor's weights inside the `with` block; yields whether any of them differs."""
         ours, theirs = _swapped_modules(model, site), _swapped_modules(self.donor, site)
         replaced: list[tuple[dict[str, Any], str, nn.Parameter]] = []
         differs = False

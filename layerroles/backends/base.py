@@ -47,7 +47,8 @@ class JobPart:
 
     Attributes:
         answers: a list of `Score` or `Writing` values by (condition index, cell index).
-        coherence: nats per token by generated text; empty unless the job asks for coherence.
+        coherence: the log-likelihood of each generated text under the intact model, in nats per
+            token; empty unless the job asks for coherence.
         seconds: seconds taken for these answers.
         executors: the names of the executors that have answered so far.
         times_halved: how often batches were halved so far because memory ran out.
@@ -105,7 +106,7 @@ class Backend(ABC):
 
     @abstractmethod
     def opened(self, engine: Engine) -> AbstractContextManager[OpenBackend]:
-        """Start the workers, which answer jobs within the context.
+        """Return a context manager; the workers are started for its `with` block.
 
         Args:
             engine: the engine of the sweep, with its model and options.

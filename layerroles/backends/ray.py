@@ -88,7 +88,7 @@ class Ray(Backend):
 
     @contextmanager
     def opened(self, engine: Engine) -> Iterator[Pool]:
-        """Start the workers, which answer jobs within the context.
+        """Start the workers, which answer jobs inside the `with` block; yield their pool.
 
         Raises:
             InputError: there is no cluster at the address, or it has too few GPUs.
@@ -226,16 +226,17 @@ def _load_engine(
 
 @cache
 def _load_donor(source: Origin) -> TransformerBridge:
-    """Load a donor model on the worker, once for each name, dtype and revision."""
+    """Load the donor model of a `Swap` on the worker, once for each name, dtype and revision."""
     return load(source.name, dtype=source.dtype, revision=source.revision)
 
 
 @contextmanager
 def _connect_cluster(ray: Any, address: str | None) -> Iterator[None]:
-    """Connect this process to a cluster within the context.
+    """Connect this process to a Ray cluster inside the `with` block; see `Ray` for the address.
 
     Raises:
-        InputError: there is no cluster at the address, or the process is connected to one already.
+        InputError: there is no cluster at the address, or an address other than "auto" is given
+            while the process is connected to a cluster.
     """
     if ray.is_initialized():
         if address not in (None, "auto"):

@@ -31,7 +31,7 @@ _INSTALLED = ("purelib", "platlib", "stdlib")
 
 @dataclass(eq=False)
 class _Slot:
-    """A worker and its current task: a job, or its start (then `job_index` is None)."""
+    """A worker, and the call in progress: of a job, or of its start (then `job_index` is None)."""
 
     actor: Any
     ref: Any
@@ -171,7 +171,7 @@ class Pool(OpenBackend):
             raise InputError("; ".join([*failures, str(error)])) from error
 
     def _assign_jobs(self, remaining_jobs: Iterator[tuple[int, Job]]) -> bool:
-        """Give jobs to idle workers; returns whether any job is unanswered."""
+        """Give jobs to idle workers; return whether any job is unanswered."""
         for slot in self._idle_slots():  # failed jobs go to other workers first
             failed_elsewhere = (
                 index for index, by in self._failed_by.items() if by is not slot.actor
@@ -201,10 +201,14 @@ class Pool(OpenBackend):
         slot.job_index, slot.began = index, time.monotonic()
 
     def _try_send(self, send: Callable[[], Any], what: str) -> Any:
-        """Return the result of `send`, which pickles `what` for a worker.
+        """Call `send`, which pickles an object for a worker, and return its result.
+
+        Args:
+            send: the function to call.
+            what: the name of the object, for the error.
 
         Raises:
-            InputError: `what` cannot be sent.
+            InputError: the object cannot be sent.
         """
         try:
             return send()
@@ -218,7 +222,10 @@ class Pool(OpenBackend):
             raise InputError(f"{what} cannot be sent to a worker: {reason}") from error
 
     def _collect_outcomes(self) -> list[tuple[Any, int, "list[JobPart] | _Failure"]]:
-        """Wait briefly; return (actor, job index, parts or failure) for each job that ended."""
+        """Wait briefly; return (actor, job index, parts or failure) for each job that ended.
+
+        Also marks workers that have started as ready, and replaces those that failed.
+        """
         busy = {slot.ref: slot for slot in self._slots if slot.ref is not None}
         first_done, _ = self._ray.wait(list(busy), num_returns=1, timeout=_SECONDS_BETWEEN_LOOKS)
         done, _ = self._ray.wait(list(busy), num_returns=len(busy), timeout=0)

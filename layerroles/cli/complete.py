@@ -76,7 +76,7 @@ def list_of(names: Iterable[str]) -> Complete:
 
 
 def runs(incomplete: str) -> list[str]:
-    """Return run folders that complete a path; for an empty one, also those in `runs`."""
+    """Return run folders that complete a path; for an empty path, also those in `runs`."""
     found = set(_below(incomplete))
     if not incomplete:
         found |= set(_below("runs/"))
@@ -84,7 +84,7 @@ def runs(incomplete: str) -> list[str]:
 
 
 def models(incomplete: str) -> list[str]:
-    """Return completions of a model's name: the built-in one, and the local Hugging Face cache."""
+    """Complete a model's name: the built-in model, and those in the local Hugging Face cache."""
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface"))
     cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
     kept = [

@@ -1,4 +1,4 @@
-"""`layerroles estimate`: what a sweep would take, on this machine or on another."""
+"""`layerroles estimate`: the time and memory a sweep would need, on this machine or another."""
 
 from typing import Annotated
 

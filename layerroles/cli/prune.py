@@ -1,4 +1,4 @@
-"""`layerroles prune`: choose the layers that named skills need least, and write the rest."""
+"""`layerroles prune`: drop the layers that given families need least; write the smaller model."""
 
 import sys
 from pathlib import Path

@@ -103,7 +103,7 @@ def _follow(run: Path, *, as_json: bool) -> None:
 
 
 def _iter_statuses(run: Path) -> Iterator["Status"]:
-    """Yield the status of a run every second; the last is the first that is not `running`."""
+    """Yield the status of a run every second, until and including one that is not `running`."""
     from layerroles.sweep import read_status
 
     while (status := read_status(run)).state == "running":
@@ -123,7 +123,10 @@ def _print_changes(run: Path) -> None:
 
 
 def _print_lines(run: Path) -> None:
-    """Print the status if it has changed, at most every 10 seconds, and the strips at the end."""
+    """Print the status if it has changed, at most every 10 seconds; at the end, also the strips.
+
+    Strips are lines of text with one character for each layer's harm (see `strip_lines`).
+    """
     from layerroles.cli.tables import print_line
     from layerroles.sweep import strip_lines
 
@@ -139,7 +142,7 @@ def _print_lines(run: Path) -> None:
 
 
 def _draw(run: Path, console: "Console") -> None:
-    """Draw status, progress bar and strips in a terminal; their last state stays on screen."""
+    """Draw status, progress bar and each layer's harm; their last state stays on screen."""
     from rich.align import Align
     from rich.console import Group
     from rich.live import Live

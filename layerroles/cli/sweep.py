@@ -240,7 +240,7 @@ def command(
 def _claim_records(
     result: "SweepResult", conditions: Sequence["Condition"]
 ) -> list[dict[str, object]]:
-    """Return the rows of `Roles.claims`, by the first kind of ablation."""
+    """Return the rows of `Roles.claims` as JSON values, for the first kind of ablation."""
     import layerroles as lr
     from layerroles.cli.tables import json_records
 
@@ -248,7 +248,7 @@ def _claim_records(
 
 
 def make_until(until: str | None, minutes: float | None = None) -> "Decided | None":
-    """Return the rule that `--until` and `--minutes` name; None if there is none."""
+    """Return the rule for when to stop asking about a layer or claim; None without `until`."""
     import layerroles as lr
 
     if until is None:

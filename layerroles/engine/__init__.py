@@ -1,4 +1,4 @@
-"""Answer requests under many conditions at once, and plan what that costs."""
+"""Answer requests to a model under many conditions, and estimate the time and memory needed."""
 
 from layerroles.engine.agreement import N_NOISE_DRAWS as N_NOISE_DRAWS
 from layerroles.engine.agreement import N_TRIAL_REQUESTS as N_TRIAL_REQUESTS

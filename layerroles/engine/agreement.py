@@ -90,9 +90,10 @@ def condition_kind(condition: Condition) -> ConditionKind:
 def choose_condition(conditions: Sequence[Condition], dtype: torch.dtype) -> Condition:
     """Return the condition to try among those of one kind.
 
-    In float32, this is the condition with the earliest first layer for which a recorded stream is
-    used, since the most blocks run under it. In half precision, it is the middle one by first
-    layer: if the first layers are ablated, rounding alone changes outputs enough to hide errors.
+    In float32, this is the condition with the earliest first layer among those whose passes start
+    from a recorded stream of the intact model, since the most blocks run under it. In half
+    precision, it is the middle one by first layer: if the first layers are ablated, rounding alone
+    changes outputs enough to hide errors.
     """
     ordered = sorted(conditions, key=lambda condition: condition.first_layer or 0)
     if dtype != torch.float32:
@@ -172,7 +173,7 @@ def _rounding_explains(
     scores: Sequence[Score],
     apart: float,
 ) -> bool:
-    """Whether rounding can explain that scores differ by `apart` nats per token."""
+    """Return whether rounding can explain that scores differ by `apart` nats per token."""
     bound = _TOLERANCE[dtype]
     if apart > bound and dtype != torch.float32:  # measured only where it decides
         bound += _NOISE * rounding_noise(plain, requests, condition, scores)
@@ -184,7 +185,8 @@ def _margin(
 ) -> float:
     """Return by how many nats the reference prefers its own token where two texts first differ.
 
-    Returns infinity if no token differs at a position that both texts have.
+    `ours` is the text of the executor that is tried, `theirs` the reference's. Returns infinity if
+    no token differs at a position that both texts have.
     """
     pairs = enumerate(zip(ours.ids, theirs.ids, strict=False), 1)
     n = next((n for n, (one, two) in pairs if one != two), None)
@@ -223,7 +225,7 @@ def rounding_noise(
 
 
 def does_not_fit(error: Exception) -> bool:
-    """Whether an error says that an executor does not fit a model or an ablation.
+    """Return whether an error means that an executor does not support a model or an ablation.
 
     True for a refusal (`InputError`), an operation that torch does not implement, and any error
     raised by the code of the model or of a user's ablation, which may expect other inputs. False if
@@ -238,7 +240,7 @@ def does_not_fit(error: Exception) -> bool:
 
 
 def _is_ours(error: Exception) -> bool:
-    """Whether this package's own code raised an error, itself or in a call to one of `_TOOLS`."""
+    """Return whether this package raised an error, directly or in a call to one of `_TOOLS`."""
     names = [
         str(frame.f_globals.get("__name__")).partition(".")[0]
         for frame, _ in traceback.walk_tb(error.__traceback__)
@@ -260,7 +262,10 @@ def _trial_requests(requests: Requests) -> list[Scored]:
 
 
 def _shorten(request: Scored | Written) -> Scored:
-    """Return a request that scores a few tokens of a request after a short part of its context."""
+    """Return a shorter request: the end of the context, and the first tokens to score.
+
+    If the continuation has fewer than two tokens, the context's last tokens are scored too.
+    """
     context = request.context
     continuation = request.continuation if isinstance(request, Scored) else ()
     missing = min(TRIAL_CONTINUATION - len(continuation), len(context) - 1)

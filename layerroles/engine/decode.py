@@ -32,7 +32,7 @@ class Stops:
         self._names = dict(zip(ids, names, strict=True))  # of tokens that decoded texts leave out
 
     def ends(self, token: int, until: Sequence[str]) -> bool:
-        """Whether this token ends a text after any other tokens.
+        """Return whether this token ends a text, regardless of the tokens before it.
 
         True for an end-of-text token, and for a special token whose name contains an `until` string
         (as in lm-eval, although decoded texts leave out special tokens).
@@ -69,7 +69,7 @@ def split_rows(logits: Float[Tensor, "row d_vocab"]) -> Iterator[Float[Tensor, "
 
 
 def highest_tokens(logits: Float[Tensor, "row d_vocab"], n: int) -> Int[Tensor, "row n"]:
-    """Return the ids of the `n` tokens with the highest logits of each row, in ascending order.
+    """Return the ids of each row's `n` tokens with the highest logits, sorted by id.
 
     If the vocabulary has fewer tokens, all are returned. The maxima of parts of the vocabulary are
     compared first, which is faster than `topk` on the whole vocabulary, and than one `argmax`.

@@ -1,4 +1,4 @@
-"""The public class `Engine`: compute likelihoods and texts, for the intact model or ablated."""
+"""The public class `Engine`: compute likelihoods and texts of the intact and of ablated models."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -69,12 +69,12 @@ class Engine:
 
     Args:
         model: from `load` or `prepare`.
-        executor: `"plain"` is the reference, one condition after the other; `"hooked"` gives the
-            same answers from less work, through TransformerLens's own blocks; `"fused"`
-            computes a whole sweep at once on transformers' own modules. `"auto"` uses, for each
+        executor: `"plain"` is the reference, which runs one condition after the other; `"hooked"`
+            gives the same answers with less work, through TransformerLens's own blocks; `"fused"`
+            computes all conditions together on transformers' own modules. `"auto"` uses, for each
             kind of condition, the fastest executor that agrees with the reference on a few of the
             requests.
-        batch_size: rows that `"plain"` runs together.
+        batch_size: number of requests that `"plain"` runs together.
         memory: memory that `"fused"` may use in addition to the weights, in bytes or as `"8GB"`; by
             default half of the free memory. It determines how much is computed together, and
             changes results only by rounding. If memory runs out nevertheless, half as much is
@@ -82,7 +82,7 @@ class Engine:
 
     Attributes:
         options: the constructor's arguments, except the model.
-        used: the executors that have answered so far; a sweep resets it.
+        used: names of the executors that have answered so far; a sweep resets it.
 
     Raises:
         InputError: an unknown executor, or an invalid `batch_size` or `memory`.
@@ -127,7 +127,7 @@ class Engine:
 
     @contextmanager
     def report_steps(self, on_step: Callable[[Computed], None]) -> Iterator[None]:
-        """Call `on_step` after every pass of the fused executor within the context."""
+        """Call `on_step` after every pass of the fused executor inside the `with` block."""
         self._executors.on_step = on_step
         try:
             yield
@@ -155,8 +155,8 @@ class Engine:
 
         Raises:
             InputError: an item that is not a request or not a condition, an empty continuation, a
-                request longer than the model's context, a site that the model lacks, or evidence
-                that is needed and not given.
+                request longer than the model's context window, a site that the model lacks, or
+                evidence that is needed and not given.
         """
         conditions = as_conditions(conditions)
         encoded = encode_scored(self.model, requests, evidence)
@@ -191,8 +191,8 @@ class Engine:
 
         Raises:
             InputError: an item that is not a request or not a condition, an unknown option, a
-                request longer than the model's context, a site that the model lacks, or evidence
-                that is needed and not given.
+                request longer than the model's context window, a site that the model lacks, or
+                evidence that is needed and not given.
         """
         conditions = as_conditions(conditions)
         writings = self.write(encode_written(self.model, requests, evidence), conditions)
@@ -203,7 +203,9 @@ class Engine:
         requests: Iterable[tuple[str, str | Options]],
         conditions: Iterable[Condition] = (INTACT,),
     ) -> Plan:
-        """Return a plan of what would be computed, and of the longest time; computes no answers.
+        """Return a plan: the passes, memory and time that requests would take; computes no answers.
+
+        The time assumes that each text has `max_gen_toks` tokens; most texts end earlier.
 
         Args:
             requests: as for `loglikelihood` or `generate_until`; a mixture of both is planned as
@@ -245,7 +247,7 @@ class Engine:
             generated: expected number of generated tokens as a share of `max_gen_toks`.
 
         Raises:
-            InputError: as `plan`.
+            InputError: a condition that cannot be applied to the model, or as `shape`.
         """
         self._check(conditions)
         shape = self.shape(conditions, longest=max(map(max_length, requests), default=0))
@@ -299,9 +301,9 @@ class Engine:
     ) -> Iterator[tuple[int, int, list[Any]]]:
         """Answer several lists of encoded requests under every condition.
 
-        Tokens that requests of any list share are read only once. Yields triples as soon as they
-        are ready: the index of a list, the index of a condition, and the answers to the list's
-        requests (a `Score` or a `Writing` each).
+        The fused executor reads a prefix that requests of several lists share only once. Yields
+        triples as soon as they are ready: the index of a list, the index of a condition, and the
+        answers to the list's requests (a `Score` or a `Writing` each).
 
         Raises:
             InputError: as `loglikelihood` and `generate_until`.

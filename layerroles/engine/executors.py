@@ -1,4 +1,7 @@
-"""Choose the executor for each kind of condition: the fastest that agrees with the reference."""
+"""Choose the executor for each kind of condition: the fastest that agrees with the reference.
+
+An executor is a way to run the model: `fused`, `hooked`, or `plain`, which is the reference.
+"""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -57,7 +60,7 @@ class Executors:
     Args:
         model: from `load` or `prepare`.
         wanted: the name of the only executor that may answer, or `"auto"`.
-        batch_size: rows that the reference runs together.
+        batch_size: number of requests that the reference runs together.
         budget: the memory budget.
 
     Attributes:
@@ -194,10 +197,10 @@ class Executors:
     ) -> Fused | Hooked | None:
         """Return an executor by its name; None if it cannot run this model or these requests.
 
-        `longest` is the number of tokens of the longest request, with padding.
+        `longest` is as for `refusal`.
 
         Raises:
-            InputError: the executor cannot run them, and the user asked for this executor.
+            InputError: the user asked for this executor, which cannot run the model or requests.
         """
         reason = self.refusal(name, longest)
         if reason is None:
@@ -211,7 +214,7 @@ class Executors:
         return None
 
     def _accepts(self, executor: Executor, condition: Condition) -> bool:
-        """Whether an executor supports a condition; logs the reason if it does not."""
+        """Return whether an executor supports a condition; logs the reason if it does not."""
         reason = executor.refusal(condition)
         if reason is not None:
             self._log_once(condition.name, executor.name, reason)
@@ -221,12 +224,15 @@ class Executors:
         """Log why an executor does not run something, once for each executor and reason."""
         if (name, reason) not in self._logged:
             self._logged.add((name, reason))
-            # Nobody expects it of TransformerLens's own modules, of which planted models are made.
+            # Planted models, made of TransformerLens's own modules, are not expected to run there.
             expected = hasattr(self._model.original_model, "config")
             log.log(logging.WARNING if expected else logging.INFO, _NOT_RUN, what, name, reason)
 
     def refusal(self, name: ExecutorName, longest: int = 0) -> str | None:
-        """Return why an executor cannot run the model on `longest` tokens, or None if it can."""
+        """Return why an executor cannot run the model on `longest` tokens, or None if it can.
+
+        `longest` is the number of tokens of the longest request; for `"hooked"`, pads are counted.
+        """
         self._forget()
         assert self._hooks is not None  # they were just looked for
         if self._hooks - prepared(self._model).hooks:
@@ -255,7 +261,10 @@ class Executors:
             return describe_failure(error)
 
     def make_fused(self, references: References) -> Fused:
-        """Return a fused executor with these references; its twin of the model is cached."""
+        """Return a fused executor with these references.
+
+        Its twin, a copy of the model in transformers' own modules, is kept for the next call.
+        """
         if self._twin is None:
             on_cpu = torch.device(self._model.cfg.device or "cpu").type == "cpu"
             if on_cpu and prepared(self._model).has_weights:

@@ -28,12 +28,12 @@ from layerroles.models import forward, prepared
 
 
 class Plain:
-    """Answers requests one condition and one batch at a time.
+    """The reference executor: it answers requests one condition and one batch at a time.
 
     Args:
         model: a prepared bridge.
         references: from `resolve_references`, for the conditions that will be run.
-        batch_size: rows run together.
+        batch_size: number of requests that are run together.
         use_cache: keep keys and values while generating; None does so if the model can.
     """
 
@@ -59,7 +59,7 @@ class Plain:
     def answer(
         self, asked: Sequence[Requests], conditions: Sequence[Condition]
     ) -> Iterator[tuple[int, int, list[Score | Writing]]]:
-        """Answer lists of requests under every condition; yields triples as `Executor.answer`."""
+        """Answer lists of requests under every condition; yields as `Executor.answer` does."""
         for list_index, requests in enumerate(asked):
             scored, written = split_requests(enumerate(requests))
             for condition_index, condition in enumerate(conditions):
@@ -116,7 +116,7 @@ class Plain:
             yield batch
 
     def _fits(self, requests: Requests) -> bool:
-        """Whether a padded batch with texts of the greatest length fits the model's context."""
+        """Return whether a batch, padded and with its longest texts, fits the context window."""
         longest = max(len(request.context) for request in requests)
         return longest + max(map(max_new_tokens, requests)) <= self.model.cfg.n_ctx
 
@@ -124,9 +124,13 @@ class Plain:
 def _add_changed(
     before: Bool[Tensor, " row"] | None, now: Bool[Tensor, " row"] | None, unfinished: list[bool]
 ) -> Bool[Tensor, " row"] | None:
-    """Return the mask of rows changed `before`, or in this pass (`now`) while unfinished.
+    """Return the mask of the rows in which an edit has changed anything so far.
 
-    None stands for a mask without rows: nothing was edited.
+    Args:
+        before: the mask before this pass; None if nothing was edited.
+        now: the rows changed in this pass, of which only unfinished ones count; None if nothing was
+            edited.
+        unfinished: for each row, whether its text was unfinished before this pass.
     """
     if now is None:
         return before

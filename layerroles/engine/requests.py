@@ -1,7 +1,7 @@
 """Requests to a model, as token ids, and the model's answers.
 
-The two kinds of request are those of lm-eval. Context and continuation are encoded as one text and
-then split, so that the tokens are those of the whole text.
+The two kinds of request are lm-eval's `loglikelihood` and `generate_until`. Context and
+continuation are encoded as one text and then split, so that the tokens are those of the whole text.
 """
 
 import dataclasses
@@ -75,7 +75,8 @@ class Score:
     """The answer to a `Scored` request.
 
     Attributes:
-        logprob: sum over the continuation's tokens, in nats; NaN if a logit was not finite.
+        logprob: log-likelihood of the continuation (larger is more likely), summed over its tokens,
+            in nats; NaN if a logit was not finite.
         is_greedy: whether greedy decoding would have written the continuation.
         n_tokens: number of tokens of the continuation.
         finite: whether all scored logits were finite.
@@ -127,7 +128,7 @@ Requests = Sequence[Scored | Written]
 def split_requests(
     indexed: Iterable[tuple[int, Scored | Written]],
 ) -> tuple[dict[int, Scored], dict[int, Written]]:
-    """Split indexed requests into those to score and those to generate for, each by index."""
+    """Return two maps from index to request: the `Scored` requests, and the `Written` ones."""
     scored: dict[int, Scored] = {}
     written: dict[int, Written] = {}
     for index, request in indexed:
@@ -175,11 +176,11 @@ def encode_scored(
         evidence: for each pair, the character spans of its context that conditions with
             `at="evidence"` act on; None if not known.
         cut: the most tokens that a request may read; a longer one loses the start of its context,
-            as in lm-eval. By default, a request longer than the model's context is refused.
+            as in lm-eval. By default, a request longer than the model's context window is refused.
 
     Raises:
         InputError: an item that is not a pair of texts, an empty continuation, a request longer
-            than the model's context, or evidence that is not a list of spans for each request.
+            than the context window, or evidence that is not a list of spans for each request.
     """
     pairs = check_pairs(pairs)
     spans = _check_evidence(evidence, len(pairs))
@@ -203,7 +204,7 @@ def encode_written(
         evidence: for each pair, the character spans of its context that conditions with
             `at="evidence"` act on; None if not known.
         cut: the most tokens that a request may read and generate; a longer one loses the start of
-            its context. By default, a request longer than the model's context is refused.
+            its context. By default, a request longer than the model's context window is refused.
 
     Raises:
         InputError: an unknown option, or as `encode_scored`.
@@ -293,13 +294,13 @@ def _is_span(span: object) -> bool:
 def _evidence_positions(
     model: TransformerBridge, text: str, spans: Sequence[tuple[int, int]] | None, n: int
 ) -> tuple[int, ...] | None:
-    """Return the positions of those of a text's first `n` tokens that overlap character spans.
+    """Find which of a text's first `n` tokens overlap the character spans; returns their positions.
 
     None if `spans` is None, or if the tokenizer cannot return the tokens' character offsets.
     """
     if not spans:
         return None if spans is None else ()
-    if not prepared(model).tokenizer.is_fast:  # it does not tell where its tokens are in the text
+    if not prepared(model).tokenizer.is_fast:  # it returns no character offsets
         return None
     offsets = tokenize(model, text, offsets=True)["offset_mapping"][:n]
     return tuple(
@@ -332,7 +333,7 @@ def _encode_scored(
     else:
         ids = prepared(model).tokenizer(continuation, add_special_tokens=False)["input_ids"]
         begin = empty_context_ids(model)
-        if tuple(ids[:1]) == begin:  # it stands there already
+        if tuple(ids[:1]) == begin:  # the continuation begins with this token already
             ids = ids[1:]
         request = Scored(begin, tuple(ids), None if spans is None else ())
     if not request.continuation:

@@ -9,11 +9,12 @@ def edited_block(condition: Condition, last_start: int | None = None) -> Site | 
 
     It is the condition's first site, if that is a block or stream and the only site in its layer.
     The block's input and unedited output are then those of the intact model. None if there is no
-    such site, if the block has other weights, or if a pass may not start behind it.
+    such site, if the block's weights are replaced, or if a pass cannot start at the next block.
 
     Args:
         condition: the condition.
-        last_start: the last block at which a pass may start; None if it may start at any.
+        last_start: the last block at which a pass may start, since later blocks reuse its keys and
+            values; None if a pass may start at any block.
     """
     if last_start is not None and (condition.first_layer or 0) >= last_start:
         return None
@@ -26,7 +27,7 @@ def edited_block(condition: Condition, last_start: int | None = None) -> Site | 
 def first_recomputed(condition: Condition, n_layers: int, last_start: int | None = None) -> int:
     """Return the first block that has to run under a condition; `n_layers` if none has to.
 
-    `last_start` is that of `edited_block`.
+    `last_start` is as for `edited_block`.
     """
     if condition.first_layer is None:
         return n_layers
@@ -48,7 +49,7 @@ def recorded_layers(condition: Condition, last_start: int | None = None) -> tupl
     """Return the layers whose incoming streams must be recorded to replay a condition.
 
     Empty for the intact condition. The number of layers stands for the last block's output.
-    `last_start` is that of `edited_block`.
+    `last_start` is as for `edited_block`.
     """
     first = condition.first_layer
     if first is None:
@@ -59,6 +60,6 @@ def recorded_layers(condition: Condition, last_start: int | None = None) -> tupl
 
 
 def _has_other_weights(condition: Condition) -> bool:
-    """Whether an ablation that is `in_place` replaces weights of the first ablated layer."""
+    """Return whether an ablation replaces weights of the first ablated layer (`in_place`)."""
     edits = condition.edits.items()
     return any(edit.in_place for site, edit in edits if site.layer == condition.first_layer)

@@ -1,9 +1,10 @@
 """Figures: draw sweep results, roles and probe frames with plotly.
 
-Drawing functions take a result or a frame and return a figure on white, with titles, units,
-intervals and the number of examples; `themed(figure, "dark")` changes the look. Layers and heads
-are 0-based. For a paper: `every` returns all figures of a run, `paper` lays out one figure at its
-final size, `save` writes PDF, SVG or PNG with captions, `caption` returns the caption alone.
+Drawing functions take a sweep's result or a probe frame (the table that a probe's `measure`
+returns) and return a figure on white, with titles, units, intervals and the number of examples;
+`themed(figure, "dark")` changes the look. Layers and heads are 0-based. For a paper: `every`
+returns all figures of a run, `paper` lays out one figure at its final size, `save` writes PDF, SVG
+or PNG with captions, `caption` returns the caption alone.
 """
 
 from layerroles.figures.answers_spent import answers_spent as answers_spent

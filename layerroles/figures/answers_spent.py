@@ -27,15 +27,16 @@ _TALLEST = 0.84  # bar, in rows
 def answers_spent(
     result: SweepResult, *, ablation: str | None = None, protocol: str | None = None
 ) -> go.Figure:
-    """Draw how many questions each layer was asked, coloured by its verdict.
+    """Draw how many questions were asked with each layer ablated, coloured by the verdict.
 
-    A row is a family under a protocol, a bar a layer; the bar's height grows with the logarithm of
-    the questions asked, summed over the family's tasks. Their number stands on it where there is
-    room. Families without skill have no bars. The same numbers are in
-    `SweepResult.decisions`.
+    There is a row per family and protocol, and a bar per layer. The height of a bar grows with the
+    logarithm of the number of questions, summed over the family's tasks; the number is written on
+    the bar where there is room. Families without skill have no bars. Of several sets of positions
+    (`at`), only the first is drawn. The same numbers are in `SweepResult.decisions`.
 
     Args:
-        result: a sweep over single layers, such as one `until="decided"`.
+        result: a sweep over single layers, such as `lr.Sweep(..., until="decided")`, which stops
+            asking about a layer once its verdict is decided.
         ablation: the kind of ablation; needed only where the sweep ran several.
         protocol: only this protocol; None for all.
 
@@ -88,7 +89,7 @@ def answers_spent(
 
 
 def _heights(n: "pd.Series[int]") -> "pd.Series[float]":
-    """Return the heights of bars, in rows: from half to the whole room of a row."""
+    """Map numbers of questions to bar heights: half to all of `_TALLEST`, on a log scale."""
     logs = np.log(n.clip(lower=1).astype(float))
     span = float(logs.max() - logs.min())
     return _TALLEST * (0.5 + 0.5 * (logs - logs.min()) / span if span else logs * 0 + 1)
@@ -97,7 +98,7 @@ def _heights(n: "pd.Series[int]") -> "pd.Series[float]":
 def _draw_bars(
     figure: go.Figure, part: pd.DataFrame, places: dict[tuple[str, str], int], fill: str, ink: str
 ) -> None:
-    """Draw the layers with one verdict as bars with the number of questions."""
+    """Draw a bar for each layer with one verdict; `places` maps (family, protocol) to its row."""
     if part.empty:
         return
     rows = list(zip(part["family"], part["protocol"], strict=True))

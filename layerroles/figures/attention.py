@@ -1,7 +1,8 @@
 """Attention map: which heads attend to the evidence when the model answers.
 
-The share of a head's attention that goes from the answering position to the evidence span, averaged
-over examples; "even" is the share that uniform attention would give it.
+The value of a head is the share of its attention that goes from the answering position to the
+evidence span, averaged over examples; "even" is the share that uniform attention would give the
+span.
 
     >>> figure = attention_map(attention, top=5)  # doctest: +SKIP
 """

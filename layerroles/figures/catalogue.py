@@ -1,4 +1,4 @@
-"""List the figures that a run has data for, for its report and for files, and draw them.
+"""List and draw the figures that a run has data for, as the report and `layerroles figures` do.
 
 >>> list(every(result, only=["harm_map"]))  # doctest: +SKIP
 ['harm_map']
@@ -34,7 +34,7 @@ from layerroles.registry import describe_unknown
 from layerroles.results import SweepResult, cells_of
 from layerroles.roles import Roles, heads_of, localize
 
-# The figures that a run may allow, in reading order.
+# The figures that `every` draws if the run has data for them, in reading order.
 KINDS = (
     *("role_map", "answers_spent", "harm_map", "depth_contrasts", "head_harms"),
     *("pair_excess", "depth_profile"),
@@ -51,12 +51,12 @@ _HEAD_COLUMNS = {
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure that can be drawn.
+    """A figure that is not drawn yet.
 
     Attributes:
-        section: the section of the report that shows it.
-        kind: the name of the function that draws it.
-        of: names that distinguish it from others of its kind, such as ablation and task.
+        section: the id of the report section that shows the figure.
+        kind: the name of the public function that draws the figure.
+        of: names that distinguish the figure from others of this kind, such as ablation and task.
         draw: function without arguments that draws and returns the figure.
     """
 
@@ -111,7 +111,7 @@ def every(
 
 
 def localize_all(result: SweepResult, probes: Sequence[pd.DataFrame] = ()) -> list[Roles]:
-    """Return roles for each kind of ablation and positions; `after_first` only without `all`."""
+    """Return `Roles` for each ablation and `at`; for `after_first` only if `all` was not swept."""
     judged = [
         (kind, at)
         for kind in select.ablation_kinds(result)
@@ -208,7 +208,10 @@ def _drawings_over_layers(result: SweepResult, kinds: Sequence[str]) -> Iterator
 
 
 def _asked_both_ways(result: SweepResult, kind: str, protocol: str) -> Iterator[tuple[str, str]]:
-    """Yield (likelihood protocol, `at`) for protocols that can be compared with `protocol`."""
+    """Yield (other protocol, `at`) for protocols that asked the questions of `protocol` too.
+
+    Only the first `at` of these comparisons is used.
+    """
     differences = result.differences()
     differences = differences[
         (differences["ablation"] == kind) & (differences["protocol_b"] == protocol)
@@ -268,7 +271,11 @@ def _drawings_of_probe(
 
 
 def _name_drawings(drawings: Sequence[Drawing]) -> dict[str, Drawing]:
-    """Map file names to drawings; a name is the kind, with the parts of `of` that differ in it."""
+    """Map a file name to each drawing.
+
+    A name is the drawing's kind, followed by the parts of `of` in which drawings of that kind
+    differ.
+    """
     by_name: dict[str, Drawing] = {}
     for drawing in drawings:
         alike = [other.of for other in drawings if other.kind == drawing.kind]

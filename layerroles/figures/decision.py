@@ -17,10 +17,11 @@ _ROW = 26  # pixels per line in the lower panel
 def decision_margin(decision: pd.DataFrame) -> go.Figure:
     """Draw the right option's mean margin over depth, and where choices become final.
 
-    Above: the margin over the best other option (nats), positive where the right one leads, with
-    95% intervals by Student's t. Below: the depth at which the decisive phase begins, as a median
-    over examples with its interval by order statistics. Layer -1 is the embedding, layer l the
-    stream after block l; the stream between attention and MLP is left out.
+    Above: the margin over the best other option (nats), positive where the right option leads, with
+    95% intervals by Student's t. Below: the depth at which the decisive phase begins, the first
+    from which an example's choice stays the final one, as a median over examples with its interval
+    by order statistics. Layer -1 is the embedding, layer l the residual stream after block l; the
+    stream between attention and MLP is left out.
 
     Args:
         decision: a frame of the decision probe.
@@ -83,8 +84,8 @@ def decision_margin(decision: pd.DataFrame) -> go.Figure:
 def _summarize(decision: pd.DataFrame) -> pd.DataFrame:
     """Return a row per task, condition and layer: mean margin, n, and start of the decisive phase.
 
-    Columns: `value`, `low`, `high` of the margin; `n`; `start`, `start_low`, `start_high`, the same
-    for all layers of a line.
+    Columns: `value`, `low`, `high` of the margin (nats); `n`; `start`, `start_low`, `start_high`,
+    the same for all layers of a task and condition.
     """
     names = [name for name in _NAMES if name in decision]
     rows = []

@@ -1,4 +1,4 @@
-"""Depth profile: the score when each layer is ablated alone, with its effect below.
+"""Depth profile: the score when each layer is ablated alone, and the ablation's effect below it.
 
 >>> figure = depth_profile(result, task="facts", protocol="generation")  # doctest: +SKIP
 >>> figure.write_html("facts.html")  # doctest: +SKIP
@@ -22,7 +22,7 @@ _MARKS = {
     "last": ("triangle-down-open", "dashdot"),
 }
 _OTHER = ("star-open", "longdash")
-# Distance between neighbouring marks, and most from first to last, in widths of a layer.
+# Distance between neighbouring marks, and largest distance from the first to the last, in layers.
 _APART, _WIDEST = 0.28, 0.7
 
 
@@ -116,7 +116,17 @@ def draw_lines(
     column: int,
     shown: set[str],
 ) -> None:
-    """Draw the intact score as a line with its interval as a band, and chance if it is known."""
+    """Draw the intact score as a line with its interval as a band, and chance if it is known.
+
+    Args:
+        figure: the figure; changed in place.
+        cell: the effects of one task under one protocol.
+        base: the intact model's score for this task and protocol, with its interval.
+        n_layers: the model's number of layers.
+        row: row of the panel, from 1.
+        column: column of the panel, from 1.
+        shown: names that the legend has already; changed in place.
+    """
     ends = [-0.6, n_layers - 0.4]
     low, high = base["score_low"], base["score_high"]
     figure.add_trace(
@@ -161,7 +171,10 @@ def draw_lines(
 def draw_points(
     figure: go.Figure, cell: pd.DataFrame, row: int, column: int, shown: set[str]
 ) -> None:
-    """Draw scores and, in the row below, effects, with intervals; the mark shows the positions."""
+    """Draw scores and, in the row below, effects, with intervals; arguments as of `draw_lines`.
+
+    The symbol of a mark shows at which positions (`at`) the ablation acts.
+    """
     hue = style.family_colour(cell["family"].iloc[0])
     ats = select.positions_of(cell)
     for place, at in enumerate(ats):

@@ -1,7 +1,7 @@
 """Direct against total effect: what a layer adds to the answer's logit, and its harm when ablated.
 
-A layer with large harm and a direct effect near 0 acts through later layers; one with a large
-direct effect and little harm writes the answer, but others would write it too.
+A layer with large harm and a direct effect near 0 acts through later layers. A layer with a large
+direct effect and little harm writes the answer, but without it other layers would.
 
     >>> figure = direct_against_total(attribution, result)  # doctest: +SKIP
 """
@@ -33,11 +33,11 @@ def direct_against_total(
     """Draw each layer's direct effect on the answer's logit against the harm of ablating it.
 
     There is a column for each task in both `attribution` and `result`, and a row per protocol. A
-    mark is a layer; darker marks are deeper layers. Horizontal: what attention and MLP of the layer
-    write into the answer's logit minus the mean over the other choices (logits), as a mean over
-    examples with its 95% interval by Student's t. Vertical: harm with its 95% interval, at the
-    first set of positions; the dashed line is 0.2. The three layers that write most and the three
-    of most harm are named.
+    mark is a layer; darker marks are deeper layers. Horizontal: what the layer's attention and MLP
+    add directly to the answer's logit, minus the mean of what they add to the logits of the other
+    choices (logits), as a mean over examples with its 95% interval by Student's t. Vertical: harm
+    with its 95% interval, at the first of the sets of positions swept; the dashed line is 0.2. The
+    three layers with the largest absolute direct effect and the three with the most harm are named.
 
     Args:
         attribution: a direct attribution probe frame.
@@ -103,7 +103,7 @@ def direct_against_total(
 
 
 def _direct_effects(attribution: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean of attention's and MLP's joint write, with interval, per task and layer."""
+    """Return the mean direct effect of attention plus MLP, with interval, per task and layer."""
     if "condition" in attribution:
         attribution = attribution[attribution["condition"] == "intact"]
     written = attribution[attribution["part"].isin(("attn", "mlp"))]

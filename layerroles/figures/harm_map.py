@@ -84,7 +84,7 @@ def harm_map(
 
 
 def saturation(harm: "pd.Series[float]") -> float:
-    """Return the harm at which colours saturate: the largest absolute harm, clipped to 1 to 1.5."""
+    """Return the harm at which colours saturate: the largest absolute harm, clipped to [1, 1.5]."""
     return max(1.0, min(_SATURATION, float(np.nanmax(np.abs([0.0, *harm])))))
 
 

@@ -1,4 +1,4 @@
-"""Draw harm over depth in several runs, one below the other, such as models or parts of a task.
+"""Draw harm over depth in several runs, one below the other: of two models, or a run's tasks.
 
 >>> figure = harm_profiles({"base": base, "twin": twin})  # doctest: +SKIP
 >>> figure = harm_profiles({name: result[name] for name in tasks})  # doctest: +SKIP
@@ -42,8 +42,9 @@ def harm_profiles(
         at: the positions at which the ablation acts; needed only where a run holds several.
 
     Raises:
-        InputError: no runs, nothing or several things to draw of one run, runs that differ in
-            protocol, ablation or positions, or no skill in any.
+        InputError: no runs, a run with nothing to draw or with several tasks, protocols, ablations
+            or positions and none chosen, runs that differ in protocol, ablation or positions, or no
+            run with skill above chance.
 
     Example:
         tasks_of = {name: result[name] for name in ("planted_look_up", "planted_chain")}

@@ -16,7 +16,8 @@ _NAMED = 3
 def head_harms(heads: pd.DataFrame, *, ablation: str | None = None) -> go.Figure:
     """Draw the harm of ablating each head alone, layer by head, a panel per family and protocol.
 
-    The three critical heads with the most harm are named; none before the run is finished.
+    The three critical heads (interval of harm above 0.2) with the most harm are named; none before
+    the run is finished.
 
     Args:
         heads: the table `Roles.heads`.

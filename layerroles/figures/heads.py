@@ -129,7 +129,7 @@ def draw_map(
     """Draw means of a per-head value as heat maps, layer by head, a panel per task.
 
     Args:
-        means: columns family, task, layer, head, value, low, high, n, as of `head_means`, and
+        means: columns family, task, layer, head, value, low, high, n, as `head_means` returns, and
             optionally `hover`, the hover texts.
         named: function that returns the rows to name, from the rows of a task.
         look: the labels of the map.

@@ -1,7 +1,7 @@
 """Lens trajectories: where in depth the answer becomes the model's first choice.
 
-A lens reads the residual stream after each block as if that block were the last. Its rank of the
-answer's token at the answering position is 1 where the model would already give the answer.
+A lens reads the residual stream after each block as if that block were the last. At the answering
+position, the answer's token has rank 1 where the model would already give the answer.
 
     >>> figure = lens_trajectories(lens, measure="logprob")  # doctest: +SKIP
     >>> figure = lens_trajectories([lens, tuned], measure="kl")  # doctest: +SKIP
@@ -28,7 +28,7 @@ _HOVERS = {"rank": "median rank", "logprob": "mean log-probability", "kl": "mean
 _LINES = ("family", "task", "probe", "condition")
 # The divergence at the embedding is left off the axis if it is this many times all others.
 _BEYOND = 1.5
-# Most lines with a legend above the figure; with more it goes beside it.
+# Up to this many lines, the legend is above the figure; else beside it.
 _ABOVE = 4
 
 
@@ -180,7 +180,10 @@ def band_and_line(
 
 
 def set_legend_beside(figure: go.Figure, n_lines: int) -> go.Figure:
-    """Move the legend of many lines beside the figure; above, it would overlap the subtitle."""
+    """Move the legend beside the figure if there are more than 4 lines.
+
+    Above the figure, so long a legend would overlap the subtitle.
+    """
     if n_lines > _ABOVE:
         legend = {"orientation": "v", "x": 1.01, "y": 1, "yanchor": "top"}
         figure.update_layout(legend=legend, margin_r=210)
@@ -206,7 +209,7 @@ def lens_axis(measure: str) -> dict[str, object]:
 
 
 def _cut_embedding(figure: go.Figure, summary: pd.DataFrame) -> str:
-    """Set the axis range without the embedding if its value would flatten the other layers.
+    """Leave the embedding's value off the axis if it would flatten the curve of the other layers.
 
     Returns a note for the subtitle; empty if nothing was cut.
     """

@@ -30,14 +30,14 @@ _INTACT_AT = -2.0
 def outcome_profile(
     result: SweepResult, *, ablation: str | None = None, protocol: str = "generation"
 ) -> go.Figure:
-    """Draw the share of each outcome per ablated layer, a row per task and a column per `at`.
+    """Draw the share of each outcome per ablated layer, a panel per task and `at`.
 
     The bar left of layer 0 is the intact model.
 
     Args:
         result: a sweep over single layers.
         ablation: the kind of ablation; needed only where the sweep ran several.
-        protocol: a protocol with outcomes.
+        protocol: a protocol that records how answers come out, in the column `outcome`.
 
     Raises:
         InputError: the protocol was not run or has no outcomes, or several ablations and no choice.

@@ -118,11 +118,11 @@ def likelihood_hides(
 ) -> go.Figure:
     """Draw what scoring by likelihood hides: harm under it and under generation, layer by layer.
 
-    A row per task. Left: the harm of each layer under both protocols, joined by a line. Right: harm
-    under generation minus harm under likelihood, with its 95% interval; the mark is filled if the
-    interval excludes 0. Harm is an effect divided by the range from intact to chance, so that
-    protocols can be compared; it is undefined where the intact model is not above chance, and the
-    panel says so.
+    There is a row per task. Left: the harm of each layer under both protocols, joined by a line.
+    Right: harm under generation minus harm under likelihood, with its 95% interval; the mark is
+    filled if the interval excludes 0. Harm is `-effect / (intact - chance)`, so that protocols can
+    be compared. It is undefined where the intact model is not above chance; a panel without any
+    difference says so.
 
     Args:
         result: a sweep over single layers, asked under both protocols.

@@ -14,7 +14,7 @@ _COLUMNS = (
     *("drop", "method", "layers", "task", "family", "protocol", "n"),
     *("harm", "harm_low", "harm_high"),
 )
-# Not the family palette: a line is a way to choose.
+# Not the family palette: a line is a pruning method.
 _LOOK = {
     "role_aware": ("#7c3f6b", "circle"),
     "likelihood": ("#4f7fa8", "square"),

@@ -81,9 +81,9 @@ def role_map(
 
     Args:
         result: a sweep over single layers.
-        lens: a logit-lens frame.
-        attention: an attention frame.
-        probes: probe frames of any kind, identified by their `probe` column.
+        lens: a frame of the logit-lens probe.
+        attention: a frame of the attention probe.
+        probes: frames of any probes, in which `lens` and `attention` are found if not given.
         ablation: the kind of ablation; needed only where the sweep ran several.
         protocol: one protocol; every protocol if not given.
 

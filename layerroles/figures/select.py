@@ -9,7 +9,7 @@ from layerroles.ablations import ATS
 from layerroles.errors import InputError
 from layerroles.figures import style
 from layerroles.probes import select_one_condition
-from layerroles.results import INTACT, SweepResult, check_result, refuse_twins
+from layerroles.results import INTACT, SweepResult, check_result, check_unambiguous
 
 
 def layer_effects(
@@ -47,7 +47,7 @@ def layer_effects(
         )
     single = narrow(single, "ablation", ablation)
     single = narrow(narrow(single, "task", task), "protocol", protocol)
-    refuse_twins(single)
+    check_unambiguous(single)
     single = single.assign(layer=single["layer"].astype(int))
     return single.sort_values("layer", kind="stable").reset_index(drop=True)
 
@@ -59,9 +59,9 @@ def positions_of(effects: pd.DataFrame) -> list[str]:
 
 
 def trace_meta(part: pd.DataFrame) -> dict[str, str]:
-    """Return task, protocol, ablation and `at` of a trace's rows, escaped for the page.
+    """Return task, protocol, ablation and `at` of a trace's rows, escaped for HTML.
 
-    Stored in the trace's `meta`, so that the page can respond to a click on a mark.
+    They are stored in the trace's `meta`, so that the report can respond to a click on a mark.
     """
     return {
         name: style.escape(part[name].iloc[0]) for name in ("task", "protocol", "ablation", "at")

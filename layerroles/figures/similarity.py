@@ -1,4 +1,4 @@
-"""Draw how much blocks change the stream: runs of consecutive blocks, and single blocks over depth.
+"""Draw how much runs of consecutive blocks, and single blocks, change the residual stream.
 
 >>> figure = similarity_triangle(frame)  # doctest: +SKIP
 """
@@ -15,8 +15,9 @@ _COLUMNS = ("task", "family", "example", "layer", "n", "influence", "angular")
 def similarity_triangle(similarity: pd.DataFrame) -> go.Figure:
     """Draw the mean angular distance across every run of blocks, by first block and length.
 
-    A run is a number of consecutive blocks. A ring marks, for each length, the run that changes the
-    stream least: the one that arXiv 2403.17887 would prune.
+    A run is a number of consecutive blocks. The distance is between the residual stream before and
+    after the run. A ring marks, for each length, the run that changes the stream least: the one
+    that arXiv 2403.17887 would prune.
 
     Args:
         similarity: a similarity probe frame; of several conditions, the intact model's rows are

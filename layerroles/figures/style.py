@@ -247,13 +247,13 @@ def family_symbol(family: str) -> str:
 
 
 def fade(hexadecimal: str, alpha: float) -> str:
-    """Return the colour `#rrggbb` with transparency `alpha`, as `rgba(...)`."""
+    """Return the colour `#rrggbb` with opacity `alpha` (1 is opaque), as `rgba(...)`."""
     red, green, blue = (int(hexadecimal[start : start + 2], 16) for start in (1, 3, 5))
     return f"rgba({red},{green},{blue},{alpha:g})"
 
 
 def escape(text: object) -> str:
-    """Return text from models and data escaped for plotly: its tags and entities are inert."""
+    """Escape text from models and data for plotly, so that tags and entities are shown as text."""
     return html.escape(visible(str(text)), quote=False)
 
 

@@ -1,4 +1,4 @@
-"""Token table: the token that a lens finds likeliest at every layer and token of one text.
+"""Token table: the next token that a lens finds likeliest at every layer and position of a text.
 
 >>> table = LogitLens(top=1).read(model, ["The capital of France is"])  # doctest: +SKIP
 >>> figure = token_table(table)  # doctest: +SKIP
@@ -17,7 +17,7 @@ _HEIGHT, _WIDTH, _LETTERS = 19, 74, 9
 
 
 def token_table(read: pd.DataFrame, *, text: int = 0, last: int = 14) -> go.Figure:
-    """Draw the likeliest token at each depth (rows, the output on top) and token (columns).
+    """Draw the likeliest next token at each depth (rows, the output on top) and position (columns).
 
     A cell is coloured by the probability of its token, which is bold if it is also the model's
     final prediction. The label under each column is the token of the text at that position.
@@ -124,7 +124,7 @@ def _depth_label(layer: int, part: str) -> str:
 
 
 def _visible_token(token: object) -> str:
-    """Return a token with signs for its blanks, shortened to fit a cell."""
+    """Return a token with visible signs for spaces, tabs and line ends, shortened to fit a cell."""
     shown = str(token).replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}")
     shown = shown.replace(" ", "\N{OPEN BOX}").replace("\t", "\N{RIGHTWARDS ARROW}")
     return shown if len(shown) <= _LETTERS else shown[: _LETTERS - 1] + "\N{HORIZONTAL ELLIPSIS}"

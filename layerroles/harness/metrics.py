@@ -15,7 +15,8 @@ def lm_eval_metrics(result: SweepResult) -> pd.DataFrame:
     condition, task, member, metric, filter, value and n (documents). A group has rows under the
     member `all` too: the mean of its members, weighted by size. The value is NaN if the task
     aggregates the metric by a function of its own, which a run folder cannot store. Values equal
-    lm-eval's own if the same documents are asked: with `order="first"`, those of its `limit`.
+    lm-eval's own if the same documents are asked; with `order="first"`, a task asks the first ones
+    of its data set, as lm-eval does with `limit`.
 
     Raises:
         InputError: `result` is not the result of a sweep.

@@ -26,7 +26,7 @@ except ModuleNotFoundError as error:
 
 
 class AblatedLM(TemplateLM):  # type: ignore[misc]
-    """Answer lm-eval's requests with a model under a condition.
+    """An lm-eval model that answers requests under a condition.
 
     Args:
         model: a model from `load` or `prepare`.

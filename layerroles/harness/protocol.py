@@ -1,4 +1,4 @@
-"""The protocol of an lm-eval task: its own requests, and its own filters and metrics as the score.
+"""The protocol of an lm-eval task: lm-eval makes the requests and scores the answers.
 
 lm-eval builds `Instance`s from a document, the engine answers them, and lm-eval filters and scores
 the answers. A condition changes nothing but the answers.
@@ -36,7 +36,7 @@ from layerroles.protocols import (
     outcome,
     split_thinking,
 )
-from layerroles.tasks import Example, Grade, Task, is_short
+from layerroles.tasks import Example, Grade, Task, has_answer_length
 
 # Metrics that are 1 or 0 for a document.
 _RIGHT_OR_WRONG = (
@@ -53,7 +53,7 @@ _LONGEST_FORMED = 8
 
 @dataclass(frozen=True)
 class Harness(Protocol):
-    """Ask an lm-eval task as lm-eval does, and let it score the answers.
+    """The protocol that asks an lm-eval task as lm-eval does; lm-eval scores the answers.
 
     Example:
         arc = lr.task("lm_eval:arc_easy")
@@ -64,7 +64,11 @@ class Harness(Protocol):
 
     @property
     def name(self) -> str:
-        """`generation`; or `letter` if choices are single letters; else `continuation`."""
+        """The protocol's name, by the type of the task's requests.
+
+        `generation` if answers are generated, `letter` if choices are single letters, else
+        `continuation`.
+        """
         if self.task.output_type == "generate_until":
             return "generation"
         name, member = next(iter(self.task.members.items()))
@@ -92,7 +96,7 @@ class Harness(Protocol):
         return "nats" if metric == "perplexity" else "score"
 
     def noted(self) -> dict[str, Any]:
-        """Return what a manifest stores: `aggregation`, and `rules`, a hash of the settings.
+        """Return what a run's manifest stores: `aggregation`, and `rules`, a hash of the settings.
 
         `aggregation` maps each metric to the name of lm-eval's aggregation function, or None if the
         task defines its own.
@@ -141,7 +145,7 @@ class Harness(Protocol):
     def prepare(
         self, engine: Engine, task: Task, examples: Sequence[Example], *, chat: bool = False
     ) -> Asked:
-        """Let lm-eval build the requests, and encode them as scored or written requests."""
+        """Let lm-eval build the requests; return them as encoded likelihood or text requests."""
         instances = self._instances(engine.model, examples, chat=chat)
         flat = [
             instance.arguments for example_instances in instances for instance in example_instances
@@ -233,7 +237,7 @@ class AskedChoices(AskedInstances):
     apart: ClassVar[bool] = True
 
     def judge(self, found: Sequence[Score]) -> list[Answer]:
-        """Judge each example by lm-eval's metrics."""
+        """Return the answer to each example, scored by lm-eval's metrics."""
         responses = [((score.logprob, score.is_greedy), score) for score in found]
         return [
             self._answer(example, scores, metrics)
@@ -273,7 +277,7 @@ class AskedTexts(AskedInstances):
     apart: ClassVar[bool] = False
 
     def judge(self, found: Sequence[Writing]) -> list[Answer]:
-        """Judge each example by lm-eval's filters and metrics."""
+        """Return the answer to each example, scored by lm-eval's filters and metrics."""
         prompts = (instances[0].arguments[0] for instances in self.instances)
         replies = [
             split_thinking(writing.text, opened=opens_thinking(prompt))
@@ -290,9 +294,10 @@ class AskedTexts(AskedInstances):
         ]
 
     def shuffled(self, found: Sequence[Writing]) -> float | None:
-        """Estimate chance: the mean score if each example gets the answer to another of its task.
+        """Estimate chance: the mean score if each example gets the response to another example.
 
-        Returns None if no score is finite.
+        The other example is of the same lm-eval task, if more than one of that task is asked.
+        Return None if no score is finite.
         """
         groups = group_places([self.task.member_name(example) for example in self.examples])
         scores: list[float] = []
@@ -310,10 +315,10 @@ class AskedTexts(AskedInstances):
         return statistics.fmean(finite) if finite else None
 
     def _form(self, example: Example, reply: Reply) -> bool | None:
-        """Return whether the reply's first line is short enough; None if right answers are long."""
+        """Return whether the first line is as short as an answer; None if answers are long."""
         if len(example.answer.split()) > _LONGEST_FORMED:
             return None
-        return is_short(reply.answer.strip().split("\n", 1)[0], example)
+        return has_answer_length(reply.answer.strip().split("\n", 1)[0], example)
 
     def _answer(
         self,

@@ -112,7 +112,7 @@ def _pick_shots(member: Any, asked_questions: set[str], rng: random.Random) -> l
 
 @contextmanager
 def _replace_shots(member: Any, shots: list[Any], doc: Any, rng: random.Random) -> Iterator[None]:
-    """Within the context, draw the worked examples before `doc` from `shots`."""
+    """Let lm-eval draw the worked examples before `doc` from `shots` inside the `with` block."""
     sampler = getattr(member, "sampler", None)
     # If both are of one split, lm-eval draws one more and removes the document itself.
     one_split = member.fewshot_cfg.split == member.config.test_split

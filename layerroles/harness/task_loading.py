@@ -197,7 +197,7 @@ def choose_metric(task: Any, member: Any) -> str:
     )
 
 
-def refuse_worse(member: Any, metric: str) -> None:
+def check_higher_is_better(member: Any, metric: str) -> None:
     """Check that higher values of a metric are better.
 
     `perplexity` passes: its value for a single document is a log-likelihood.
@@ -238,7 +238,7 @@ def _as_text(value: Any) -> str:
 
 @contextmanager
 def raising_input_errors(name: str, what: str) -> Iterator[None]:
-    """Turn errors of lm-eval, and of a task's own code, into one-line `InputError`s."""
+    """Turn errors of lm-eval or a task's code in the `with` block into one-line `InputError`s."""
     try:
         yield
     except InputError:
@@ -277,7 +277,7 @@ def read_generation_options(given: Any, whose: str) -> dict[str, object]:
 
 @contextmanager
 def silence_lm_eval() -> Iterator[None]:
-    """Hide messages and progress bars of lm-eval and its data sets within the context."""
+    """Hide messages and progress bars of lm-eval and its data sets inside the `with` block."""
     loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets", "huggingface_hub")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

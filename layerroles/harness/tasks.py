@@ -26,11 +26,11 @@ from layerroles.compat import filter_names
 from layerroles.errors import InputError
 from layerroles.harness.references import count_reserved, make_prompts
 from layerroles.harness.task_loading import (
+    check_higher_is_better,
     check_member,
     guess_family,
     load_members,
     raising_input_errors,
-    refuse_worse,
     silence_lm_eval,
 )
 from layerroles.tasks import FAMILIES, Example, Task, check_one_of, check_whole_number, register
@@ -44,13 +44,13 @@ _ORDERS = ("seed", "first")
 class LmEval(Task):
     """Ask a task, group or tag of lm-evaluation-harness.
 
-    Whichever protocols a sweep names, it is asked as lm-eval asks it: by the likelihood of choices
-    (`continuation`, or `letter` if the choices are letters), by that of a given text
-    (`continuation`), or by `generation`. Documents are drawn by seed, from a group's members in
-    turn. Given a seed, the order depends on the data set only, so that tasks with the same
+    The task is asked as lm-eval asks it, whichever protocols a sweep names: by the likelihood of
+    choices (`continuation`, or `letter` if the choices are letters), by the likelihood of a given
+    text (`continuation`), or by `generation`. Documents are drawn by seed, from a group's members
+    in turn. Given a seed, the order depends on the data set only, so that tasks with the same
     documents (`mmlu`, `mmlu_generative`) ask the same ones. An example's id is `MEMBER/PLACE`,
-    where PLACE is the document's index in the data set. Its worked examples are those that lm-eval
-    shows in a run over all documents.
+    where PLACE is the document's index in the data set. The worked examples before a document are
+    those that lm-eval shows in a run over all documents.
 
     Attributes:
         task: the name of a task, group or tag.
@@ -126,7 +126,7 @@ class LmEval(Task):
                 if getattr(self, option):
                     check_one_of(self.label, option, getattr(self, option), allowed)
             if self.metric:
-                refuse_worse(member, self.metric)
+                check_higher_is_better(member, self.metric)
         types = {member.OUTPUT_TYPE for member in self.members.values()}
         if len(types) > 1:
             raise InputError(
@@ -295,8 +295,8 @@ class LmEval(Task):
     def held_out(self, limit: int, seed: int) -> list[str]:
         """Return up to `limit` prompts of documents that are never asked, from members in turn.
 
-        The documents are of another split or, if the task names none, those that `n_reserved`
-        counts: none with `order="first"`.
+        The documents are of another split. If the task names no other split, they are those that
+        `n_reserved` counts, so that there are none with `order="first"`.
         """
         share = -(-limit // len(self.members))
         by_member = [
@@ -309,7 +309,7 @@ class LmEval(Task):
         ][:limit]
 
     def n_reserved(self, seed: int) -> int:
-        """Return how many documents are reserved, over all members; 0 if there is another split.
+        """Return how many documents are reserved, over all members; 0 with another split to use.
 
         At most 64 in a single task; a group may have more, since each member's share of 64 is
         rounded up. Also 0 with `order="first"`, which serves to reproduce lm-eval's own numbers.

@@ -1,4 +1,4 @@
-"""Find the modules of a bridge's block that add to the stream: its mixer, its MLP, and others.
+"""Find the modules of a block that add to the residual stream: its mixer, its MLP, and others.
 
 The mixer is the module that mixes tokens: attention, linear attention, a convolution or a state
 space. Its name differs between bridges; `name_hooks` gives it one hook name.
@@ -60,7 +60,7 @@ def part_modules(block: nn.Module) -> dict[Part, str]:
 
 
 def other_writes(model: TransformerBridge, layer: int) -> dict[str, float]:
-    """Map the hooks of the terms that a block adds, other than mixer and MLP, to their factors."""
+    """Map hook names of the other terms that a block adds (not mixer or MLP) to their factors."""
     block = model.blocks[layer]
     names = module_names(block)
     factor = float(getattr(block, "residual_contribution_scale", 1.0))
@@ -87,7 +87,7 @@ def output_scale(model: TransformerBridge, layer: int) -> float:
 
 
 def unnamed_writers(block: Any) -> tuple[str, ...]:
-    """Return the names of a block's modules that may add to the stream and belong to no part."""
+    """Return the names of a block's modules that may add to the stream and are in no part."""
     names, modules = module_names(block), part_modules(block)
     if not modules:  # as transformers calls them: the bridge does not know them
         own = [name for name, _ in block.original_component.named_children()]

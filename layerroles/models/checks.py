@@ -1,11 +1,11 @@
 """Checks of a model before it is used.
 
-1. *Parts add up.* On a short prompt, `x + mixer + mlp == block(x)` for every layer, with `mixer`
-   (attention, or what a layer mixes tokens with in its place) and `mlp` as their hooks show them;
-   in Gemma 4, a layer's embeddings are a third term, and the sum is scaled; in Granite, the terms
-   are scaled. Where it fails, the hooks are not what is added to the stream (some architectures
-   scale or normalise afterwards), and ablating sublayers there is refused; whole blocks stay
-   possible.
+1. *Parts add up.* On a short prompt, `x + mixer + mlp == block(x)` for every layer. `x` is the
+   residual stream entering the block; `mixer` (attention, or what a layer mixes tokens with in its
+   place) and `mlp` are the values at their hooks. In Gemma 4, a layer's embeddings are a third
+   term, and the sum is scaled; in Granite, the terms are scaled. Where the check fails, the values
+   at the hooks are not what the block adds (some architectures scale or normalise afterwards):
+   ablating sublayers is refused in that layer, ablating the whole block is not.
 2. *Hooks take effect.* The model continues with the value that a hook returns. Parts for which it
    does not, at some layers, cannot be ablated there.
 3. *Cached equals uncached.* The logits of tokens decoded with a cache equal those of one pass. Some
@@ -165,12 +165,12 @@ def check_pads(
 
 
 def find_massive_writes(model: TransformerBridge, ids: Sequence[int]) -> dict[int, list[int]]:
-    """Map layers to positions after the first with more than 50 times the layer's median norm.
+    """Map layers to the positions after the first at which their writes are massive.
 
-    The norm is that of the layer's write; layers without such positions are left out. Such writes
-    draw attention as the first token's does (M. Sun et al., "Massive Activations in Large Language
-    Models", arXiv 2402.17762): in Llama-2 at the first delimiter. A condition that acts at all
-    positions but the first destroys them.
+    A write is massive if its norm is more than 50 times the layer's median; layers without massive
+    writes are left out. Such writes draw attention as the first token's does (M. Sun et al.,
+    "Massive Activations in Large Language Models", arXiv 2402.17762): in Llama-2 at the first
+    delimiter. A condition that acts at all positions but the first destroys them.
 
     Args:
         model: the bridge.
@@ -218,7 +218,7 @@ def _make_prompt(model: TransformerBridge) -> Tensor:
 
 
 def assume_checks(model: TransformerBridge) -> Checks:
-    """Return passed checks, with missing hooks listed, for a model without weights."""
+    """Return all checks as passed, with missing hooks listed; for models without weights."""
     n = model.cfg.n_layers
     none: dict[Part, tuple[int, ...]] = dict.fromkeys(PARTS, ())
     missing = {part: _layers_without_hook(model, part) for part in PARTS}
@@ -319,7 +319,7 @@ def _find_deaf_layers(
         return _observe(model, tokens, missing, scales)[1]
 
     def is_constant(value: Tensor) -> bool:
-        """Whether a value is the same at every token."""
+        """Return whether a value is the same at every token."""
         return bool((value - value[:, :1]).abs().max() <= 1e-3 * value.abs().max())
 
     # A layer's exit is the next one's entry; a stream of zeros is read out alike at every token.
@@ -330,7 +330,7 @@ def _find_deaf_layers(
         if not torch.equal(values[ENTRY.format(layer=layer + 1)], values[EXIT.format(layer=layer)])
     ]
     blocks += [] if is_constant(values[READ_OUT]) else [layers[-1]]
-    # What a sublayer is made to write is what the layer adds.
+    # If the model uses the value that a sublayer's hook returns, the layer's sum still adds up.
     sublayers: dict[Part, tuple[int, ...]] = {}
     for part in _SUBLAYERS:
         values = scaled(part, -1.0)
@@ -393,7 +393,7 @@ def _check_cache(
         )
         expected = whole[:, end - 1].float()
         difference = (step[:, -1].float() - expected).abs().max() / expected.std()
-        # A difference that is not a number stays.
+        # Once the difference is NaN, it stays NaN, and the check fails.
         worst = worst if float(difference) <= worst else float(difference)
     if not worst <= _TOLERANCE.get(model.cfg.dtype, 0.1):
         if getattr(model.cfg, "is_stateful", False):

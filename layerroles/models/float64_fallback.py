@@ -1,7 +1,7 @@
 """Float64 on devices that lack it: Apple's GPUs compute in float32 at most.
 
 Sums over many tokens are taken in float64, so that they depend neither on order nor on batches.
-Where the device of a tensor has no float64, the processor computes them.
+If the device of a tensor has no float64, the sums are computed on the CPU.
 """
 
 from functools import cache

@@ -84,7 +84,7 @@ def convert(file: Path, *, expected: str | None = None) -> Path:
     log.info("converting %s, once, into %s", file.name, folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        # Written beside its place and moved there whole: another process may do the same.
+        # Written to a temporary folder and renamed: another process may convert the same file.
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".convert-") as scratch:
             made = Path(scratch) / "model"
             _dequantize(file, made)

@@ -352,13 +352,13 @@ def forward(
         keep: number of last positions whose logits are returned; 0 returns all.
     """
     arguments: dict[str, Any] = {"attention_mask": attended}
-    # Models that derive positions from the mask themselves are left to it.
+    # Models whose `forward` takes no positions derive them from the mask.
     if takes_positions(model):
         # Rows that have ended may be fed on beyond the model's context; nobody reads them.
         positions = (attended.cumsum(-1) - 1).clamp(0, model.cfg.n_ctx - 1)
         arguments["position_ids"] = positions[:, -tokens.shape[1] :]
-    # Not every model's forward can leave out logits that nobody reads, and where layers share keys
-    # it leaves out what they do at the other positions as well.
+    # Not every `forward` has `logits_to_keep`. Where layers share keys, it would also skip
+    # what these layers compute at the other positions.
     known = inspect.signature(model.original_model.forward).parameters
     if keep and "logits_to_keep" in known and first_shared_keys(model.original_model) is None:
         arguments["logits_to_keep"] = keep

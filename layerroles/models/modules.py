@@ -14,7 +14,7 @@ from layerroles.compat import n_edits, saved_tensors
 def is_spread(model: TransformerBridge) -> bool:
     """Return whether the weights do not all lie on one device.
 
-    They are on several, or some on the meta device: offloaded to disk, or not loaded at all.
+    True also if some weights are on the meta device: offloaded to disk, or not loaded at all.
     """
     devices = {parameter.device for parameter in model.original_model.parameters()}
     return len(devices) > 1 or torch.device("meta") in devices
@@ -39,7 +39,7 @@ def named_weights(model: TransformerBridge) -> Iterator[tuple[str, Tensor]]:
                     yield f"{path}.{name}", value
 
 
-# What a bridge puts around transformers' modules, as the names of their tensors show it.
+# What a bridge's wrappers add to transformers' names of tensors.
 _WRAPPER = "._original_component"
 
 
@@ -84,7 +84,7 @@ def lend_tensors(
 
 
 def weights_stamp(model: TransformerBridge) -> int:
-    """Return a hash that changes when parameters are replaced or edited; for this process only."""
+    """Return a hash that changes when parameters are replaced or edited; valid in this process."""
     parameters = model.original_model.parameters()
     return hash(tuple((p.data_ptr(), n_edits(p)) for p in parameters))
 
@@ -102,7 +102,8 @@ def text_config(original: nn.Module) -> Any:
 def first_shared_keys(original: nn.Module) -> int | None:
     """Return the first layer whose keys and values later layers reuse, as in Gemma 4; None if none.
 
-    The last layers of such a model reuse those of the last layer of their kind before them.
+    Each of the last `num_kv_shared_layers` layers reuses the keys and values of the last earlier
+    layer that has the same attention type and computes its own.
     """
     config = text_config(original)
     n_shared = getattr(config, "num_kv_shared_layers", None) or 0
@@ -162,7 +163,7 @@ def tensor_bytes(tensor: Tensor) -> memoryview:
 
 @contextmanager
 def replace_forward(modules: Sequence[nn.Module], forward: Callable[..., Any]) -> Iterator[None]:
-    """Replace the modules' `forward` within the context; their hooks still fire."""
+    """Replace the modules' `forward` inside the `with` block; their hooks still fire."""
     try:
         for module in modules:
             # Past a bridge's own __setattr__, which would write through to the module it wraps.

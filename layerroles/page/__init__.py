@@ -3,8 +3,9 @@
     report(result, probes, "runs/demo/report.html")
     report(result, probes, "both.html", against=other)
 
-`document.py` puts the page together, `sections.py` draws the figures, and `explorer.py` lays out
-the data of the explorer. The other files are templates, style sheets and scripts of the page.
+`document.py` puts the page together, `glance.py` summarizes the verdict, `sections.py` draws the
+figures, and `explorer.py` lays out the data of the explorer, the interactive view of every
+condition's effects and answers. The other files are the page's templates, style sheets and scripts.
 """
 
 from layerroles.page.document import render as render

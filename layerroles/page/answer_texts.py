@@ -18,7 +18,7 @@ _MOST, _FEWEST = 256, 4  # limits on examples per task and protocol
 
 
 def end_of(text: object, length: int = PROMPT_TAIL) -> str:
-    """Return the last `length` characters of a prompt, which include the question."""
+    """Return the last `length` characters of a prompt (the question is at its end)."""
     prompt = str(text)
     return prompt if len(prompt) <= length else "\N{HORIZONTAL ELLIPSIS}" + prompt[-length:]
 
@@ -69,9 +69,14 @@ class TextLimits:
 
 
 def choose_limits(frames: Sequence[pd.DataFrame], budget: int = _BUDGET) -> TextLimits:
-    """Choose limits under which the texts of these rows have at most `budget` characters in all.
+    """Choose limits under which the distinct responses have at most `budget` characters in all.
 
-    Responses are shortened first; if the shortest do not fit, examples are left out.
+    Responses are shortened first, down to 150 characters; if they still do not fit, examples are
+    left out. At least 4 examples per task and protocol are kept, even if they exceed the budget.
+
+    Args:
+        frames: the rows of each run.
+        budget: maximum number of characters; prompts are not counted.
     """
     tables = [
         pd.DataFrame({"text": frame["response"].map(text_or_empty), "place": _example_index(frame)})
@@ -106,7 +111,7 @@ class Texts:
 
     Attributes:
         all: the texts.
-        more: how many characters are left out of each text that is cut, by number.
+        more: how many characters are left out of each text that is cut, by the text's number.
     """
 
     all: list[str] = field(default_factory=list)

@@ -3,9 +3,10 @@
 Everything that comes from a model or from data (prompts, answers, names) is escaped: in the text by
 the template engine, in the figures by `figures.style.escape`, in embedded JSON by
 `sections.embed_json`. The file holds its own copy of plotly.js and requests nothing from the
-network. In addition to the explorer, the page shows some answers that change when the most harmful
-layers are ablated. If two runs are compared, it shows how their effects differ, in words, tables
-and figures.
+network. In addition to the explorer (the interactive view of every condition's effects and
+answers), the page shows some answers that change when the most harmful layers are ablated, those
+whose ablation hurts most. If two runs are compared, the page shows how their effects differ, in
+words, tables and figures.
 """
 
 import json
@@ -63,7 +64,7 @@ def report(
             answers of both side by side.
 
     Raises:
-        InputError: the file cannot be written, a probe frame has another form, or the two sweeps
+        InputError: the file cannot be written, a frame is not of a known probe, or the two sweeps
             have no task, protocol, condition and example in common.
 
     Example:
@@ -75,7 +76,7 @@ def report(
     text = render(result, probes, findings, against=against)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # The page before it stays whole until this one is.
+        # An older page at this path stays whole until the new one is written.
         scratch = target.with_name(f".{target.name}")
         # Lone surrogates, which a damaged model may write, are replaced.
         scratch.write_text(text, encoding="utf-8", errors="replace")
@@ -144,7 +145,7 @@ def render(
 
 
 def _environment() -> Environment:
-    """Build the template environment: text is escaped, and control characters are written out."""
+    """Build the template environment: text is escaped, and control characters are made visible."""
     environment = Environment(
         loader=FunctionLoader(_read_page_file),
         autoescape=True,
@@ -197,7 +198,7 @@ def _compact_json(data: dict[str, Any]) -> Markup:
 
 
 def _describe_ablation(roles: Roles) -> str:
-    """Return the ablation's kind, with its positions unless it acts at all."""
+    """Return the ablation's kind, with its positions unless it acts at all of them."""
     return roles.ablation if roles.at == "all" else f"{roles.ablation}, at {roles.at}"
 
 
@@ -241,7 +242,7 @@ def _runs_to_explore(
 
 
 def run_names(comparison: Comparison) -> tuple[str, str]:
-    """Return the names of the two runs on the page."""
+    """Return the names of the two runs on the page: the models' names after `a: ` and `b: `."""
     return f"a: {comparison.names[0]}", f"b: {comparison.names[1]}"
 
 

@@ -1,8 +1,12 @@
-"""Lay out the explorer's data for its script: effects and answers of every condition.
+"""Lay out the data of the explorer, the report's interactive view of every condition.
 
-A *slice* holds the sites that the explorer shows in one strip: the conditions of one task,
-protocol, ablation, `at` and kind of site. Each question and text is stored once and referred to by
-its number; the number 0 means that an answer is the same as the intact one.
+The explorer shows conditions in a strip, coloured by harm; a click on one shows its effect and its
+answers beside the intact ones. A *slice* holds the conditions of one strip: those of one task,
+protocol, ablation, `at` and kind of site. A *cell* is one task under one protocol.
+
+Each question and each text is stored once and referred to by its number: questions from 0, texts of
+answers from 1. Under a condition, the text number 0 means that the answer is the same as the intact
+one, and -2 that its text is left out to limit the size of the page.
 """
 
 import math
@@ -28,12 +32,12 @@ _LENSES = ("logit_lens", "tuned_lens")
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A run to explore.
+    """A run whose data the explorer shows.
 
     Attributes:
-        name: its name on the page.
-        result: the run.
-        roles: its roles, as `localize_all` returns them.
+        name: the run's name on the page.
+        result: the sweep's result.
+        roles: the run's roles, as `localize_all` returns them.
     """
 
     name: str
@@ -49,7 +53,7 @@ def lay_out_runs(
     """Return the explorer's data as JSON values; None if no condition ablates anything.
 
     Args:
-        runs: the runs; the first is the one that the page is about.
+        runs: one run or two; the first is the one that the page is about.
         probes: probe frames of the first run, by the probe's name.
         comparison: the comparison of the two runs; None for a single run.
     """
@@ -77,7 +81,7 @@ def lay_out_runs(
 
 
 class Book:
-    """The questions and texts of all runs, each stored once."""
+    """The questions and texts of all runs, each stored once; texts are cut to the limits `room`."""
 
     def __init__(self, room: TextLimits) -> None:
         self.room, self.texts = room, Texts()
@@ -85,7 +89,11 @@ class Book:
         self._numbers_of: dict[tuple[str, str], dict[str, int]] = {}
 
     def question(self, task: str, example: str, prompt: str, answer: str) -> int:
-        """Return a question's number; add it if the id is new or has another, known prompt."""
+        """Return a question's number; add the question if it is new.
+
+        Questions with the same task and example id are the same if their prompts are equal or one
+        of the prompts is not known (empty).
+        """
         places = self._numbers_of.setdefault((task, example), {})
         numbers = [
             number
@@ -160,14 +168,17 @@ def _add_kind(effects: pd.DataFrame) -> pd.DataFrame:
 
 
 def _sort_by_depth(rows: pd.DataFrame) -> pd.DataFrame:
-    """Sort the conditions of a slice by depth; joint ones keep the order of the sweep."""
+    """Sort the conditions of a slice by depth; those on several sites keep the sweep's order."""
     if rows["kind"].iloc[0] == _JOINT:
         return rows
     return rows.sort_values(["layer", "head"], kind="stable")
 
 
 def _collect_verdicts(all_roles: Sequence[Roles]) -> dict[tuple[str, ...], tuple[str, float]]:
-    """Map ablation, `at`, family, protocol and layer to the verdict and the questions it needs."""
+    """Map (ablation, `at`, family, protocol, layer) to the verdict and `needed` of `Roles.layers`.
+
+    `, general` or `, specific` is appended to the verdicts of such layers.
+    """
     verdict_of: dict[tuple[str, ...], tuple[str, float]] = {}
     for roles in all_roles:
         where = roles.ablation, roles.at
@@ -207,7 +218,8 @@ class NumberedAnswers:
         """Return the intact model's answers, as JSON values.
 
         For each question there are its number (`asked`), the number of the answer's text (`said`)
-        and that of its grade (`got`). `grades` lists all grades given so far.
+        and that of its grade (`got`), an index of `grades`. `grades` lists the distinct (outcome,
+        score) of all answers read so far, so this is called after `under`.
         """
         return {
             "asked": self._questions,
@@ -219,8 +231,8 @@ class NumberedAnswers:
     def under(self, condition: str) -> dict[str, Any]:
         """Return the answers under a condition, as JSON values.
 
-        For each question there are the number of the answer's text (`said`) and that of its grade
-        (`got`; -1 if the question was not asked).
+        For each question there are the number of the answer's text (`said`; 0 if it is the intact
+        one) and that of its grade (`got`; -1 if the question was not asked).
         """
         texts, got = self._read_answers(condition)
         text_numbers = [self._text_number(*pair) for pair in zip(texts, self._intact, strict=True)]
@@ -298,14 +310,14 @@ def _lay_out_site(
 
 
 def _judge_site(line: Any) -> tuple[str, float]:
-    """Return the verdict by a condition's own interval, and how many questions it needs."""
+    """Return the verdict by a condition's own interval, and how many questions would decide it."""
     interval = stats.Interval(line.harm_low, line.harm_high)
     harm = stats.Contrast(line.harm, interval, pd.Series(dtype=float))
     return judge_interval(interval), count_needed(harm, line.n)
 
 
 def _add_comparison(slices: list[dict[str, Any]], comparison: Comparison) -> None:
-    """Add to the first run's conditions how the second run's effect differs."""
+    """Add to the first run's conditions the differences of effect and harm: second minus first."""
     line_of = {
         tuple(map(visible, (line.task, line.protocol, line.condition))): line
         for line in records(comparison.frame)

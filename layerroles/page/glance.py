@@ -16,13 +16,13 @@ from layerroles.roles import UNDECIDED, Roles, describe_needed, format_layers, r
 def make_glance(roles: Roles, decided: str = "") -> dict[str, Any]:
     """Return template data: `rows` and `layers` of the picture, and the `sentences`.
 
-    There are three sentences; none before the run is finished. That on how many verdicts are
-    decided comes first if the run asked until they were.
+    There are three sentences; none before the run is finished. The sentence on how many verdicts
+    are decided comes first if `decided` is given, else last.
 
     Args:
         roles: the roles of the run.
-        decided: how many verdicts are decided (`results.describe_decisions`); "" for a run that
-            asked all questions.
+        decided: how many verdicts or claims are decided (`roles.describe_decided`), for a run that
+            stopped asking once they were; "" for a run that asked all questions.
     """
     layers = sorted(int(layer) for layer in roles.layers["layer"].unique())
     sentences = []
@@ -87,12 +87,12 @@ def _say_shared(roles: Roles) -> str:
         )
     else:
         first = "No layer is shown to be critical for every measured family."
-    sinks = _say_sinks(roles)
+    sinks = _list_sinks(roles)
     return first + (f" Attention sinks: {sinks}." if sinks else "")
 
 
-def _say_sinks(roles: Roles) -> str:
-    """Return the layers that are attention sinks, each with the families for which it is one."""
+def _list_sinks(roles: Roles) -> str:
+    """Return which layers are attention sinks, and for which families; empty if no layer is."""
     families: dict[int, dict[str, list[str]]] = {}
     for row in records(roles.frame):
         for layer in row.sink:

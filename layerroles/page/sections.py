@@ -206,7 +206,10 @@ def figure_data(name: str, figure: go.Figure) -> dict[str, Any]:
 
 
 def embed_json(value: object) -> Markup:
-    """Return JSON that is safe in a script element: nothing in it ends the element or a line."""
+    r"""Return a value as JSON that is safe in a script element; a string is taken as JSON already.
+
+    `<`, `>`, `&` and the Unicode line separators are written as `\uXXXX`.
+    """
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")

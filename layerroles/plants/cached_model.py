@@ -72,7 +72,7 @@ class CachedModel(NativeModel):
             stream = block(stream, attention_mask=attention_mask, past_key_values=past_key_values)
             # A bridge may wrap what a block returns.
             stream = stream[0] if isinstance(stream, tuple) else stream
-        # By place: transformers 5.24 calls the cache by another name.
+        # Positional arguments: transformers 5.24 calls the cache by another name.
         return CausalLMOutputWithPast(None, self.head(self.ln_out(stream)), past_key_values)
 
 
@@ -117,7 +117,8 @@ class CachedAttention(NativeAttention):
     ) -> tuple[Float[Tensor, "row pos d_model"], Float[Tensor, "row head query key"]]:
         """Return the write, and the attention pattern over cached and new tokens.
 
-        At pads, the pattern is 0 and the write is the output bias alone.
+        Nothing attends to pads. At pads on the left, which see no token, the pattern is 0 and the
+        write is the output bias alone.
         """
         q, k, v = (
             rearrange(part(hidden_states), "row pos (head d) -> row head pos d", head=self.n_heads)

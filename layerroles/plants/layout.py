@@ -1,4 +1,8 @@
-"""Assign the steps of each family to layers of a planted model, and derive its true roles."""
+"""Assign the steps of each family to layers of a planted model, and derive its true roles.
+
+A step is one operation that an answer takes: attention to the previous word, a look-up, or the
+recall of a fact (see `wiring`).
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +26,7 @@ MOST_LAYERS, MOST_HEADS, MOST_NOISE, LEAST_STRENGTH = 64, 16, 0.2, 0.2
 
 @dataclass(frozen=True)
 class PlantedStep:
-    """One step of an answer, done by one layer, or by either of two.
+    """One step of an answer, done by one layer, or by two layers that back each other up.
 
     Attributes:
         kind: `previous`, attention to the previous word; `first` and `second`, the two look-ups;
@@ -38,7 +42,7 @@ class PlantedStep:
 
 @dataclass(frozen=True)
 class RoleLayout:
-    """The requested roles of layers and heads, checked.
+    """The roles that a planted model's layers and heads are to have; checked when constructed.
 
     Attributes:
         n_layers, heads: number of layers, and of heads per layer.
@@ -52,9 +56,9 @@ class RoleLayout:
         steps: the steps with their layers, derived from the above.
 
     Raises:
-        InputError: a layer out of range or named twice, an order in which a step would be read
-            before it is written, an inert layer with a role, too many layers or heads, or heads
-            chosen for a layer that has no step for them.
+        InputError: a layer out of range or named twice, a number of layers that a role does not
+            take, a layer that does not come after one whose result it reads, an inert layer with a
+            role, too many layers or heads, or heads chosen for a layer that has no step for them.
     """
 
     n_layers: int
@@ -97,13 +101,16 @@ class RoleLayout:
 
     @property
     def roles(self) -> dict[str, tuple[int, ...]]:
-        """For each family, the layers planted for it, doubles included."""
+        """For each family, the layers planted for it, doubles included.
+
+        Those of reasoning do the second look-up; the layers before them count as retrieval's.
+        """
         kinds_of: dict[str, tuple[StepKind, ...]] = {**NEEDS, "reasoning": ("second",)}
         return {family: self._layers_of(kinds_of[family]) for family in self.families}
 
     @property
     def truth(self) -> dict[str, tuple[int, ...]]:
-        """For each family, the layers that it depends on: ablating any of them costs it skill."""
+        """For each family, the layers whose ablation alone lowers its score (none has a double)."""
         return {family: self._layers_of(NEEDS[family], n=1) for family in self.families}
 
     @property

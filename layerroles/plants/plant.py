@@ -1,9 +1,11 @@
 """Make a planted model, and check that its roles are as planned.
 
-A head or MLP does its step for its own part of the vocabulary. An answer is lost if, for one of its
-words, all sites that do one of its steps are ablated. From this follow the layers that a family
-depends on, and the harm to expect from ablating each head. Before a planted model is returned, it
-is checked on some questions with each layer, pair of backup layers and head ablated.
+An answer takes steps, such as a look-up or the recall of a fact (see `wiring`). Heads or MLPs do a
+step, each for its own part of the vocabulary. An answer is lost if, for some step and some word
+that the step must process, all heads or MLPs that do the step for that word are ablated. This rule
+gives the layers that a family depends on, and the harm to expect from ablating each head or MLP.
+Before a planted model is returned, it is run on some questions to check the rule: intact, and with
+each layer, each pair of backup layers and each head that shares a step ablated.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -40,10 +42,11 @@ _TASKS: dict[str, type[PlantedQuestion]] = {
     "knowledge": Fact,
     "reasoning": Chain,
 }
+# Questions of each family that check a model, and from which expected harms are computed.
 _N_TRIED, _N_COUNTED = 24, 200
 # The layer that is inert by default.
 _INERT = 6
-# Most of the lost answers that may be right by luck.
+# The largest share of the answers that should be lost that may be right, by luck.
 _BY_LUCK = 0.25
 
 
@@ -55,13 +58,12 @@ class Plant:
         model: a prepared bridge.
         tasks: one for each planted family, and `planted_echo` (family `language`), which depends on
             no layer.
-        roles: for each family, the layers planted for it. The second look-up is reasoning's; the
-            two layers before it are retrieval's.
-        truth: for each family, every layer that it depends on: without any one of them its skill is
-            gone. Those of reasoning include those of retrieval. Layers with a double are in `joint`
-            instead.
-        joint: for each family, the pairs of layers that stand in for each other: only ablating both
-            shows that the family needs them.
+        roles: for each family, the layers planted for it. The layer of the second look-up is
+            planted for reasoning; the two layers before it are planted for retrieval.
+        truth: for each family, every layer whose ablation alone lowers its score. For reasoning,
+            this includes the layers of retrieval. Layers with a double are in `joint` instead.
+        joint: for each family, the pairs of layers that do the same step: the score falls only if
+            both are ablated.
         sites: for each family, the heads and MLPs that it depends on, as in `truth`.
         harms: for each family, the harm to expect from ablating each of `sites`, 0 to 1: the share
             of its questions whose answer needs that head or MLP.
@@ -124,23 +126,24 @@ def planted(
         knowledge: layers whose MLPs each hold a part of a table of facts; or empty.
         inert: layers that write nothing; by default layer 6, if it exists and has no role.
         backup: pairs of a layer and its double, which does the same step: with `((5, 7),)`
-            reasoning fails only without both layer 5 and layer 7.
+            reasoning fails only if layers 5 and 7 are both ablated.
         heads: number of heads per layer, 1 to 16. A step uses one, drawn by `seed`, unless
             `heads_of` names its heads.
-        strength: share of examples that depend on the role, 0.2 to 1, in hundredths; the others
-            contain their answer. The harm of a layer in `truth` is about this (times its share of
-            the table, if several layers hold facts).
+        strength: share of examples that need the planted layers, 0.2 to 1, in hundredths; the
+            prompts of the others end in their answer. The harm of ablating a layer in `truth` is
+            about `strength` (times the layer's share of the table, if several layers hold facts).
         noise: length of the random vectors that layers without a role, unused heads and unused MLP
             units write, 0 to 0.2; a word's own vector has length 1.
-        seed: draws noise, heads, and the words that the model prefers if it finds no answer.
+        seed: seed of the noise, the heads, and the words that the model prefers if it finds no
+            answer.
         heads_of: the heads that share a layer's step: with `{2: (0, 3)}` heads 0 and 3 of layer 2
             each do it for a part of the words, so that ablating one loses a part of the answers.
 
     Raises:
-        InputError: layers out of range or named twice, `retrieval` with neither 0 nor 2 layers, an
-            order in which a step would be read before it is written, an inert layer with a role,
-            heads for a layer that has no step for them, another value out of range, or noise that
-            drowns a role.
+        InputError: layers out of range or named twice, `retrieval` with neither 0 nor 2 layers, a
+            layer that does not come after one whose result it reads, an inert layer with a role,
+            heads for a layer that has no step for them, another value out of range, or noise so
+            strong that answers change.
 
     Example:
         >>> made = planted(n_layers=4, retrieval=(0, 1), reasoning=(3,), knowledge=(2,), inert=())
@@ -214,8 +217,8 @@ def list_shares(layout: RoleLayout, wiring: Wiring) -> list[Share]:
 def is_lost(gone: Sequence[Site], shares: list[Share], family: str, prompt: str) -> bool:
     """Return whether the answer to a prompt is lost if the sites `gone` are ablated.
 
-    It is lost if, for some step and some word of the prompt, all sites that do the step for that
-    word are in `gone`, or their whole layers are.
+    It is lost if, for some step and some word that the step must process, all sites that do the
+    step for that word are ablated. A layer in `gone` ablates all sites of the layer.
     """
 
     def is_gone(share: Share) -> bool:
@@ -223,15 +226,18 @@ def is_lost(gone: Sequence[Site], shares: list[Share], family: str, prompt: str)
 
     steps = {share.step for share in shares if share.step.kind in NEEDS[family]}
     for step in steps:
-        for place in _places_through(step.kind, family, prompt.split()):
+        for place in _needed_indices(step.kind, family, prompt.split()):
             doing = [each for each in shares if each.step == step and each.covers(place)]
             if doing and all(map(is_gone, doing)):
                 return True
     return False
 
 
-def _places_through(kind: StepKind, family: str, words: list[str]) -> list[int]:
-    """Return the indices of the words, or subject, for which an answer needs this kind of step."""
+def _needed_indices(kind: StepKind, family: str, words: list[str]) -> list[int]:
+    """Return the indices of the prompt's words that a kind of step must process for the answer.
+
+    They are indices in `WORDS`; for `fact`, in `SUBJECTS`.
+    """
     if kind == "fact":
         return [SUBJECTS.index(words[-1])]
     *pairs, asked, _ = words
@@ -246,7 +252,7 @@ def _places_through(kind: StepKind, family: str, words: list[str]) -> list[int]:
 def _expect_harms(
     layout: RoleLayout, shares: list[Share], strength: float
 ) -> dict[str, dict[Site, float]]:
-    """Map family and site to the expected harm (0 to 1); sites with a double are left out."""
+    """Return the expected harm (0 to 1) by family and site; sites with a double are left out."""
     harms = {}
     for family in layout.families:
         prompts = [example.prompt for example in _make_task(family, 1.0).examples(_N_COUNTED, 0)]
@@ -264,10 +270,14 @@ def _expect_harms(
 def _check_answers(
     model: TransformerBridge, layout: RoleLayout, shares: list[Share], noise: float
 ) -> None:
-    """Check answers of every family, intact and without each layer, backup pair and head.
+    """Check that ablations lose the answers of every family that `is_lost` says, and no others.
+
+    Answers are checked with nothing ablated, and with each layer, each backup pair and each head
+    that shares a step ablated.
 
     Raises:
-        InputError: an answer is wrong that should be right, or the other way round.
+        InputError: an answer is wrong that should be right, or more than a quarter of those that
+            should be lost are right.
     """
     family_examples = [
         (family, example)

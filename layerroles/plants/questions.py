@@ -1,8 +1,9 @@
 """Tasks for planted models, one for each family.
 
-Only the planted layers can answer the share `strength` of a task's examples. The other examples end
-in their answer, which the embedding alone repeats (see `wiring`). So ablating the whole role lowers
-the score by `strength`; in every hundred examples this share is exact.
+A share `strength` of a task's examples needs the planted layers. The prompts of the other examples
+end in their answer, which the model repeats without any layer (see `wiring`). So ablating all
+layers planted for a task lowers its score by about `strength`. In every hundred examples the share
+is exact.
 """
 
 import dataclasses
@@ -79,11 +80,11 @@ class Question(Generated):
 
     @property
     def kinds(self) -> int:
-        """The number of kinds: 100, so that `strength` can be set in hundredths."""
+        """The number of kinds of questions: 100, so that `strength` can be set in hundredths."""
         return _N_KINDS
 
-    def tells_answer(self, kind: int) -> bool:
-        """Return whether questions of this kind end in their answer; by default True."""
+    def prompt_ends_in_answer(self, kind: int) -> bool:
+        """Return whether the prompts of this kind end in the answer; by default True."""
         return True
 
     @abstractmethod
@@ -91,10 +92,10 @@ class Question(Generated):
         """Draw a question about these pairs."""
 
     def question(self, rng: random.Random, kind: int) -> Example:
-        """Draw pairs and a question about them."""
+        """Draw an example: a prompt of four pairs and a question, with answer and evidence."""
         chained = Pairs(tuple(rng.sample(WORDS, 7)))
         query = self.draw_query(rng, chained)
-        if self.tells_answer(kind):
+        if self.prompt_ends_in_answer(kind):
             query = dataclasses.replace(query, ask=(self.marker, query.answer), evidence=())
         pairs = rng.sample(chained.pairs, len(chained.pairs))
         words = [*(word for pair in pairs for word in pair), *query.ask]
@@ -134,15 +135,15 @@ class PlantedQuestion(Question):
         super().__post_init__()
         check_share(f"task {self.name!r}: strength", self.strength, 0.0, 1.0)
 
-    def tells_answer(self, kind: int) -> bool:
-        """Return whether `kind` is at least 100 x `strength`: these need no planted layer."""
+    def prompt_ends_in_answer(self, kind: int) -> bool:
+        """Return whether prompts of this kind end in the answer: `kind` >= 100 x `strength`."""
         return kind >= round(_N_KINDS * self.strength)
 
 
 @register("planted_look_up")
 @dataclass(frozen=True, kw_only=True)
 class LookUp(PlantedQuestion):
-    """Find the value of a key. Evidence is the value."""
+    """Look up the value of a key. Evidence is the value."""
 
     family: ClassVar[str] = "retrieval"
     marker: ClassVar[str] = FIND
@@ -157,7 +158,7 @@ class LookUp(PlantedQuestion):
 @register("planted_chain")
 @dataclass(frozen=True, kw_only=True)
 class Chain(PlantedQuestion):
-    """Find the value of a key's value. Evidence is both values."""
+    """Look up the value of a key, then the value of that value. Evidence is both values."""
 
     family: ClassVar[str] = "reasoning"
     marker: ClassVar[str] = FOLLOW
@@ -175,13 +176,13 @@ class Chain(PlantedQuestion):
 @register("planted_fact")
 @dataclass(frozen=True, kw_only=True)
 class Fact(PlantedQuestion):
-    """Name the word that belongs to a person, which the prompt lacks. Evidence is the name."""
+    """Recall the word that belongs to a name; the pairs do not say which. Evidence is the name."""
 
     family: ClassVar[str] = "knowledge"
     marker: ClassVar[str] = RECALL
 
     def draw_query(self, rng: random.Random, pairs: Pairs) -> Query:
-        """Ask for the word of one of the people; wrong choices are other words."""
+        """Ask for the word that belongs to one of the names; wrong choices are other words."""
         subject = rng.randrange(len(SUBJECTS))
         answer = WORDS[fact_of(subject)]
         wrong = rng.sample([word for word in WORDS if word != answer], 3)
@@ -191,7 +192,7 @@ class Fact(PlantedQuestion):
 @register("planted_echo")
 @dataclass(frozen=True, kw_only=True)
 class Echo(Question):
-    """Repeat the last word: copying, which takes no layer here. Evidence is that word."""
+    """Repeat the last word, which a planted model does without any layer. Evidence is that word."""
 
     family: ClassVar[str] = "language"
     marker: ClassVar[str] = ECHO

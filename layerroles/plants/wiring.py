@@ -12,29 +12,29 @@ The architecture is TransformerLens's native one, with learned positions and wit
     second      the result of the second look-up
     fact        the word that belongs to a subject
 
-A step is one head, or one MLP:
+A step is one operation that an answer takes. A head or an MLP does it:
 
 - `previous`: position p attends to p - 1 and copies its word into `previous`.
 - `first`: attends from the last position to the value whose `previous` equals that of the last
   position (the word asked, which precedes the marker), and copies that value into `first`: an
   induction head (Olsson et al. 2022, arXiv 2209.11895).
 - `second`: attends to the value whose `previous` equals `first`, and copies it into `second`.
-- `fact`: a hidden unit for each subject writes its word into `fact`.
+- `fact`: a hidden unit of the MLP for each subject writes the subject's word into `fact`.
 
 If several heads share a step, they attend to the same positions, and each copies its own part of
 the words.
 
-With S the sharpness, a look-up gives a score of S to a position whose `previous` matches, S to one
-that holds a value (both add up), and 1.5 S to the first token. So without a match it attends to the
-first token, which holds no word, and copies nothing. A marker enables a look-up at its position:
-elsewhere the first token gets 7 S, more than any match. Of the two markers, `find` enables the
-first look-up, `follow` both.
+With S the sharpness (40), the attention score of a look-up is S for a position whose `previous`
+matches, S for one that holds a value (both add up), and 1.5 S for the first token. So without a
+match the head attends to the first token, which holds no word, and copies nothing. A marker enables
+a look-up at its position: at positions without it, the score of the first token is 7 S, more than
+any match. Of the two markers, `find` enables the first look-up, `follow` both.
 
-All families share one unembedding: logits = G (word + first + 3 second + fact), so that the second
-look-up outweighs the first, and a last word that is the answer is repeated. A small preference for
-each word (below 0.2 G, drawn by seed) and a larger one for `unsure` decide what is answered if no
-step wrote a word. At the position after the answer, the position embedding makes `<eos>` the
-likeliest token.
+All families share one unembedding: logits = G (word + first + 3 second + fact), with the gain G
+(10). So the second look-up outweighs the first, and if the last word is the answer, it is repeated.
+A small preference for each word (below 0.2 G, drawn by seed) and a larger one for `unsure` decide
+the answer if no step wrote a word. At the position after the answer, the position embedding makes
+`<eos>` the likeliest token.
 
 Layers without a role, unused heads and unused MLP units write noise: random vectors of length about
 `noise`, in all subspaces, that depend on word and position.
@@ -112,7 +112,7 @@ def build_wiring(layout: RoleLayout, noise: float, seed: int) -> Wiring:
     Args:
         layout: the steps of each layer.
         noise: length of the random vectors (a word's own vector has length 1).
-        seed: draws noise, preferences and heads.
+        seed: seed of the noise, the preferences and the heads.
     """
     rng = torch.Generator().manual_seed(seed)
     config = TransformerBridgeConfig(

@@ -4,7 +4,8 @@ A prompt is four pairs of words, then two words that ask:
 
     ghost silver summer hammer dragon road hotel ghost ghost find
 
-It has the form below, with the position of each token; `LAST` is where the answer is given.
+It has the form below, with the position of each token (k a key, v its value). The model predicts
+the answer at `LAST`.
 
     0      1 2  3 4  5 6  7 8   9     10
     <bos>  k v  k v  k v  k v   asked LAST

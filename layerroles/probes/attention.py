@@ -38,7 +38,7 @@ class Attention(Probe):
     """Measure attention from the answering position, by layer and head.
 
     Columns: layer, head; evidence, first and question (shares of attention, 0 to 1, on the
-    evidence, on the first token, which is the usual sink, and on the rest of the prompt's last
+    evidence, on the first token, the usual attention sink, and on the rest of the prompt's last
     paragraph), entropy (nats; 0 if one token gets all attention) and uniform (the share of the
     evidence if attention were spread evenly). If an example has no evidence, `evidence` and
     `uniform` are NaN.

@@ -1,9 +1,9 @@
 r"""Direct attribution: how much each layer's attention and MLP add to the answer's logit.
 
-The stream before the read-out is a sum of writes, `x = embed + sum_l (attn_l + mlp_l)`, and with
-the final norm's statistics held fixed, logits are linear in it. So with `u` the unembedding of the
-answer minus the mean unembedding of the other choices (where there are choices), `g` the norm's
-weight and `s` its divisor,
+The residual stream before the final norm is the sum of what the parts add to it,
+`x = embed + sum_l (attn_l + mlp_l)`, and with the norm's statistics held fixed, logits are linear
+in `x`. So with `u` the unembedding of the answer minus the mean unembedding of the other choices
+(where there are choices), `g` the norm's weight and `s` its divisor,
 
     logit(answer) - mean logit(others) = sum_p u . (g * center(p) / s) + bias,
 
@@ -56,8 +56,8 @@ class DirectAttribution(Probe):
     answer token, minus the mean logit of the other choices if there are any; this is checked.
 
     Raises:
-        InputError: attention and MLP do not add up to the layer, or the parts not to the model's
-            own logits, so that this architecture cannot be decomposed.
+        InputError: this architecture cannot be decomposed, because attention and MLP do not add up
+            to what the layer adds, or the parts do not add up to the model's own logits.
 
     Example:
         attribution = lr.probes.DirectAttribution().measure(model, tasks, limit=8)

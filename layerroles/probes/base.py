@@ -1,11 +1,11 @@
 """The interface of probes: measurements on the model, on the prompts that a sweep asks.
 
-The model may be intact or under a condition, for example to see what a skipped layer changes
-downstream. Probes read the *answering position*: the position whose next token is the first by
-which the answer differs from the other choices. The context is that of the protocol `continuation`,
-with worked examples that show bare answers. If all choices begin with the same tokens, such as an
-opening quote, these tokens are read too, and the answering position is the last of them. Otherwise
-it is the last token of the context.
+The model may be intact, or ablated as a condition says, for example to see what a skipped layer
+changes downstream. Probes read the *answering position*: the position whose next token is the first
+by which the answer differs from the other choices. The context is that of the protocol
+`continuation`, with worked examples that show bare answers. If all choices begin with the same
+tokens, such as an opening quote, these tokens are read too, and the answering position is the last
+of them. Otherwise it is the last token of the context.
 """
 
 from abc import ABC, abstractmethod
@@ -34,8 +34,8 @@ class Probe(ABC):
     """A measurement. Subclasses are frozen dataclasses; `measure` returns a tidy frame.
 
     Class attributes:
-        needs: what an example must have to be measured, such as "evidence", for the error if no
-            example has it; empty if every example can be measured.
+        needs: what an example must have to be measured, such as "evidence"; the error names it if
+            no example has it. Empty if every example can be measured.
 
     Example:
         from dataclasses import dataclass
@@ -129,7 +129,7 @@ class Probe(ABC):
         """Check that the probe can measure a model.
 
         Raises:
-            InputError: it cannot; by default it can measure every model.
+            InputError: the probe cannot measure the model; by default, never raised.
         """
 
     @abstractmethod
@@ -154,9 +154,10 @@ class Batch:
         attended: 1 at real tokens, 0 at pads.
         answers: for each example, the answer's first token that differs from other choices; without
             choices, its first token.
-        others: for each example, the tokens of the other choices at that place, each once, without
-            the answer's; empty if there are no choices.
-        prompts: the contexts with their evidence, which a condition's `at` refers to.
+        others: for each example, the tokens of the other choices at the position of the answer's
+            token, each once, without the answer's; empty if there are no choices.
+        prompts: the contexts with the positions of their evidence, by which a condition's `at`
+            (such as `"evidence"`) finds the tokens to ablate.
 
     Example:
         class Answering(lr.probes.Probe):
@@ -246,7 +247,7 @@ def _find_answering(model: TransformerBridge, example: Example) -> _AnsweringPos
 
 @contextmanager
 def call_at_hooks(model: TransformerBridge, hooks: dict[str, Any]) -> Iterator[None]:
-    """Call functions `(value) -> None` with the values at hook points, within the context."""
+    """Call functions `(value) -> None` with the values at hook points, inside the `with` block."""
     bound = [(name, partial(_call_with_value, function)) for name, function in hooks.items()]
     with model.hooks(fwd_hooks=bound):
         yield

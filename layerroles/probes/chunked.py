@@ -19,7 +19,8 @@ from layerroles.errors import InputError
 from layerroles.models import forward, prepared
 from layerroles.sites import PATTERN
 
-# Called with the value at a hook and the column at which the piece begins, cached ones included.
+# Called with the value at a hook point and the column at which the piece begins; cached columns are
+# counted too.
 NoteValue = Callable[[Tensor, int], None]
 # Called with a layer, its attention from the columns of a piece to all columns up to the piece's
 # end `[row head query key]`, and the column at which the piece begins.
@@ -99,7 +100,7 @@ def read_patterns(
     The other arguments, the returned values and further errors are those of `read_in_pieces`.
 
     Raises:
-        InputError: the model shows no attention patterns.
+        InputError: no layer of the model has a hook point with its attention pattern.
     """
     layers = pattern_layers(model)
     if not layers:

@@ -6,7 +6,8 @@ not the rest of the vocabulary. The *choice* at a depth is the likeliest of them
 
     margin = log p(right option) - max over other options of log p(option)
 
-in nats, which does not depend on the rest of the vocabulary; positive where the right one leads.
+in nats. It does not depend on the rest of the vocabulary, and is positive where the right option
+leads.
 
 The *decisive* phase begins at the first depth from which the choice stays the final one; all depths
 before it are the *silent* phase, in which options may lead by chance. The paper defines the phases

@@ -1,7 +1,8 @@
 """The depth at which an answer or a choice is settled, per example, and its median per group.
 
-Every depth here is "the first layer from which a property holds at all later ones". -1 is the
-embedding, l is after block l; the depth is NaN if the property does not hold at the last layer.
+Every depth here is the first layer such that a property holds at that layer and at all later ones.
+-1 is the embedding, l is after block l; the depth is NaN if the property does not hold at the last
+layer.
 """
 
 from collections.abc import Sequence
@@ -127,7 +128,7 @@ def depth_intervals(
 def find_lasting_layer(
     holds: Bool[np.ndarray, "example depth"], layers: Sequence[int]
 ) -> Float[np.ndarray, " example"]:
-    """Return the first layer from which something holds at all later ones; NaN for never."""
+    """Return the first layer from which `holds` is true up to the last layer; NaN if none."""
     n_held = np.logical_and.accumulate(holds[:, ::-1], axis=1).sum(axis=1)
     depths = np.array([*layers, np.nan], dtype=float)
     first_layers: np.ndarray = depths[holds.shape[1] - n_held]
@@ -158,7 +159,10 @@ def _make_rows(
 
 
 def median_bounds(ordered: Float[np.ndarray, " example"]) -> tuple[float, float]:
-    """Return the order statistics that enclose the median at 95% or more; NaN if too few."""
+    """Return the values that enclose the population's median with 95% probability or more.
+
+    They are two of the values in `ordered`; NaN if there are fewer than six.
+    """
     n = len(ordered)
     below = int(binom.ppf(0.025, n, 0.5)) - 1 if n else -1
     if below < 0:

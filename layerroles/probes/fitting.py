@@ -1,4 +1,4 @@
-"""Train the maps of a tuned lens: gradient descent on the divergence from the final distribution.
+"""Train the maps of a tuned lens, to lower the KL divergence from the final distribution.
 
 Each map takes `z = (h - mean) / std`, with the mean and standard deviation of each dimension of the
 stream over the first texts: some dimensions are a hundred times as large as others, and Adam takes
@@ -72,7 +72,7 @@ class Maps:
     Attributes:
         maps: the matrices `A`, for the embedding and after each block but the last.
         shifts: the vectors `b`, for the same depths.
-        n_tokens: the number of distinct tokens (places in a text) read in training.
+        n_tokens: the number of distinct (text, position) pairs read in training.
         n_parameters: the number of parameters of one depth's map.
     """
 
@@ -83,7 +83,7 @@ class Maps:
 
 
 def train_maps(model: TransformerBridge, texts: Sequence[str], fit: Fit) -> Maps:
-    """Train a map for each depth; log a warning if they see fewer tokens than a map has parameters.
+    """Train a map for each depth; log a warning if it has more parameters than training tokens.
 
     Raises:
         InputError: no text of two tokens or more, or a model that no lens can read.
@@ -165,7 +165,7 @@ def _read_streams(
     tokens, attended = pad_left(rows, model)
     is_kept = attended.cumsum(-1) > 1
     streams = read_streams(model, tokens, attended)
-    # Copies: what was made in inference mode takes no part in gradients.
+    # Copies, since gradients cannot flow through tensors that were made in inference mode.
     return {place: stream[is_kept.to(stream.device)].clone() for place, stream in streams.items()}
 
 
@@ -195,7 +195,7 @@ class _TrainedMap:
         stream: Float[Tensor, "token d_model"],
         final: Float[Tensor, "token d_vocab"],
     ) -> float:
-        """Take an Adam step; return the mean divergence before it, in nats."""
+        """Take an Adam step; return the mean KL divergence before the step, in nats."""
         stream_float32 = stream.float()
         z = (stream_float32 - self._mean) / self._std
         mapped = stream_float32 + self._std * (z @ self._weight.T + self._shift)

@@ -43,7 +43,7 @@ def group_by_probe(
 
 
 def select_one_condition(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of one condition: all rows, or the intact model's if there are several.
+    """Return all rows if they are of one condition, else the intact model's rows.
 
     Returns no rows if there are several conditions and none is the intact model.
     """

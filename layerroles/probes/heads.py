@@ -110,8 +110,8 @@ class HeadScores(Probe):
             A frame as from `measure`, with task `repeated_tokens` and family `language`.
 
         Raises:
-            InputError: no sequence, one of less than 2 tokens, or more than the model's context
-                takes or its vocabulary has.
+            InputError: `limit` is below 1, or `length` is below 2, above half the model's context
+                length, or above the number of tokens in its vocabulary that are not special.
         """
         special = set(prepared(model).tokenizer.all_special_ids)
         plain = torch.tensor([n for n in range(model.cfg.d_vocab) if n not in special])
@@ -207,7 +207,7 @@ class RetrievalScore(Probe):
             )
 
     def rows(self, model: TransformerBridge, batch: Batch) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield a row for each example with evidence, layer and head."""
+        """Yield a row for each layer and head, for each example that has evidence."""
         all_requests = [
             _make_request(model, example, self.max_gen_toks) for example in batch.examples
         ]
@@ -250,7 +250,8 @@ def _write_and_watch(
 ) -> tuple[dict[int, Bool[Tensor, "row head pos"]], list[tuple[int, ...]]]:
     """Generate greedily; return what each head copied, and the tokens generated for each row.
 
-    The first is, by layer, a mask of the positions of the padded prompts that a head copied.
+    The first result maps each layer to a mask: true where a head copied the token at a position of
+    the padded prompts.
     """
     tokens, attended = pad_left([request.context for request in requests], model)
     begins = attended.argmax(-1).tolist()
@@ -259,7 +260,7 @@ def _write_and_watch(
         evidence[row, [begins[row] + position for position in request.evidence or ()]] = True
     n = tokens.shape[1]
     copied: dict[int, Tensor] = {}
-    most_attended: dict[int, Int[Tensor, "row head"]] = {}  # by layer, the column that gets most
+    most_attended: dict[int, Int[Tensor, "row head"]] = {}  # layer: column of most weight
 
     def note_most_attended(layer: int, pattern: Tensor, start: int) -> None:
         most_attended[layer] = pattern[:, :, -1].argmax(-1)

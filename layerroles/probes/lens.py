@@ -1,4 +1,4 @@
-"""Lenses: read out the stream at any depth as if it were the last.
+"""Lenses: read out the residual stream at any depth as if it were the last block's output.
 
 A stream `h` at depth `l` is read as `unembed(norm(T_l(h)))`, with the model's own final norm and
 unembedding and a translation `T_l`: the identity for the logit lens (nostalgebraist 2020,
@@ -45,9 +45,9 @@ class Lens(Probe):
     (`block`, or `attn` for the stream between attention and MLP), rank (of the answer; 0 is the
     likeliest token), logprob (of the answer, nats), uniform (the log-probability of every token
     under a uniform distribution, `-log d_vocab`), entropy (nats), kl (`sum(p log(p / q))` in nats,
-    `p` the model's final distribution and `q` this one), agrees (whether the likeliest token is the
-    final distribution's). If `top` is above 0, also the likeliest tokens `top_0`, `top_1`, ... with
-    their log-probabilities `top_0_logprob`, ...
+    with `p` the model's final distribution and `q` the lens's at this depth), agrees (whether `p`
+    and `q` have the same likeliest token). If `top` is above 0, also the likeliest tokens `top_0`,
+    `top_1`, ... with their log-probabilities `top_0_logprob`, ...
 
     Attributes:
         sublayers: whether to read the stream between attention and MLP too.
@@ -106,8 +106,8 @@ class Lens(Probe):
             next token of the text, NaN at the last.
 
         Raises:
-            InputError: no text or an empty one, one longer than the model's context, a lens of
-                another model, or a condition that cannot be applied to it.
+            InputError: no text, an empty text, a text longer than the model's context, a lens of
+                another model, or a condition that cannot be applied to the model.
         """
         if isinstance(texts, str) or not texts or not all(texts):
             raise InputError("a lens reads a list of texts, none of them empty")
@@ -166,8 +166,8 @@ class Lens(Probe):
     ) -> Iterator[tuple[Place, dict[str, list[Any]]]]:
         """Yield the lens's columns at each depth, with a value for each row.
 
-        `rank` is 0 for the likeliest token. Log-probabilities, entropy and KL divergence are in
-        nats.
+        `rank` and `logprob` are those of the token in `targets`; `rank` is 0 for the likeliest
+        token. Log-probabilities, entropy and KL divergence are in nats.
 
         Raises:
             InputError: the last depth's log-probabilities differ from the model's own.
@@ -179,7 +179,7 @@ class Lens(Probe):
             yield (
                 place,
                 {
-                    # As logits: log-probabilities may round what differs to the same.
+                    # By logits: log-probabilities of different logits may round to one number.
                     "rank": (logits > logits.gather(-1, targets[:, None])).sum(-1).tolist(),
                     "logprob": target_logprobs[:, 0].tolist(),
                     "uniform": [-math.log(logits.shape[-1])] * len(logits),
@@ -223,7 +223,7 @@ class Lens(Probe):
 @register("logit_lens")
 @dataclass(frozen=True)
 class LogitLens(Lens):
-    """Read out the stream at each depth as if it were the last; for the columns, see `Lens`.
+    """Read out the stream at each depth as if it were the last block's; columns: see `Lens`.
 
     Attributes:
         sublayers: whether to read the stream between attention and MLP too.

@@ -59,7 +59,7 @@ def measure_into(
     frame = probe.measure(model, tasks, limit=limit, seed=seed, condition=condition)
     try:
         table.parent.mkdir(parents=True, exist_ok=True)
-        # The note goes first and comes last: a table that was cut off is never taken for whole.
+        # Delete the digest first and write it last, so that an incomplete table is never returned.
         digest_file.unlink(missing_ok=True)
         frame.to_csv(table, index=False)
         digest_file.write_text(digest)
@@ -91,7 +91,7 @@ def _refuse_other_weights(run: Path, known: Provenance) -> None:
     try:
         saved_model = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["model"]
         weights, name = saved_model["weights"], saved_model["name"]
-    except (OSError, ValueError, LookupError, TypeError):  # no run, or it does not say
+    except (OSError, ValueError, LookupError, TypeError):  # no run, or no weights in its manifest
         return
     if weights != known.weights:
         raise InputError(
@@ -106,7 +106,7 @@ def _condition_name(frame: pd.DataFrame) -> str:
 
 
 def _read_table(table: Path) -> pd.DataFrame:
-    # A model may well write "nan" or "None": only an empty field says that there is no value.
+    # A token may be "nan" or "None": only an empty field is a missing value.
     try:
         return pd.read_csv(table, keep_default_na=False, na_values=[""], dtype={"example": str})
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Record the stream at each depth, and compute its logits.
+"""Record the residual stream at each depth, and compute its logits.
 
 The stream after a block, or between its attention and its MLP, is read out by the model's own final
 norm and unembedding, with TransformerLens's `logit_readout`.
@@ -53,7 +53,7 @@ def list_places(model: TransformerBridge, *, sublayers: bool = False) -> list[Pl
 def read_out(
     model: TransformerBridge, stream: Float[Tensor, "row d_model"], *, grad: bool = False
 ) -> Float[Tensor, "row d_vocab"]:
-    """Return the logits of a stream, read out as if it were the last.
+    """Return the logits that the final norm and unembedding give for a stream of any depth.
 
     Args:
         model: the model whose final norm and unembedding are used.
@@ -74,7 +74,7 @@ def read_out(
 def kl_divergence(
     final_logprobs: Float[Tensor, "row d_vocab"], logprobs: Float[Tensor, "row d_vocab"]
 ) -> Float[Tensor, " row"]:
-    """Return `sum(p log(p / q))` in nats, from `log p` (final) and `log q`."""
+    """Return `sum(p log(p / q))` of each row in nats, from `log p` (final) and `log q`."""
     return kl_div(logprobs, final_logprobs, log_target=True, reduction="none").sum(-1).clamp(min=0)
 
 

@@ -50,7 +50,7 @@ class Trained:
         dtype: the dtype of the model's weights.
         texts: a hash of the texts.
         n_texts: the number of texts.
-        n_tokens: the number of distinct tokens (places in a text) read in training.
+        n_tokens: the number of distinct (text, position) pairs read in training.
         n_parameters: the number of parameters of one depth's map; if `n_tokens` is smaller, the
             lens may be trained on too little.
         fit: the training settings.

@@ -29,9 +29,10 @@ class Answer:
             is not `"ok"`.
         correct: whether the answer was right; None if the protocol does not say or `status` is not
             `"ok"`.
-        strict: whether it was right in the place and form that the shots show; None outside
-            generation.
-        outcome: `"correct"`, or how it failed (see `OUTCOMES`); empty if the protocol does not say.
+        strict: whether the answer was right in the place and form that the worked examples (shots)
+            show; None outside generation.
+        outcome: `"correct"`, or how the answer failed (see `OUTCOMES`); empty if the protocol does
+            not say.
         response: the generated text, or the given text that was chosen; empty for measurements.
         status: `"ok"`, or `"not finite"` if a scored logit was NaN or infinite.
         changed: whether the condition's edits changed any value for this example.
@@ -63,7 +64,9 @@ class Answer:
 
 
 class Protocol(ABC):
-    """A way of asking. Subclasses are frozen dataclasses; their fields are parameters.
+    """A way to turn examples into requests, and answers into scores.
+
+    Subclasses are frozen dataclasses; their fields are the protocol's parameters.
 
     Class attributes:
         unit: the unit of a score.
@@ -117,9 +120,9 @@ class Protocol(ABC):
     def evidence(
         self, example: Example, context: str | None = None
     ) -> list[tuple[int, int]] | None:
-        """Return the character spans of the evidence in `context`; None means `context(example)`.
+        """Return the character spans of the evidence in `context`, by default `context(example)`.
 
-        None if the example has no evidence, or its prompt does not occur in the context.
+        Returns None if the example has no evidence, or its prompt does not occur in the context.
         """
         if not example.evidence:
             return None
@@ -166,8 +169,8 @@ class Asked(ABC):
 
     Attributes:
         requests: all `Scored`, or all `Written`.
-        apart: whether the results of a condition do not depend on the conditions that share its
-            batch.
+        apart: whether the results of a condition are independent of which other conditions share
+            its batch.
 
     Example:
         from layerroles.protocols import Continuation

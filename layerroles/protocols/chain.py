@@ -72,7 +72,7 @@ class ChainLogprob(LikelihoodProtocol):
     def judge(self, example: Example, scores: list[Score]) -> Answer:
         """Score the whole solution, in nats per token.
 
-        Details: `steps`, nats per token of each step.
+        Details: `steps`, the log-likelihood of each step in nats per token.
         """
         step_scores = [score.logprob / score.n_tokens for score in scores]
         nats, n_tokens = sum(s.logprob for s in scores), sum(s.n_tokens for s in scores)
@@ -82,7 +82,7 @@ class ChainLogprob(LikelihoodProtocol):
 def split_steps(solution: str) -> list[str]:
     r"""Split a solution into steps at ends of lines and sentences.
 
-    The steps joined are the stripped solution after one space.
+    Joined, the steps give the solution without white space around it, after one space.
 
     Example:
         >>> split_steps("2 + 3 = 5.\nThe answer is 5.")

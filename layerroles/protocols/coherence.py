@@ -46,9 +46,9 @@ def find_written_texts(requests: Sequence[Any], found: Sequence[Any]) -> Iterato
 
 
 def score_coherence(engine: Engine, texts: Iterable[WrittenText]) -> dict[WrittenText, float]:
-    """Return nats per token of each text under the intact model, after its context.
+    """Return the intact model's log-likelihood of each text after its context, in nats per token.
 
-    Equal texts are scored once. Texts whose score is not finite are left out.
+    0 is the best. Equal texts are scored once. Texts whose score is not finite are left out.
     """
     distinct = list(dict.fromkeys(texts))
     if not distinct:

@@ -24,10 +24,11 @@ def outcome(text: str, grade: Grade, *, ended: bool) -> Outcome:
 
     - `empty`: only white space;
     - `correct`: the right answer in any accepted form;
-    - `degenerate`: at least 12 words, and at least half of the 4-word sequences occurred before in
-    it; - `no answer`: no answer can be read, and the text ended by itself;
-    - `truncated`: the token limit was reached, and no answer can be read or it is not right in the
-      strict form;
+    - `degenerate`: at least 12 words, and at least half of its 4-word sequences occurred before in
+      the text;
+    - `no answer`: no answer can be read, and the text ended by itself;
+    - `truncated`: the token limit was reached, and no answer can be read or the answer is not right
+      in the strict form;
     - `wrong`.
 
     Example:

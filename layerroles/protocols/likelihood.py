@@ -41,7 +41,10 @@ class LikelihoodProtocol(Protocol):
         """Return the answer to an example, given the scores of its continuations in their order."""
 
     def pairs(self, example: Example, context: str, *, chat: bool) -> list[tuple[str, str]]:
-        """Return (context, continuation) pairs; no leading spaces with `chat`, as in lm-eval."""
+        """Return a (context, continuation) pair for each continuation.
+
+        With `chat`, continuations have no leading space, as in lm-eval.
+        """
         texts = self.continuations(example)
         return [(context, text.removeprefix(" ") if chat else text) for text in texts]
 
@@ -79,14 +82,14 @@ class ChoiceProtocol(LikelihoodProtocol):
         return sum(1 / len(example.choices) for example in examples) / len(examples)
 
     def compared(self, example: Example, scores: list[Score]) -> list[float]:
-        """Return the numbers by which choices are compared; by default nats."""
+        """Return a number per choice, to compare them: by default the log-likelihood in nats."""
         return [score.logprob for score in scores]
 
     def judge(self, example: Example, scores: list[Score]) -> Answer:
         """Judge an example as right if the right choice is the likeliest; ties are wrong.
 
-        Details: `logprobs`, nats of each choice, and `margin`, the number by which the right choice
-        is compared (see `compared`) minus the largest such number of the others.
+        Details: `logprobs`, the log-likelihood of each choice in nats, and `margin`, the number by
+        which the right choice is compared (see `compared`) minus the largest of the others.
         """
         n = len(example.choices)
         right = example.choices.index(example.answer)
@@ -153,7 +156,7 @@ class Continuation(ChoiceProtocol):
         return pairs + [("", text) for _, text in pairs] * (self.norm == "unconditional")
 
     def compared(self, example: Example, scores: list[Score]) -> list[float]:
-        """Return the nats of each choice, normalized by `norm`."""
+        """Return the log-likelihood of each choice in nats, normalized by `norm`."""
         match self.norm:
             case "token":
                 return [score.logprob / score.n_tokens for score in scores]
@@ -269,7 +272,7 @@ class Exact(LikelihoodProtocol):
         """Judge an example as right if greedy decoding would write the answer or an alias.
 
         The response is that text, or empty if there is none: other texts that the model would write
-        are not known. Details: `logprob`, nats of the answer.
+        are not known. Details: `logprob`, the log-likelihood of the answer in nats.
         """
         texts = zip((example.answer, *example.aliases), scores, strict=True)
         greedy_texts = [text for text, score in texts if score.is_greedy]

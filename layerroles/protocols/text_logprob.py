@@ -72,7 +72,7 @@ class TextLogprob(LikelihoodProtocol):
     def judge(self, example: Example, scores: list[Score]) -> Answer:
         """Score the text, in nats per byte.
 
-        Details: `nats` of the whole text.
+        Details: `nats`, the log-likelihood of the whole text.
         """
         nats = sum(score.logprob for score in scores)
         return make_measurement(nats / len(example.answer.encode()), scores, {"nats": nats})

@@ -63,9 +63,9 @@ def export(model: TransformerBridge, *, drop: Iterable[int], path: str | Path) -
         The folder.
 
     Raises:
-        InputError: a layer that the model lacks or that is named twice, no layer or all of them; a
-            folder that is not empty or cannot be written; a model that has no weights, is not from
-            transformers, is quantized or is spread over several devices; or one whose blocks depend
+        InputError: `drop` is empty or names all layers, a layer twice or a layer that the model
+            lacks; the folder is not empty or cannot be written; the model has no weights, is not
+            from transformers, is quantized or is spread over several devices; or its blocks depend
             on their layer number, so that the remaining blocks would change.
 
     Example:
@@ -88,13 +88,13 @@ def export(model: TransformerBridge, *, drop: Iterable[int], path: str | Path) -
     }
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        # Written beside its place, then moved there in one step.
+        # Written to a temporary folder beside the target, then moved there in one step.
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as scratch:
             written = Path(scratch) / "model"
             smaller.save_pretrained(written)
             if original.can_generate():
-                # As it is: settings that many models have (a temperature without sampling) are
-                # refused by `save_pretrained`.
+                # Written directly, since `save_pretrained` refuses settings that many models have
+                # (a temperature without sampling).
                 settings = written / "generation_config.json"
                 original.generation_config.to_json_file(settings)
             preparation.tokenizer.save_pretrained(written)
@@ -126,7 +126,8 @@ def check_layers(model: TransformerBridge, drop: Any) -> set[int]:
     """Return the layers to drop as a set, checked against the model.
 
     Raises:
-        InputError: a layer that the model lacks or that is named twice, no layer, or all of them.
+        InputError: `drop` is empty, or names all layers, a layer twice, or a layer that the model
+            lacks.
     """
     n_layers, name = model.cfg.n_layers, prepared(model).name
     try:
@@ -173,14 +174,15 @@ def _build_smaller(model: TransformerBridge, original: Any, kept_layers: Sequenc
     """Return the smaller model, which shares the tensors of the larger one.
 
     Raises:
-        InputError: it cannot be built, or its blocks would differ from those of the larger model.
+        InputError: the smaller model cannot be built, or its blocks would differ from those of the
+            larger one.
     """
     what = f"model {prepared(model).name!r} ({model.cfg.architecture})"
     places = [block.name for block in model.blocks]
     stack = places[0].rpartition(".")[0]
     try:
         smaller_config = _smaller_config(original.config, kept_layers, len(places))
-        # Neither takes memory.
+        # On the meta device, neither model takes memory.
         with torch.device("meta"):
             smaller, rebuilt = (
                 AutoModelForCausalLM.from_config(
@@ -222,7 +224,7 @@ def _smaller_config(config: Any, kept_layers: Sequence[int], n_layers: int) -> A
         elif (
             isinstance(value, list)
             and len(value) == n_layers
-            and "token" not in name  # there may be as many ends of a text as layers
+            and "token" not in name  # a list of end tokens may be that long too
             and name != "architectures"
         ):
             values[name] = [value[layer] for layer in kept_layers]

@@ -30,11 +30,12 @@ def compare_plans(result: SweepResult, plans: Sequence[PruningPlan]) -> pd.DataF
 
     Columns: drop (the number of layers), method, layers; task, family, protocol; n, intact, chance,
     score, effect with ci_low and ci_high, and harm with its interval, all as in
-    `SweepResult.effects`; `difference`, the score of the role-aware plan with the same `drop` minus
-    this plan's (positive: the role-aware one scores higher), paired over examples, with a 95%
-    interval `low` to `high` (exactly 0 if both drop the same layers, NaN without a role-aware
-    plan); `best_baseline`, true for the plan with the highest score here among those with the same
-    `drop` that are by other methods than `role_aware`; unit (of scores and differences).
+    `SweepResult.effects`; `difference`, the score of the plan by method `role_aware` with the same
+    `drop` minus this plan's score (positive: the role-aware plan scores higher), paired over
+    examples, with a 95% interval `low` to `high` (exactly 0 if both drop the same layers, NaN
+    without a role-aware plan); `best_baseline`, true for the plan with the highest score in the
+    row's task and protocol among plans by other methods with the same `drop`; unit (of scores and
+    differences).
 
     Args:
         result: a sweep that holds every plan's `condition`, preferably on examples that were not
@@ -42,8 +43,8 @@ def compare_plans(result: SweepResult, plans: Sequence[PruningPlan]) -> pd.DataF
         plans: at most one for each method and number of layers.
 
     Raises:
-        InputError: no plan, two of one method and number of layers, one whose condition the result
-            lacks, or one that was not asked in every task and protocol of the result.
+        InputError: there is no plan, two plans have the same method and number of layers, or the
+            result lacks a plan's condition in one of its tasks and protocols.
 
     Example:
         plans = [
@@ -110,7 +111,7 @@ def _condition_name(result: SweepResult, plan: PruningPlan) -> str:
 def _role_aware_condition(
     result: SweepResult, plans: Sequence[PruningPlan], plan: PruningPlan
 ) -> str | None:
-    """Return the condition's name of the role-aware plan with as many layers; None if missing."""
+    """Return the condition name of the `role_aware` plan that drops as many layers, or None."""
     for other in plans:
         if other.method == "role_aware" and len(other.layers) == len(plan.layers):
             return _condition_name(result, other)

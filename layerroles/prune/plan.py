@@ -29,9 +29,10 @@ class Candidate:
     """Layers that one step of a plan could drop, and their score.
 
     Attributes:
-        layers: one layer, or for `angular` a run of consecutive ones.
-        score: depends on the method: the harm of skipping them together with those dropped before,
-            or how much they change the stream; NaN if not scored.
+        layers: one layer, or for `angular` a run of consecutive layers.
+        score: smaller is better. By method: the harm of skipping the layers together with those
+            that earlier steps chose, or how much the layers change the residual stream (see
+            `METHODS`); NaN if not scored.
         interval: the 95% interval of the score; NaN if unknown.
         influence: the mean block influence of the layers; NaN if not measured.
         n: the number of examples, summed over tasks and protocols.
@@ -51,16 +52,17 @@ class Candidate:
         """The sort key: failed or unscored candidates last, then score, influence and layers."""
         failed = self.n_failed > 0 or self.score != self.score
         influence = float("inf") if self.influence != self.influence else self.influence
-        # Rounded, so that means which are equal tie.
+        # Rounded, so that means that differ only by rounding errors tie.
         return failed, float("inf") if failed else round(self.score, 9), influence, self.layers
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a plan.
+    """One step of a plan: it chooses one layer, or for `angular` all layers at once.
 
     Attributes:
-        dropped: the layers that earlier steps chose; they are skipped with every candidate.
+        dropped: the layers that earlier steps chose. `role_aware` and `likelihood` skip them
+            together with each candidate.
         candidates: the candidates, best first.
         chosen: the layers that this step adds.
     """
@@ -81,7 +83,7 @@ class PruningPlan:
         layers: the layers to drop (0-based), in the order in which they were chosen.
         steps: the steps, each with its candidates and their scores.
         keep: the families that are to lose least.
-        tasks: labels of the tasks that represent them.
+        tasks: labels of the tasks that represent these families.
         without_skill: labels of tasks that were asked but do not count, since the intact model is
             not above chance on them.
         protocols: the protocols under which tasks were asked; empty if the method asks nothing.

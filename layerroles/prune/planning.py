@@ -1,16 +1,17 @@
 """Choose the layers whose loss costs the named skills least.
 
-The search is greedy, with joint re-evaluation. Every layer is skipped alone, and the least harmful
-is dropped. Then, for each further layer to drop, the most promising of the rest are each skipped
-*together with* those dropped before, and the least harmful is added: two layers that do no harm
-alone may back each other up. The most promising layers are taken in turn from two lists, least
-single-layer harm and least block influence, since each measure alone misleads: harm is noisy, and
-influence does not measure skill.
+The search is greedy, with joint re-evaluation. Harm is the share of the skill above chance that an
+ablation removes. Every layer is skipped alone, and the one whose loss does least harm is dropped.
+Then, for each further layer to drop, the most promising of the rest are each skipped *together
+with* those dropped before, and the least harmful is added: two layers that do no harm alone may
+back each other up. The most promising layers are taken in turn from two lists, least single-layer
+harm and least block influence (how much the block changes the residual stream), since each measure
+alone misleads: harm is noisy, and influence does not measure skill.
 
 Methods of other authors are included for comparison: `block_influence` (ShortGPT, Men et al. 2024,
-arXiv 2403.03853), `angular` (the run of layers over which the stream changes direction least,
-Gromov et al. 2024, arXiv 2403.17887), `likelihood` (the same search, with harm measured by the
-likelihood of given answers) and `random`.
+arXiv 2403.03853), `angular` (the run of layers over which the residual stream changes direction
+least, Gromov et al. 2024, arXiv 2403.17887), `likelihood` (the same search, with harm measured by
+the likelihood of given answers) and `random`.
 
     plan = plan_pruning(model, drop=2, keep=["reasoning"], limit=64, path="runs/plan")
     print(plan)
@@ -73,20 +74,21 @@ def plan_pruning(
         tasks: the tasks that represent families; kv_retrieval, facts and word_problems by default.
         method: one of `METHODS`; see the module.
         protocols: the protocols under which tasks are asked. The default is `("generation",)` for
-            `role_aware` and `("continuation",)` for `likelihood`; the other methods ask nothing.
+            `role_aware` and `("continuation",)` for `likelihood`; the other methods score no
+            answers, so they take none.
         limit: the number of examples of each task.
         seed: the seed of the examples, and of the method `random`.
         screen: the number of layers tried in each step after the first.
-        path: a run folder that stores answers: an interrupted plan resumes from it, and one for
-            another `drop` asks only what is missing. By default nothing is stored.
+        path: a run folder that stores answers, so that an interrupted plan resumes, and a plan with
+            another `drop` runs only the conditions that are missing. By default nothing is stored.
         singles: the result of a sweep that skipped every layer alone, for example on more examples,
             to use for the first step; if None, such a sweep is run.
 
     Raises:
-        InputError: `drop` is below 1 or leaves no layer, an unknown method, no task to keep, a kept
-            family without skill above chance, a protocol that a task cannot be asked under,
-            `singles` of another model or without some layer, or `protocols` or `singles` for a
-            method that asks nothing.
+        InputError: `drop` is below 1 or leaves no layer, `limit` or `screen` is below 1, an unknown
+            method, no task to keep, a kept family without skill above chance, a protocol that a
+            task cannot be asked under, `singles` of another model or without some layer, or
+            `protocols` or `singles` for a method that scores no answers.
 
     Example:
         plan = lr.plan_pruning(model, drop=1, keep=["retrieval"], tasks=tasks, limit=8)
@@ -155,7 +157,7 @@ def _refuse_sweep_options(method: str, **given: object) -> None:
 
 
 def _tasks_to_keep(keep: Sequence[str], tasks: Sequence[Task]) -> list[Task]:
-    """Return the tasks whose family or label is to be kept.
+    """Return the tasks whose family or label is in `keep`; all tasks if `keep` is empty.
 
     Raises:
         InputError: no task, or a name that is neither a family nor a label of the tasks.
@@ -193,7 +195,7 @@ def _search_greedily(
     drop: int,
     screen: int,
 ) -> list[Step]:
-    """Return the steps: the first drops the best single layer, each further one the best addition.
+    """Return the steps: each adds the layer with the least harm, jointly with those chosen before.
 
     Args:
         sweep: the sweep that asks the kept tasks.

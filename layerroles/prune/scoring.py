@@ -1,12 +1,13 @@
-"""Score candidates for pruning: by harm to the kept skills, or by change of the stream.
+"""Score candidates for pruning: by harm to the kept skills, or by change of the residual stream.
 
-The harm of a condition is a mean over the kept families; for each family, it is the mean over those
-tasks that have skill above chance. Its interval is pooled from those of the tasks (`stats.pooled`).
-If a task is asked under several protocols, which share its examples, their bounds are averaged, as
-for fully correlated estimates.
+Harm is the share of the skill above chance that a condition removes. It is a mean over the kept
+families; for each family, it is the mean over those tasks that have skill above chance. Its
+interval is pooled from those of the tasks (`stats.pooled`). If a task is asked under several
+protocols, which share its examples, the bounds of their intervals are averaged, as for fully
+correlated estimates.
 
-The change is how much runs of consecutive blocks change the stream on the kept tasks, with equal
-weights for all families.
+The change is how much runs of consecutive blocks change the residual stream on the kept tasks, with
+equal weights for all families.
 """
 
 from collections.abc import Mapping, Sequence
@@ -218,10 +219,13 @@ def select_singles(
     tasks: Sequence[Task],
     protocols: Sequence[str],
 ) -> SweepResult:
-    """Select these tasks and protocols from a sweep that has skipped every layer alone.
+    """Return a sweep's rows of the intact model and of each layer skipped alone.
+
+    Only the rows of `tasks` under `protocols` are returned.
 
     Raises:
-        InputError: a sweep of another model, of other tasks or protocols, or not of every layer.
+        InputError: the sweep is of a model with other weights, or lacks a task, a protocol or a
+            layer.
     """
     check_result(result)
     source, model_source = result.manifest.get("model", {}), provenance(model)
@@ -251,7 +255,7 @@ def select_singles(
 
 
 def harm_of_layers(alone: SweepResult) -> list[Harm]:
-    """Return the harm of skipping each layer alone, by depth, given `select_singles`' result."""
+    """Return the harm of each layer, in order of layers, from the result of `select_singles`."""
     harm_by_name, layers = harm_of_conditions(alone), alone.frame[alone.frame["layer"].notna()]
     name_by_layer = dict(zip(layers["layer"].astype(int), layers["condition"], strict=True))
     return [harm_by_name[name_by_layer[layer]] for layer in sorted(name_by_layer)]
@@ -259,7 +263,10 @@ def harm_of_layers(alone: SweepResult) -> list[Harm]:
 
 @dataclass(frozen=True)
 class Change:
-    """Mean change of the stream over a run of blocks, its 95% interval, and number of examples."""
+    """Mean influence or angular distance of a run of blocks, its interval, and number of examples.
+
+    Both measure how much the run changes the residual stream. The interval is at 95%.
+    """
 
     value: float
     interval: Interval
@@ -278,8 +285,8 @@ def measure_changes(
 ) -> list[Change]:
     """Return the mean change over each run of `n` consecutive blocks, in order of first block.
 
-    Influence is measured at all tokens, as in ShortGPT (arXiv 2403.03853), angular distance at the
-    last token, as by its authors (arXiv 2403.17887).
+    Influence is measured at all tokens, as in ShortGPT (arXiv 2403.03853), and angular distance at
+    the last token, as in the paper that proposed it (arXiv 2403.17887).
 
     Args:
         model: from `load` or `prepare`.
@@ -288,10 +295,10 @@ def measure_changes(
         n: the number of blocks in a run.
         limit: the number of examples of each task.
         seed: the seed of the examples.
-        path: the run folder that stores the measurements, for all numbers of blocks.
+        path: the run folder that stores the measurements (of runs of every length).
     """
     probe = Similarity(position="all" if measure == "influence" else "last")
-    # Each in a folder of its own: a folder holds one frame of a probe.
+    # Each measure has its own folder, since a folder holds one frame of a probe.
     frame = measure_into(path / measure, probe, model, tasks, limit=limit, seed=seed)
     runs = frame[frame["n"] == n]
     return [_mean_change(run, measure) for _, run in runs.groupby("layer", sort=True)]
@@ -308,7 +315,7 @@ def _mean_change(run: pd.DataFrame, measure: str) -> Change:
 
 
 def _task_mean(values: "pd.Series[float]") -> IntervalEstimate:
-    """Return the mean and its Student's t interval; unknown for fewer than two values."""
+    """Return the mean and its 95% Student's t interval, unknown for fewer than two values."""
     if len(values) < 2:
         return IntervalEstimate(float(values.mean()), UNKNOWN)
     mean, reach = float(values.mean()), stats.t.ppf(0.975, len(values) - 1) * values.sem()

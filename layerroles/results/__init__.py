@@ -16,6 +16,7 @@ from layerroles.results.decisions import (
     NOT_MEASURABLE,
     NOT_MEASURED,
     Decision,
+    ablations_asked,
     decisions_of,
     describe_answers,
     describe_decisions,
@@ -23,11 +24,10 @@ from layerroles.results.decisions import (
     find_deferred,
     find_waiting,
     judge,
-    kinds_asked,
     verdict_levels,
 )
 from layerroles.results.distinct_ablations import BUILT_IN, mechanisms
-from layerroles.results.effects import NUMBERS, refuse_twins, twins
+from layerroles.results.effects import NUMBERS, ambiguous_rows, check_unambiguous
 from layerroles.results.effects import clustered_p as clustered_p
 from layerroles.results.effects import estimate_paired_effect as estimate_paired_effect
 from layerroles.results.regions import (
@@ -61,9 +61,12 @@ __all__ = [
     "Decision",
     "Match",
     "SweepResult",
+    "ablations_asked",
     "acted",
+    "ambiguous_rows",
     "cells_of",
     "check_result",
+    "check_unambiguous",
     "clustered_p",
     "compare",
     "count_needed",
@@ -77,12 +80,9 @@ __all__ = [
     "find_waiting",
     "judge",
     "judge_interval",
-    "kinds_asked",
     "match",
     "mechanisms",
     "pairs_of",
     "records",
-    "refuse_twins",
-    "twins",
     "verdict_levels",
 ]

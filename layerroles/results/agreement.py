@@ -1,11 +1,12 @@
 """Compare how harm depends on depth between two ways of asking the same questions.
 
-Two cells of a result are compared if they share questions: two protocols of a task, two contexts of
-the same questions under one protocol, or two tasks made of the same documents, such as lm-eval's
-`mmlu` and `mmlu_generative`. Spearman's correlation over sites between the effects in the two cells
-is computed, and the two profiles of harm are tested for a difference. For each condition, the harm
-in the first cell is subtracted from that in the second. Harm is an effect divided by the cell's
-range from intact to chance, which makes cells comparable. All comparisons are paired by question.
+A cell is one task under one protocol. Two cells are compared if they share questions: two protocols
+of a task, two contexts of the same questions under one protocol, or two tasks made of the same
+documents, such as lm-eval's `mmlu` and `mmlu_generative`. Spearman's correlation over sites between
+the effects in the two cells is computed, and the two profiles of harm (one harm per site) are
+tested for a difference. For each condition, the harm in the first cell is subtracted from that in
+the second. Harm is a drop of the score divided by the cell's range from chance to intact, which
+makes cells comparable. All comparisons are paired by question.
 """
 
 import itertools
@@ -33,9 +34,9 @@ class CellPair:
     """Two cells that ask the same questions.
 
     Attributes:
-        one: the first cell. If one protocol scores given answers and the other does not, it is the
-            cell that scores given answers.
-        two: the second cell.
+        one: the first cell.
+        two: the second cell. If the model writes its answers in only one of the cells, and scores
+            given answers in the other, `two` is the cell in which it writes.
         examples: the ids of the shared questions in `one` and in `two`, in the same order.
     """
 
@@ -59,7 +60,10 @@ class CellPair:
         return one, two
 
     def effects(self, names: Sequence[str]) -> list[Float[np.ndarray, "condition question"]]:
-        """Return the ablated minus the intact scores on the shared questions, an array per cell."""
+        """Return scores under the named conditions minus intact scores, an array for each cell.
+
+        The columns are the shared questions; NaN where one of the two scores is unknown.
+        """
         return [
             cell.differences(names, examples)
             for cell, examples in zip((self.one, self.two), self.examples, strict=True)
@@ -68,13 +72,14 @@ class CellPair:
     def differ_p(self, names: Sequence[str]) -> tuple[float, Float[np.ndarray, " condition"]]:
         """Test whether the two cells have equal profiles of harm over the named conditions.
 
-        Returns the p value for all conditions together and an array of uncorrected p values, one
-        per condition (see `stats.profiles_differ_p`). A condition with an unknown harm gets NaN;
-        the first p value is NaN if all do.
+        Returns the p value for all conditions together and an array of p values, one per condition
+        (see `stats.profiles_differ_p`). The latter are not corrected for the number of conditions;
+        all are valid together with the sweep's other looks (`stats.Looks`). A condition with an
+        unknown harm gets NaN; the first p value is NaN if all do.
         """
         changes = [harm_changes(*self.harms({name: 1.0})) for name in names]
         table = pd.concat(changes, axis=1, keys=range(len(names)))
-        # A question that failed under one condition counts for none.
+        # A question without a score under one condition is left out for all conditions.
         table = table.loc[:, table.notna().any()].dropna()
         rng = self.one.rng(self.two.task, self.two.protocol, *names[:1])
         clusters = dict(zip(map(self._question, self.examples[0]), self.clusters, strict=True))
@@ -91,7 +96,7 @@ class CellPair:
         return max(cell.looks.adjust_p(float(p), cell.n_asked(names)) for cell in cells)
 
     def narrowed(self, names: Sequence[str]) -> "CellPair":
-        """Return the pair with the questions that were asked under all conditions in both cells."""
+        """Return the pair with the questions asked under all named conditions in both cells."""
         asked = [cell.asked_by_all(names) for cell in (self.one, self.two)]
         both = [
             pair
@@ -124,7 +129,7 @@ class CellPair:
         }
 
     def profiles(self) -> Iterator[tuple[dict[str, str], list[str]]]:
-        """Yield each ablation, `at` and part as a dict, with the conditions in both cells."""
+        """Yield a dict of ablation, `at` and part, and the condition names in both cells."""
         kinds = self.one.conditions.groupby(["ablation", "at", "part"], sort=False)
         for (ablation, at, part), group in kinds:
             names = [str(name) for name in group.index if name in self.two.conditions.index]
@@ -210,8 +215,8 @@ def tabulate_differences(cells: Sequence[Cell]) -> pd.DataFrame:
 def harm_changes(one: stats.Contrast, two: stats.Contrast) -> "pd.Series[float]":
     """Return each question's contribution to the difference between two harms, `two` minus `one`.
 
-    If both were measured on the same questions, the mean is the difference. Empty if one of the
-    harms is unknown.
+    If both harms were measured on the same questions, the mean of the contributions is the
+    difference. Empty if one of the harms is unknown.
     """
     if not one.known or not two.known:
         return pd.Series(dtype=float)

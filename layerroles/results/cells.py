@@ -42,7 +42,8 @@ class Cell:
         questions: the name of the question of each example, the same in all cells that ask it.
         guesses: the score of the best guess on each example; `chance` is used for missing examples.
         clusters: the cluster of each example; examples in no cluster are left out.
-        looks: when the sweep looked at its results; all intervals of the cell hold under looking.
+        looks: the numbers of questions at which the sweep looked at its results; the intervals of
+            the cell are valid at all of these looks together.
     """
 
     task: str
@@ -66,7 +67,10 @@ class Cell:
 
     @functools.cached_property
     def form(self) -> pd.DataFrame:
-        """Whether answers have the form of the shots, condition x example: 1, 0, NaN if unknown."""
+        """Whether answers have the format of the shots, condition x example.
+
+        1 or 0; NaN if unknown. Shots are the worked examples in the prompt.
+        """
         # Runs of earlier versions have no such column.
         known = self.rows.get("form", pd.Series(pd.NA, index=self.rows.index))
         return self._table(known.astype("boolean"))
@@ -102,7 +106,11 @@ class Cell:
         return asked[INTACT].intersection(*(asked.get(name, set()) for name in conditions))
 
     def level(self, conditions: Iterable[str]) -> float:
-        """Return the level of 95% intervals that compare conditions, given the sweep's looks."""
+        """Return the level of one interval, so that all looks of the sweep together have 95%.
+
+        Args:
+            conditions: the names of the conditions that the interval compares.
+        """
         return self.looks.level(self.n_asked(conditions))
 
     @property
@@ -148,7 +156,7 @@ class Cell:
         Args:
             weights: the weight of each condition, by name.
             examples: the examples to use; None for all.
-            level: the confidence level of the interval; with all other looks of the sweep.
+            level: the confidence level that the intervals of all looks of the sweep have together.
             guessed: if false and the score of guessing was measured, chance is taken to be 0, so
                 skill is the whole score.
         """
@@ -249,12 +257,12 @@ class Cell:
         return self._acted[condition]
 
     def rng(self, *names: str) -> np.random.Generator:
-        """Return a generator seeded by cell and names, so that a row's draws depend only on it."""
+        """Return a generator seeded by cell and names; no other row of a table affects it."""
         text = "\n".join([*names, self.task, self.protocol]).encode()
         return np.random.default_rng([self.seed, zlib.crc32(text)])
 
     def _table(self, values: "pd.Series[Any]") -> pd.DataFrame:
-        # By way of a type that knows NA, which `float` alone does not take.
+        # Converted through a nullable dtype, since `astype(float)` alone fails on NA.
         floats = values.astype("Float64").astype(float)
         rows = self.rows[["condition", "example"]].assign(value=floats)
         table = rows.pivot(index="condition", columns="example", values="value")
@@ -262,7 +270,7 @@ class Cell:
 
 
 def acted(at: str, n_changed: int) -> bool:
-    """Return whether a condition acted: it changed a write, or its `at` selects tokens in any text.
+    """Return whether a condition acted: changed a write, or has an `at` with tokens in every text.
 
     A condition whose `at` may select no token, such as the evidence in a text without evidence,
     measured nothing if it changed nothing. A condition that acts at all tokens and changes nothing

@@ -172,7 +172,7 @@ class Match:
 
 
 def match(a: SweepResult, b: SweepResult) -> tuple[list[Match], list[str]]:
-    """Return the cells that both runs have, and lines on what differs or only one run has."""
+    """Return the cells that both runs have, and lines of text on how the runs differ."""
     cells_a, cells_b = (
         {(cell.task, cell.protocol): cell for cell in cells_of(run)} for run in (a, b)
     )
@@ -230,7 +230,10 @@ def _describe_settings(a: SweepResult, b: SweepResult) -> list[str]:
 
 
 def _describe_references(a: SweepResult, b: SweepResult) -> list[str]:
-    """Return lines of text on tasks whose open references got different prompts in the two runs."""
+    """Return lines of text on tasks whose open references have different prompts in the two runs.
+
+    An open reference names no prompts; a sweep fills it with held-out prompts of each task.
+    """
     cells = [
         {(cell["task"], cell["protocol"]): cell for cell in run.manifest.get("cells", [])}
         for run in (a, b)
@@ -429,7 +432,7 @@ def _mean_difference(
     rng: np.random.Generator,
     level: float,
 ) -> stats.IntervalEstimate:
-    """Estimate the mean over sites of `b` minus `a`; NaN without sites or examples."""
+    """Estimate the mean of `b - a` over sites and examples; NaN if there are none."""
     n_sites, n = a.shape
     if not n_sites or not n:
         return stats.IntervalEstimate(nan, stats.UNKNOWN)
@@ -439,9 +442,9 @@ def _mean_difference(
     drawn = stats.percentile_interval(means[1:], len(set(clusters)), level=level)
     if unit != "accuracy":
         return stats.IntervalEstimate(center, drawn)
-    # Few answers that differ give the bootstrap little to draw from: the interval is at least as
-    # wide as Tango's would be if none differed. Sites may move together, so that many of them tell
-    # no more than one.
+    # The bootstrap interval is too narrow if few answers differ, so it is made at least as wide as
+    # Tango's interval for `n` examples of which none differs. More sites do not make that narrower,
+    # since their changes may be fully correlated.
     reach = stats.tango(0, 0, n, level=level).high
     wide = stats.Interval(min(drawn.low, center - reach), max(drawn.high, center + reach))
     return stats.IntervalEstimate(center, wide)

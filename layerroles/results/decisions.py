@@ -1,9 +1,11 @@
 """Verdicts on conditions: each family's harm under each condition, and whether it is decided.
 
-Harm is the mean over the family's tasks with skill above chance. `results.regions` has the rule. A
-condition that ablates one whole layer at all positions may be critical only because the layer
-writes the attention sink, at the first token. If the sweep has the same ablation `after_first`, the
-verdict accounts for it.
+A family's harm is the mean of the harms in its tasks with skill above chance. A verdict is decided
+once the whole interval of the harm lies in one region of `results.regions`. A condition that
+ablates one whole layer at all positions may be critical only because the layer writes the attention
+sink, at the first token. If the sweep has the same ablation `after_first`, which leaves the first
+token as it is, the verdict on such a layer is "sink". The `after_first` condition may be deferred:
+asked only if the layer is critical at all positions.
 """
 
 import json
@@ -38,12 +40,13 @@ class Decision:
         protocol: the protocol.
         condition: the name of the condition.
         cells: the family's cells with skill; empty if there are none.
-        harm: the mean harm over the cells, at the level of verdicts.
-        kept: the name of the same ablation `after_first`, which tells whether a layer is a sink;
-            None if the sweep has none.
-        is_deferred: whether `kept` is asked only where the layer is critical.
-        spared: the mean harm under `kept`; unknown if it was not asked.
-        gone: `harm` minus `spared`, paired by question; unknown if `kept` was not asked.
+        harm: the mean harm over the cells; its interval has the level of `verdict_levels`.
+        kept: the name of the condition with the same ablation `after_first`, which shows whether
+            the layer is a sink; None if the sweep has none.
+        is_deferred: whether `kept` is asked only if the layer is critical.
+        spared: the mean harm under `kept`; unknown if `harm` is not critical or `kept` was not
+            asked.
+        gone: `harm` minus `spared`, paired by question; unknown if `spared` is.
     """
 
     family: str
@@ -65,10 +68,10 @@ class Decision:
 
     @property
     def may_be_sink(self) -> bool:
-        """Whether the layer is critical at all positions, and sinks are not yet told from others.
+        """Whether the layer is critical at all positions and it is not yet known if it is a sink.
 
-        They are if it is shown either that the layer is a sink, or that half of its harm or a harm
-        of 0.2 remains with the first token kept.
+        That is settled once the layer is shown to be a sink, or once more than half of its
+        harm, or a harm above 0.2, is shown to remain when the first token is not ablated.
         """
         if self.kept is None or judge(self.harm, self.spared, self.gone) != "critical":
             return False
@@ -93,14 +96,17 @@ def judge(
     *,
     sink_asked: bool = False,
 ) -> str:
-    """Return the verdict on a harm.
+    """Return the verdict on a harm: that of `judge_interval`, "sink" or "not measured".
+
+    A critical harm is a sink's if sparing the first token is shown to remove more than half of it
+    and to leave less than 0.2.
 
     Args:
-        harm: the harm.
+        harm: the harm if all tokens are ablated.
         spared: the harm if the first token is not ablated; unknown if not measured.
         gone: `harm` minus `spared`; unknown if not measured.
-        sink_asked: whether the sweep measures `spared` wherever the harm is critical. Until then, a
-            critical layer may be a sink, and is undecided.
+        sink_asked: whether the sweep measures `spared` wherever the harm is critical. A critical
+            harm is then "undecided" until `spared` is known.
     """
     if math.isnan(harm.value):
         return NOT_MEASURED
@@ -172,7 +178,14 @@ def _mean_harm(cells: Sequence[Cell], weights: Mapping[str, float], level: float
 def tabulate_decisions(
     cells: Sequence[Cell], manifest: Mapping[str, Any], *, interim: bool
 ) -> pd.DataFrame:
-    """Return the table of `SweepResult.decisions`; before a run is finished nothing is decided."""
+    """Return the table of `SweepResult.decisions`.
+
+    Args:
+        cells: the cells of a result.
+        manifest: the manifest of the run.
+        interim: whether the run is unfinished, so that every condition with a known harm is
+            undecided.
+    """
     rows = []
     for decision in decisions_of(cells, manifest):
         n_asked = {cell.task: cell.n_asked([decision.condition]) for cell in decision.cells}
@@ -202,7 +215,7 @@ def tabulate_decisions(
 
 
 def describe_decisions(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> str:
-    """Return how many verdicts a sweep `until="decided"` has given, and with how many answers.
+    """Return a phrase: how many verdicts a sweep `until="decided"` has, with how many answers.
 
     Conditions of families without skill are not counted. "" for other sweeps.
     """
@@ -223,21 +236,28 @@ def describe_decisions(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> st
 
 
 def describe_answers(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> str:
-    """Return how many answers a sweep has, and their share of all up to its limit."""
+    """Return a phrase: how many answers a sweep has, and their share of all up to its limit.
+
+    "All" leaves out the deferred conditions (`find_waiting`) of which a cell was asked nothing.
+    """
     n_answers = sum(len(cell.rows) for cell in cells)
-    deferred = find_waiting(manifest["conditions"]) if manifest.get("only_needed") else {}
-    n_conditions = len(manifest["conditions"]) - len(deferred)
-    n_all = n_conditions * sum(int(cell["n"]) for cell in manifest["cells"])
+    names = [str(entry["name"]) for entry in manifest["conditions"]]
+    deferred = set(_pairs_by_name(manifest["conditions"])) if manifest.get("only_needed") else set()
+    limits = {(str(c["task"]), str(c["protocol"])): int(c["n"]) for c in manifest["cells"]}
+    n_all = (len(names) - len(deferred)) * sum(limits.values())
+    n_all += sum(
+        limits[cell.task, cell.protocol] * len(deferred.intersection(cell.asked)) for cell in cells
+    )
     share = n_answers / max(1, n_all)
     return f"{n_answers:,} answers ({share:.0%} of asking everything up to the limit)"
 
 
 def verdict_levels(manifest: Mapping[str, Any]) -> dict[str, float]:
-    """Map the names of conditions to the confidence level of the interval of harm that decides.
+    """Map each condition's name to the confidence level of the harm interval of its verdict.
 
-    It is 95% for conditions that are not in the map. A run may be given another error
-    (`Decided.error`), which may hold for all conditions of one ablation, position and part together
-    (`Decided.simultaneous`).
+    It is `1 - Decided.error`; with `Decided.simultaneous`, the error is divided by the number of
+    conditions of the same ablation, `at` and parts. The map is empty for a sweep that asks
+    everything: its level is 95%.
     """
     until = manifest.get("until")
     if not until:
@@ -255,11 +275,11 @@ def verdict_levels(manifest: Mapping[str, Any]) -> dict[str, float]:
 
 
 def find_waiting(conditions: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Map the hash of each deferred condition to the name of the condition that decides about it.
+    """Map the hash of each deferred condition to the name of the condition that it waits for.
 
     A deferred condition ablates one whole layer `after_first`, and the sweep also has the same
-    ablation of that layer at all positions. The deferred condition is asked only if the layer turns
-    out to be critical under the ablation at all positions.
+    ablation of that layer at all positions: the condition that it waits for. The deferred condition
+    is asked only if the layer turns out to be critical under the ablation at all positions.
 
     Args:
         conditions: entries of a manifest.
@@ -271,30 +291,31 @@ def find_waiting(conditions: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 def find_deferred(
     conditions: Sequence[Mapping[str, Any]], plan: Mapping[str, Any], *, only_needed: bool
 ) -> set[str]:
-    """Return the hashes of a command's conditions that are asked only where answers ask for them.
+    """Return the hashes of a command's conditions that earlier answers may make unnecessary.
 
     They are those of `find_waiting` and, if the command asks until claims are decided, those of all
-    kinds of ablation but the first.
+    ablations but the first.
 
     Args:
         conditions: entries of a manifest.
-        plan: the command: its `conditions` (hashes, in order) and `until`, what is decided.
+        plan: one call of `Sweep.run`: its `conditions` (hashes, in order) and, if it stops early,
+            `until`: what it decides, "layers" or "claims".
         only_needed: whether the sweep asks layers `after_first` only where they are critical.
     """
     deferred = set(find_waiting(conditions)) if only_needed else set()
     if plan.get("until") != "claims":
         return deferred
     kind_of = {entry["hash"]: entry["ablation"] for entry in conditions}
-    kinds = kinds_asked(conditions, plan)
+    kinds = ablations_asked(conditions, plan)
     return deferred | {hash for hash in plan["conditions"] if kind_of[hash] in kinds[1:]}
 
 
-def kinds_asked(conditions: Sequence[Mapping[str, Any]], plan: Mapping[str, Any]) -> list[str]:
-    """Return the kinds of ablation of a command's conditions, in order.
+def ablations_asked(conditions: Sequence[Mapping[str, Any]], plan: Mapping[str, Any]) -> list[str]:
+    """Return the names of the ablations in a command's conditions, in order of first appearance.
 
     Args:
         conditions: entries of a manifest.
-        plan: the command: its `conditions` (hashes, in order).
+        plan: one call of `Sweep.run`: its `conditions` (hashes, in order).
     """
     kind_of = {entry["hash"]: str(entry["ablation"]) for entry in conditions}
     kinds = dict.fromkeys(kind_of[hash] for hash in plan["conditions"])

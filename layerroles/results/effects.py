@@ -1,5 +1,6 @@
-"""Effects of every condition on score and form, and the smallest drop that can be detected.
+"""Effects of every condition on scores and answer format, and the smallest detectable drop.
 
+An effect is a mean paired difference, ablated minus intact: negative means that the ablation hurts.
 A row of the table is one condition in one task and protocol. If a run has one ablation with several
 settings, labels such as `clip[length=0.25]` distinguish them.
 """
@@ -98,7 +99,7 @@ def _row(cell: Cell, about: dict[Any, Any], harm_level: float) -> dict[str, Any]
 
 
 def _format_columns(cell: Cell, name: str) -> dict[str, float]:
-    """Return the `format_` columns: the share of answers in the shots' form, and its change."""
+    """Return the `format_` columns: the share of answers in the shots' format, and its change."""
     intact, form, clusters = cell.answered_by_both(name, of="form")
     n_asked = cell.n_asked([name])
     level = cell.looks.level(n_asked)
@@ -174,7 +175,7 @@ def adjust_p(p: "pd.Series[float]", part: str, n_more: int = 0) -> Float[np.ndar
 
 
 def _count_planned(manifest: Mapping[str, Any]) -> Counter[tuple[str, str, str]]:
-    """Count planned single-site conditions by ablation, `at` and part, if some may not be asked."""
+    """Count planned single-site conditions by ablation, `at` and part; empty if all are asked."""
     if not manifest.get("only_needed", False):
         return Counter()
     return Counter(
@@ -193,7 +194,7 @@ def estimate_paired_effect(
     *,
     level: float = stats.LEVEL,
 ) -> stats.PairedEffect:
-    """Compare scores with the intact ones; return the effect with its interval and p value.
+    """Return the effect, the mean of `score - intact`, with its interval and p value.
 
     For 0/1 scores Tango's interval and McNemar's test are used, for others the bootstrap and a
     sign-flip test. Both account for clusters.
@@ -304,13 +305,13 @@ def _find_label(name: str, site: str, at: str) -> str:
     return name.removesuffix(suffix) if site and name.endswith(suffix) else ""
 
 
-def refuse_twins(effects: pd.DataFrame) -> None:
-    """Raise an error if effects have several rows for one place, `at`, task and protocol.
+def check_unambiguous(effects: pd.DataFrame) -> None:
+    """Check that no two rows of effects share layer, head, `at`, task and protocol.
 
     Raises:
-        InputError: there are such rows, for example one ablation with two settings.
+        InputError: two rows do, for example those of one ablation with two settings.
     """
-    duplicates = twins(effects)
+    duplicates = ambiguous_rows(effects)
     if duplicates.empty:
         return
     first = duplicates.iloc[0]
@@ -330,7 +331,7 @@ def refuse_twins(effects: pd.DataFrame) -> None:
     )
 
 
-def twins(effects: pd.DataFrame) -> pd.DataFrame:
+def ambiguous_rows(effects: pd.DataFrame) -> pd.DataFrame:
     """Return the rows that share layer, head, `at`, task and protocol with another row."""
     columns = ["layer", "head", "at", "task", "protocol"]
     return effects[effects.duplicated(columns, keep=False)]

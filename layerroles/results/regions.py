@@ -1,7 +1,8 @@
-"""The verdict on a harm: the first region of harm that holds its whole interval.
+"""The verdict on a harm: the first region in the table below that contains its interval.
 
-The regions overlap and cover the line, so every harm lies within one, and enough questions decide
-any of them. A verdict is wrong if the true harm lies outside its region.
+Harm is the share of the skill above chance that an ablation removes; negative if it adds skill. The
+regions overlap and cover all numbers, so every true harm lies inside one, and enough questions
+decide any verdict. A verdict is wrong if the true harm lies outside its region.
 
 | verdict | harm |
 | --- | --- |
@@ -25,7 +26,7 @@ UNDECIDED = "undecided"
 
 @dataclass(frozen=True)
 class Region:
-    """A range of harm, of which a verdict says that the true harm lies in it.
+    """A range of harm, and the verdict that says that the true harm lies in it.
 
     Attributes:
         verdict: the verdict.
@@ -89,7 +90,13 @@ def count_needed(harm: stats.Contrast, n: int) -> float:
 
 
 def _shrink(reach: float, room: float) -> float:
-    """Return by what factor an interval has to shrink on one side to end within its room."""
+    """Return the factor by which one side of an interval has to shrink to end inside a region.
+
+    Args:
+        reach: the distance from the estimate to the interval's bound on that side.
+        room: the distance from the estimate to the region's bound; not above 0 if the estimate lies
+            outside, and the factor is then infinite.
+    """
     if math.isinf(room):
         return 0.0
     return reach / room if room > 0 else math.inf

@@ -41,7 +41,10 @@ def _range(numbers: Sequence[int]) -> str:
 
 
 def _is_past_first_look(result: "SweepResult") -> bool:
-    """Return whether a run `until="decided"` has looked at all its conditions."""
+    """Return whether a run `until="decided"` has had its first look at every condition.
+
+    Conditions that wait for earlier answers (`find_deferred`) are not counted.
+    """
     manifest, cells = result.manifest, cells_of(result)
     if not manifest.get("until"):
         return False
@@ -105,8 +108,8 @@ class SweepResult:
 
         An unfinished run has estimates and intervals, but no verdicts: to stop as soon as a verdict
         looks right raises its error rate above 5%. A run `until="decided"` has verdicts that are
-        valid at any look, so it is unfinished only before its first. Also "" for runs of earlier
-        versions, which do not record whether they are finished.
+        valid at any look, so it counts as finished from its first look on. Also "" for runs of
+        earlier versions, which do not record whether they are finished.
         """
         if not self.manifest.get("unfinished") or _is_past_first_look(self._whole or self):
             return ""
@@ -131,28 +134,32 @@ class SweepResult:
         """Compare every condition with the intact model: a row per condition, task and protocol.
 
         `score`, `intact` and `effect` are means over the `n` examples that both answered; pairs
-        with a score that is not finite are left out and counted in `n_failed`. All intervals are
-        95%, in a sweep `until="decided"` those of all its looks together, and `p` accounts for
-        looks too. They are Wilson's for a 0/1 score and Tango's for its effect, bootstrap for other
-        scores; that of harm has the level at which verdicts are given (`Decided.error`). `p`
-        is McNemar's exact or a sign-flip test's; `p_adjusted` is corrected over the conditions of
-        one ablation, `at` and part in one task and protocol: by Holm, or by Benjamini and Hochberg
-        over heads and key/value groups. Layers that were not asked `after_first`, because they are
-        not critical at all positions, count as tests too. `detectable` is the smallest drop that
-        `n` examples show with 80% power after that correction (`stats.minimum_detectable`).
+        with a score that is not finite are left out and counted in `n_failed`. `effect` is
+        `score - intact`: negative means that the ablation hurts. Intervals have a level of 95%; in
+        a sweep `until="decided"`, which looks at its results several times, the intervals of all
+        looks together have it, and `p` accounts for looks too. They are Wilson's for a 0/1 score
+        and Tango's for its effect, bootstrap for other scores; the interval of harm has the level
+        of verdicts (`1 - Decided.error`). `p` is that of McNemar's exact test or a sign-flip test;
+        `p_adjusted` is corrected over the conditions of one ablation, `at` and part in one task and
+        protocol: by Holm, or by Benjamini and Hochberg over heads and key/value groups. Layers that
+        were not asked `after_first`, because they are not critical at all positions, count as tests
+        too. `detectable` is the smallest drop that `n` examples show with 80% power after that
+        correction (`stats.minimum_detectable`).
 
         `n_changed` counts the examples for which an edit changed a write: 0, for example, if an
         ablation acts on generated tokens and the answer is one token.
 
-        `harm` is NaN unless a chance level is known, the intact score is shown to lie above it, and
-        the ablation acted (skipping a block whose write is 0 everywhere counts, with a harm of 0).
+        `harm` is `-effect / (intact - chance)`: 1 if all skill above chance is lost. It is NaN
+        unless a chance level is known, the intact score is shown to lie above it, and the ablation
+        acted (skipping a block whose write is 0 everywhere counts as acting, with a harm of 0).
         Its interval is that of the ratio of two means over the same examples, so it accounts for
         the uncertainty of `intact - chance` (`stats.harm_interval`).
 
-        The `format_` columns are the same comparison (Tango, McNemar) for whether an answer has the
-        form of the shots, right or wrong, so that a lost form is not mistaken for a lost skill; NaN
-        outside generation. `noise` is the share of intact answers that another batch shape changes;
-        NaN if not measured. `unit` is the unit of scores and effects.
+        The `format_` columns are the same comparison (Tango, McNemar) for whether an answer, right
+        or wrong, has the format of the shots (the worked examples in the prompt), so that a lost
+        format is not mistaken for a lost skill; NaN outside generation. `noise` is the share of
+        intact answers that another batch shape changes; NaN if not measured. `unit` is the unit of
+        scores and effects.
         """
         return self._effects.copy()
 
@@ -179,9 +186,9 @@ class SweepResult:
         stopped asking; 0 for other sweeps) and needed (about how many questions would decide an
         undecided condition, if its harm stayed the same; else NaN).
 
-        In a sweep `until="decided"`, intervals and verdicts are valid though it stopped asking as
-        soon as it knew. Estimates of what stopped early are biased away from 0 (docs/statistics.md
-        says by how much).
+        In a sweep `until="decided"`, intervals and verdicts are valid although the sweep stops
+        asking about a condition as soon as its verdict is decided. The estimated harms of such
+        conditions are biased away from 0 (docs/statistics.md says by how much).
 
         Example:
             result.decisions().value_counts(["family", "protocol", "verdict"])
@@ -191,15 +198,16 @@ class SweepResult:
     def agreement(self) -> pd.DataFrame:
         """Correlate effects over sites between two ways of asking the same questions.
 
-        The table has a row per ablation, `at`, part and pair of cells that share questions. A pair
-        is two protocols of a task, two contexts of its questions under one protocol (`task`,
-        `task_b`), or two tasks made of the same documents.
+        The table has a row per ablation, `at`, part and pair of cells that share questions; a cell
+        is one task under one protocol. A pair is two protocols of a task, two contexts of its
+        questions under one protocol (`task`, `task_b`), or two tasks made of the same documents.
 
-        `spearman` is the rank correlation of their effects over the `n_sites` conditions that both
-        have, with a bootstrap interval (`low`, `high`) over the `n` shared questions, drawn jointly
-        for all sites and both cells (`stats.profile_agreement`). It is NaN for fewer than 3 sites,
-        or if a profile is flat. Few examples make profiles noisy, which lowers the correlation. The
-        interval is widened to account for that; the estimate is not corrected.
+        `spearman` is the rank correlation between the two cells' effects over the `n_sites`
+        conditions that both have, with a bootstrap interval (`low`, `high`) over the `n` shared
+        questions, drawn jointly for all sites and both cells (`stats.profile_agreement`). It is NaN
+        for fewer than 3 sites, or if a profile is flat. Few examples make profiles noisy, which
+        lowers the correlation. The interval is widened to account for that; the estimate is not
+        corrected.
 
         `p` is the p value of one test for all sites; the null hypothesis is that the two profiles
         of harm are equal (`stats.profiles_differ_p`).

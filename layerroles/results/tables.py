@@ -35,7 +35,7 @@ def _iterate_numbers(details: dict[str, Any]) -> Iterator[tuple[str, int | None,
     for measure, value in details.items():
         listed = isinstance(value, list)
         for step, item in enumerate(value if listed else [value]):
-            # A list keeps its places, so that what is not known in it is NaN.
+            # A missing number of a list becomes NaN, so that the other numbers keep their index.
             if isinstance(item, int | float):
                 yield measure, step if listed else None, float(item)
             elif listed and item is None:

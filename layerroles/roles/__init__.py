@@ -1,17 +1,18 @@
 """Which layers a family needs: harm over depth, and what may be claimed about it.
 
-`localize` judges one kind of ablation, by its conditions that each ablate one whole layer. For
-every family and protocol, it calls a layer
+Harm is the share of the skill above chance that an ablation removes. `localize` judges one kind of
+ablation, by its conditions that each ablate one whole layer. For every family and protocol, it
+calls a layer
 
 - critical: the interval of its harm lies above 0.2, and it is not a sink;
-- sink: the interval of its harm under `at="all"` lies above 0.2, and keeping the first token's
-  write (`at="after_first"`, paired by question) is shown to remove more than half of that harm and
-  to leave less than 0.2. If only the removal of half is shown, the layer stays critical, and the
-  verdict names it as partly a sink, with both numbers;
+- sink: the interval of its harm under `at="all"` lies above 0.2, and keeping what the layer writes
+  to the residual stream at the first token (`at="after_first"`, paired by question) is shown to
+  remove more than half of that harm and to leave less than 0.2. If only the removal of half is
+  shown, the layer stays critical, and the verdict names it as partly a sink, with both numbers;
 - spare: the interval lies within -0.1 and 0.1;
 - partial: the interval lies between 0 and 0.4;
 - helps: the interval lies below 0, so the model does better without the layer;
-- undecided: none of these. More questions decide more layers (`Roles.layers` says how many);
+- undecided: none of these. More questions decide more layers (column `needed` of `Roles.layers`);
 - not measured: its harm is unknown. It was not swept, had no finite score, or the ablation had no
   position to act at.
 

@@ -8,8 +8,8 @@ is
 - supported: two kinds show it, and none shows the opposite;
 - contradicted: two kinds show the opposite, and none shows it;
 - not shown: neither of these; the evidence says what is missing, or that the number is known to lie
-  within its smallest effect of the border;
-- not measurable: the intact model has no skill at which harm could be measured;
+  near its smallest effect (between 0 and twice that effect);
+- not measurable: the intact model has no skill above chance, so there is no harm to measure;
 - described: it has numbers, but there is no rule to decide it.
 
 Kinds are distinguished by mechanism (deletion, mean, resample, noise; see `results.mechanisms`). If
@@ -41,7 +41,7 @@ Key = tuple[str, str]  # family, protocol
 
 @dataclass(frozen=True, eq=False)
 class AblationKind:
-    """A kind of ablation: its harms, and its mechanism (may be "")."""
+    """A kind of ablation: its harms, and its mechanism, such as "deletion" ("" if none)."""
 
     harms: Harms
     mechanism: str
@@ -58,7 +58,7 @@ class Number:
 
     Attributes:
         quantity: name of the number.
-        measured: its value at the judged positions.
+        measured: its value if ablations act at the judged positions (`Harms.at`).
         kept: its value if the first token is not ablated (`after_first`); None if that was not
             swept.
         smallest: its smallest effect of interest.
@@ -80,7 +80,7 @@ class Number:
 
     @property
     def judged_sign(self) -> int:
-        """The same at the judged positions alone."""
+        """1, -1 or 0 as in `sign`, but by the interval at the judged positions alone."""
         return self._side(self.measured)
 
     def _side(self, contrast: stats.Contrast) -> int:
@@ -91,23 +91,24 @@ class Number:
     def is_open(self) -> bool:
         """Whether more questions may decide `sign`.
 
-        Not if it is decided, if the two positions are shown to lie on different sides, or if the
-        number `is_near`.
+        False if `sign` is decided, if `measured` and `kept` are shown to lie on different sides of
+        the smallest effect, or if the number `is_near`.
         """
         return bool(self._between) and not self.is_near
 
     @property
     def is_near(self) -> bool:
-        """Whether an interval lies within the smallest effect of the border, on both sides of it.
+        """Whether an undecided interval lies between 0 and twice the smallest effect.
 
-        More questions may then show a side, but not one that matters.
+        More questions may then show that the number is above or below its smallest effect, but not
+        by enough to matter.
         """
         intervals = [contrast.interval for contrast in self._between]
         return any(i.low >= 0 and i.high <= 2 * self.smallest for i in intervals)
 
     @property
     def _between(self) -> list[stats.Contrast]:
-        """The values, at the judged positions and with the first token kept, of undecided side."""
+        """Those of `measured` and `kept` not shown to be above or below the smallest effect."""
         values = [self.measured, *([] if self.kept is None else [self.kept])]
         return [contrast for contrast in values if not self._side(contrast)]
 
@@ -166,10 +167,10 @@ class Finding:
         needed: number of questions that would decide it if the estimates stayed the same; NaN if
             not known.
         is_open: whether more questions may decide `sign`.
-        asks_kept: whether it is decided at the judged positions, so that it depends on the numbers
-            with the first token kept.
-        is_near: whether a number is known to lie within its smallest effect of the border, so that
-            more questions do not decide `sign`.
+        asks_kept: whether the numbers at the judged positions alone would decide `sign`, so that it
+            depends on those with the first token kept.
+        is_near: whether a number is known to lie so near its smallest effect that more questions
+            would not decide `sign`.
     """
 
     ablation: str
@@ -184,10 +185,10 @@ class Finding:
 
 
 def make_finding(kind: AblationKind, numbers: Sequence[Number]) -> Finding:
-    """Return the finding of one kind on a claim that all `numbers` exceed their smallest effect."""
+    """Return one kind's finding on the claim that all `numbers` exceed their smallest effect."""
     sign = min(number.sign for number in numbers)
     undecided = [number for number in numbers if not number.sign]
-    # One number on the other side is enough for the opposite.
+    # One open number is enough: if it falls below its smallest effect, the opposite is shown.
     is_open = not sign and any(number.is_open for number in undecided)
     return Finding(
         kind.ablation,
@@ -209,7 +210,14 @@ def find_by_kind(
     keys: Sequence[Key],
     measures: Sequence[Callable[[Harms], Number]],
 ) -> list[Finding]:
-    """Return the finding of each kind on a claim about numbers that are measured in `keys`."""
+    """Return the finding of each kind on the claim that all numbers exceed their smallest effect.
+
+    Args:
+        kinds: the kinds of ablation.
+        keys: the families and protocols in which the numbers are measured. A kind that was not run
+            on all their tasks with skill shows nothing.
+        measures: a function for each number, which measures it under one kind.
+    """
     return [
         make_finding(kind, [measure(kind.harms) for measure in measures])
         if was_asked(kind, kinds[0], keys)
@@ -219,12 +227,12 @@ def find_by_kind(
 
 
 def was_asked(kind: AblationKind, first: AblationKind, keys: Sequence[Key]) -> bool:
-    """Return whether a kind was asked about all tasks with skill that the first was asked about."""
+    """Return whether a kind was run on all tasks with skill in `keys` that the first was run on."""
     return all(set(first.harms.tasks(*key)) <= set(kind.harms.tasks(*key)) for key in keys)
 
 
 def not_asked(kind: AblationKind) -> Finding:
-    """Return the finding of a kind that was not asked about all that a claim is about."""
+    """Return the finding, with sign 0, of a kind that was not run on all tasks of a claim."""
     return Finding(
         kind.ablation,
         kind.mechanism,
@@ -235,7 +243,7 @@ def not_asked(kind: AblationKind) -> Finding:
 
 
 def left_undecided(finding: Finding) -> Finding:
-    """Return a finding that shows nothing, whatever its numbers are."""
+    """Return the finding with sign 0 and not open, regardless of its numbers."""
     return replace(finding, sign=0, needed=math.nan, is_open=False, is_near=False)
 
 
@@ -279,9 +287,9 @@ class Claim:
         family: the family that it is about.
         protocol: the protocol, or two as "one - other".
         findings: one per kind of ablation.
-        missing: why nothing can be measured; empty if something can.
+        missing: why the claim is not measurable; empty if it is measurable.
         keys: the families and protocols in which its numbers are measured.
-        tasks: the tasks that it is about; empty for all of the families.
+        tasks: the tasks that it is about; empty for all tasks of the families.
         smallest: its smallest effect of interest.
         note: text added to the evidence; empty for none.
     """
@@ -298,7 +306,7 @@ class Claim:
 
     @property
     def status(self) -> str:
-        """The status that the findings give."""
+        """Supported, contradicted, not shown or not measurable, as the module defines them."""
         return "not measurable" if self.missing else decide_status(self.findings)[0]
 
     @property
@@ -325,11 +333,11 @@ class Claim:
     def open_finding(self, unasked: Sequence[Finding] = ()) -> Finding | None:
         """Return the first finding that more questions may decide, if that may decide the claim.
 
-        None if the claim is supported or contradicted, or if it can become neither: two kinds of
-        ablation would have to show it, and none the opposite.
+        None if the claim is not measurable, is supported or contradicted already, or can no longer
+        become so: either status takes two mechanisms that agree, and no kind that disagrees.
 
         Args:
-            unasked: open findings of further kinds, which were not asked yet.
+            unasked: open findings of further kinds, which were not run yet.
         """
         if self.missing or self.status in ("supported", "contradicted"):
             return None
@@ -360,7 +368,7 @@ def decide_status(findings: Sequence[Finding]) -> tuple[str, str]:
 def _explain_undecided(findings: Sequence[Finding], decided: set[str]) -> str:
     """Return text on what would decide a claim: another kind of ablation, or more questions.
 
-    Or that a number is known to lie so close to the border that neither would.
+    If a number is known to lie near its smallest effect, the text says that instead.
     """
     if near := [finding.ablation for finding in findings if finding.is_near]:
         return f"by {', '.join(near)} the number lies within its smallest effect of the border"
@@ -378,9 +386,9 @@ def _explain_undecided(findings: Sequence[Finding], decided: set[str]) -> str:
 
 
 def _describe_needed(findings: Sequence[Finding]) -> str:
-    """Return text on what would decide a claim: more questions by each kind, or a kind not asked.
+    """Return text on how many questions would decide a claim under each kind of ablation.
 
-    Empty if it is not known.
+    If no number is known, the text names the kinds that were not run on all tasks; empty if none.
     """
     needed = [
         f"{finding.ablation} {_format_count(finding.needed)}"

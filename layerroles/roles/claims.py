@@ -1,6 +1,7 @@
-"""Decide the claims of the literature on a sweep, by its kinds of ablation.
+"""Decide the claims of the literature from a sweep, by its kinds of ablation.
 
-`literature`, `protocol_claims` and `paired_claims` measure the claims, `claim_status` has the rule.
+`literature`, `protocol_claims`, `paired_claims` and `heads` measure what the claims are about;
+`claim_status` has the rule that decides them.
 """
 
 from collections import Counter
@@ -37,11 +38,11 @@ CONTROL = "language"
 def claims_on_layers(
     result: SweepResult, ablation: str, mechanism_of: Mapping[str, str] | None = None
 ) -> list[Claim]:
-    """Return the claims that ablations of single layers can test, whether the run is finished.
+    """Return the claims that ablations of single layers can test, even if the run is not finished.
 
     Args:
         result: a sweep with conditions that ablate one whole layer each.
-        ablation: the kind to judge; the others serve as second kinds.
+        ablation: the kind of ablation to judge; other kinds in the sweep serve as second kinds.
         mechanism_of: the mechanism of each ablation; None for `results.mechanisms`.
     """
     kinds = measure_kinds(result, ablation)
@@ -51,7 +52,7 @@ def claims_on_layers(
 
 
 def _claims_on_layers(result: SweepResult, kinds: Sequence[AblationKind]) -> Iterator[Claim]:
-    # A kind that was asked about some families only does not know what they are compared with.
+    # The claims are listed by the first kind, so it has to be the one run on the most families.
     by_families = sorted(kinds, key=lambda kind: -len(kind.harms.keys))
     yield from literature.literature_claims(by_families, CONTROL)
     yield from protocol_claims.claims_on_protocols(by_families)
@@ -59,9 +60,9 @@ def _claims_on_layers(result: SweepResult, kinds: Sequence[AblationKind]) -> Ite
 
 
 def describe_decided(result: SweepResult) -> str:
-    """Return how much a sweep `until` decided has decided, and with how many answers.
+    """Return text on how many claims or verdicts a sweep has decided, and with how many answers.
 
-    "" for other sweeps.
+    "" for sweeps without `until`, which do not stop when they are decided.
     """
     until = result.manifest.get("until")
     if not until or until.get("goal") != "claims":
@@ -85,7 +86,15 @@ def decide_claims(
     base: SweepResult | None,
     probes: Sequence[pd.DataFrame],
 ) -> pd.DataFrame:
-    """Return the table `Roles.claims`; it has no rows before the run is finished."""
+    """Return the table `Roles.claims`, which has no rows before the run is finished.
+
+    Args:
+        result: a sweep.
+        kinds: its kinds of ablation, first the judged kind.
+        base: a sweep of the model that this one was distilled or trained from; None if there is
+            none.
+        probes: probe frames; only `similarity` is used.
+    """
     if base is not None:
         check_result(base)
     if result.interim:
@@ -122,7 +131,15 @@ def _lesser_skills(result: SweepResult) -> dict[str, str]:
 def measure_kinds(
     result: SweepResult, judged_kind: str, at: str | None = None
 ) -> list[AblationKind]:
-    """Return the judged kind of ablation, then the others at the same positions."""
+    """Return the judged kind of ablation, then other kinds swept at the same positions.
+
+    Other kinds that were swept at several settings are left out.
+
+    Args:
+        result: a sweep.
+        judged_kind: the name of the ablation to judge.
+        at: the positions to judge; None for the default of `Harms`.
+    """
     mechanism_of = mechanisms(result)
     judged = Harms(result, judged_kind, at)
     others = [

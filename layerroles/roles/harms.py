@@ -1,9 +1,11 @@
 """The harm of each layer, or of each head, under one ablation, and weighted sums over layers.
 
-A family's harm under a protocol is the mean over its tasks that have skill above chance, which
-count equally. Every number here is a `stats.Contrast`: its interval includes the uncertainty of
-`intact - chance`, and it stores the influence of each question, so that layers, positions,
-protocols, contexts and tasks that share questions are compared question by question.
+Harm is `(intact - ablated) / (intact - chance)`: 1 if an ablation removes the whole skill above
+chance. A family's harm under a protocol is the mean over its tasks that have such skill, which
+count equally. A place is a layer or a head. Every number here is a `stats.Contrast`: its interval
+includes the uncertainty of `intact - chance`, and it stores the influence of each question, so that
+layers, positions, protocols, contexts and tasks that share questions are compared question by
+question.
 """
 
 import math
@@ -26,14 +28,14 @@ from layerroles.results import (
     UNDECIDED,
     Cell,
     SweepResult,
+    ambiguous_rows,
     cells_of,
+    check_unambiguous,
     count_needed,
     find_waiting,
     judge,
     pairs_of,
     records,
-    refuse_twins,
-    twins,
     verdict_levels,
 )
 
@@ -54,7 +56,8 @@ class Harms:
         part: `"block"` for whole layers, or `"head"`.
 
     Raises:
-        InputError: no condition acts at these positions, or a place is ablated twice by this kind.
+        InputError: no condition acts at these positions, or a layer or head is ablated twice by
+            this kind.
     """
 
     def __init__(
@@ -64,7 +67,7 @@ class Harms:
         self.effects = effects[effects["ablation"] == ablation]
         self.ablation, self.part, self.result = ablation, part, result
         self.interim = result.interim
-        refuse_twins(self.effects)
+        check_unambiguous(self.effects)
         self._index: dict[tuple[str, str, Place, str], dict[str, Any]] = {
             (row.task, row.protocol, _place_of(row), row.at): row._asdict()
             for row in records(self.effects)
@@ -73,7 +76,7 @@ class Harms:
         if at is not None and at not in ats:
             raise InputError(describe_unknown("at", at, sorted(ats)))
         self.at = at or ("all" if "all" in ats else sorted(ats)[0])
-        # Layers that are asked with the first token's write kept only if they are critical.
+        # Layers that the sweep ablates `after_first` only if they are critical at all positions.
         self._only_if_critical = _waiting_layers(result, ablation) if part == "block" else set()
         self.after_first = self.at == "all" and bool(AFTER_FIRST in ats or self._only_if_critical)
         self.places = sorted({place for _, _, place, _ in self._index})
@@ -200,9 +203,9 @@ class Harms:
     ) -> str | None:
         """Return the name of the condition that ablates one place; None if there is none.
 
-        `at` is by default the judged positions. If the sweep asks layers `after_first` only where
-        they are critical at all positions (`Sweep.only_needed`), the other layers' condition at all
-        positions is returned for `after_first`.
+        `at` is by default the judged positions. A sweep with `only_needed` runs `after_first` only
+        for layers that are critical at all positions; for a layer that is not, `at="after_first"`
+        returns the condition at all positions instead.
         """
         at = at or self.at
         if at == AFTER_FIRST and place[0] in self._only_if_critical:
@@ -214,12 +217,16 @@ class Harms:
         return None if row is None else str(row["condition"])
 
     def level_of_sums(self, task: str, protocol: str) -> float:
-        """Return the level of 95% intervals over all places of a cell, given the sweep's looks."""
+        """Return the confidence level to use for intervals of sums over all places of a task.
+
+        It is above 95% if the sweep looked at its results several times, so that the intervals of
+        all looks together hold at 95% (see `stats.Looks`).
+        """
         names = [self.condition(task, protocol, place) for place in self.places]
         return self.cell_of(task, protocol).level(name for name in names if name is not None)
 
     def cell_of(self, task: str, protocol: str) -> Cell:
-        """Return the cell of one task under one protocol."""
+        """Return the cell, the rows of the sweep for one task under one protocol."""
         return self._cell_by_key[task, protocol]
 
     def skill(self, task: str, protocol: str) -> float:
@@ -227,11 +234,14 @@ class Harms:
         return self._skills[task, protocol]
 
     def scores(self, task: str, protocol: str) -> pd.DataFrame:
-        """Return scores, condition x example, with intact first; NaN if not finite or missing."""
+        """Return a row of scores per condition, intact first; NaN if not finite or missing.
+
+        The columns are the examples.
+        """
         return self._cell_by_key[task, protocol].scores
 
     def did_act(self, task: str, protocol: str, condition: str) -> bool:
-        """Return whether a condition acted in a task; see `results.cells.acted`."""
+        """Return whether a condition found positions to act at; see `results.cells.acted`."""
         return self._cell_by_key[task, protocol].did_act(condition)
 
     def harm(
@@ -443,7 +453,7 @@ def positions_swept(result: SweepResult, ablation: str, part: str = "block") -> 
 def has_one_setting(result: SweepResult, ablation: str) -> bool:
     """Return whether an ablation was swept at one setting, so that a layer has one harm."""
     effects = single_site_effects(result)
-    return bool(twins(effects[effects["ablation"] == ablation]).empty)
+    return bool(ambiguous_rows(effects[effects["ablation"] == ablation]).empty)
 
 
 def _place_of(row: Any) -> Place:

@@ -7,10 +7,10 @@ jointly are found by ablating them jointly (`carried_by_few`).
 
 Measuring a head's harm under generation takes a run per head and many examples. `HeadSearch` first
 gives all heads a cheap score: how much zeroing the head lowers the answer's log-probability on a
-few examples, or what a probe measured. The best by this score are confirmed, and a random sample of
-the rest is audited. The share of heads in the sample that turn out to matter, times the number of
-heads screened out, estimates how many the screen missed; the interval is exact
-(`stats.sampled_total`).
+few examples, or what a probe measured. The best by this score are confirmed (their harm is
+measured), and a random sample of the rest is audited (measured too). The share of heads in the
+sample that turn out to matter, times the number of heads screened out, estimates how many the
+screen missed; the interval is exact (`stats.sampled_total`).
 
 Example:
     cheap = Sweep(model, tasks, each_head(model, Zero()), protocols=["answer_logprob"], limit=8)
@@ -41,7 +41,7 @@ from layerroles.roles.wording import format_estimate
 from layerroles.sites import Site
 
 FEW = "A few heads carry the family"
-# Largest share of all heads that is few: "under 5%" retrieve (Wu et al., arXiv 2404.15574).
+# Largest share of all heads that counts as few: "under 5%" retrieve (Wu et al., arXiv 2404.15574).
 FEW_HEADS = 0.05
 # Fewest sets of other heads, all of them harmful, that can contradict the claim on few heads.
 _FEWEST_DRAWS = 5
@@ -171,8 +171,8 @@ class HeadSearch:
                 the most harm.
 
         Raises:
-            InputError: the sweep is not finished; a head is not in it, or several ablations of
-                heads are; or the intact model has no measurable skill.
+            InputError: the sweep is not finished, lacks a head of `conditions()` or has
+                several ablations of heads, or the intact model has no measurable skill.
         """
         if result.interim:
             raise InputError(
@@ -282,7 +282,7 @@ def _site(place: Sequence[Any]) -> Site:
 
 
 def carried_by_few(result: SweepResult, at: str = "all") -> Iterator[Claim]:
-    """Yield the claims on heads that were ablated jointly.
+    """Yield the claim that a few heads carry a family, for each family and protocol.
 
     The harm of single heads cannot decide the claim, since other heads stand in for them. Of the
     sets of heads that were ablated jointly, those that hold at most 5% of all heads are considered.

@@ -1,9 +1,10 @@
 """Claims of the literature on the depth at which families are harmed.
 
 The claims are those of "Demystifying the Roles of LLM Layers in Retrieval, Knowledge, and
-Reasoning" (arXiv 2510.02091). `decision` decides them; claims on protocols are in
-`protocol_claims`, on heads in `heads`, and on two settings of the same questions in
-`paired_claims`.
+Reasoning" (arXiv 2510.02091). `claim_status` has the rule that decides them. Claims on protocols
+are in `protocol_claims`, on heads in `heads`, and on two settings of the same questions in
+`paired_claims`. A family leans on shallow layers if the mean harm of the first third of layers
+exceeds that of the last third.
 """
 
 import math
@@ -55,7 +56,11 @@ def literature_claims(kinds: Sequence[AblationKind], control: str) -> Iterator[C
 
 
 def _claims_on_shallow(kinds: Sequence[AblationKind], control: str) -> Iterator[Claim]:
-    """Yield claims on early minus late harm, also in excess of copying if copying was asked."""
+    """Yield claims that families lean on shallow layers, and more than copying does.
+
+    If the copying control was not swept, the claim is about the family alone; if the control is not
+    above chance, the claim is undecided.
+    """
     first = kinds[0].harms
     for family, protocol in first.keys:
         if family not in SHALLOW:
@@ -139,7 +144,7 @@ def _claims_on_order(kinds: Sequence[AblationKind]) -> Iterator[Claim]:
 
 
 def _claims_on_deep(kinds: Sequence[AblationKind], control: str) -> Iterator[Claim]:
-    """Yield claims that reasoning needs the middle and the last third of layers beyond copying."""
+    """Yield claims that reasoning needs the middle and last third of layers more than copying."""
     first = kinds[0].harms
     for family, protocol in first.keys:
         if family == "reasoning":
@@ -161,9 +166,9 @@ def _claims_on_deep(kinds: Sequence[AblationKind], control: str) -> Iterator[Cla
 def _judge_need(kind: AblationKind, protocol: str, control: str | None) -> Finding:
     """Judge whether reasoning needs both the middle and the last third of layers.
 
-    A third is needed if, after subtracting copying, the mean harm of its layers is above the
-    smallest effect or the harm of one layer is above 0.2; it is not needed if the mean and all
-    layers are shown to be below. If `control` is None, nothing is subtracted.
+    A third is needed if, after subtracting the harm to the family `control`, the mean harm of its
+    layers is above the smallest effect or the harm of one layer is above 0.2; it is not needed if
+    the mean and all layers are shown to be below. If `control` is None, nothing is subtracted.
     """
     harms = kind.harms
     nothing = Finding(kind.ablation, kind.mechanism, 0, "")
@@ -212,7 +217,15 @@ def _judge_need(kind: AblationKind, protocol: str, control: str | None) -> Findi
 
 
 class _Need:
-    """Whether reasoning needs the layers `part`, by harm at the positions `at`."""
+    """Test of whether reasoning needs the layers `part`, by harm at the positions `at`.
+
+    Attributes:
+        mean: the mean harm of the layers, minus that of the control if there is one.
+        sign: 1 if the layers are needed, -1 if not, 0 if undecided; see `_judge_need`.
+        needed: the number of questions that would decide `sign`; NaN if decided or not known.
+        is_near: whether the harms are known to lie so near the limits of `_judge_need` that more
+            questions would not decide `sign`.
+    """
 
     def __init__(
         self, harms: Harms, protocol: str, control: str | None, part: range, at: str
@@ -227,7 +240,7 @@ class _Need:
 
         self.mean = beyond(part)
         mean_number = Number("", self.mean)
-        # Bonferroni over layers: the largest of many lies above by chance.
+        # Bonferroni over layers: the largest of many harms may lie above 0.2 by chance.
         level = 1 - (1 - stats.LEVEL) / len(part)
         self._above = [layer for layer in part if beyond([layer], level).interval.low > CRITICAL]
         singles = [beyond([layer]) for layer in part]

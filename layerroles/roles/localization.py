@@ -57,8 +57,8 @@ def localize(
             kinds for claims, unless they were swept at several settings.
         at: the positions to judge, at which conditions act, such as `"prompt"`; by default `"all"`
             if swept, else the first by name.
-        base: a sweep, on the same questions, of the model that this one was distilled or trained
-            from: `claims` then says whether this one reasons more robustly.
+        base: a sweep, on the same questions, of the model that the swept model was distilled or
+            trained from: `claims` then says whether the swept model reasons more robustly.
 
     Raises:
         InputError: no single-layer block condition, an unknown or ambiguous ablation, positions

@@ -3,7 +3,8 @@
 All comparisons are paired by question. For a context, the number for each layer is its harm with
 the context minus that without, minus the mean of this change over layers. The claim holds if any
 layer changes, so the intervals are simultaneous over layers. For two models, the number is the mean
-harm of all layers in the base model minus that in the other.
+harm of all layers in the base model minus that in the other. `claims_on_neighbours` is apart: it
+describes how similar neighbouring layers are, without a verdict.
 """
 
 import math
@@ -99,8 +100,8 @@ def _adds_context(with_context: pd.DataFrame, without: pd.DataFrame) -> bool:
 def _find_changes(kinds: Sequence[AblationKind], pair: CellPair) -> list[Finding]:
     """Return one finding per kind of ablation on the claim that the harm of some layer changes.
 
-    A kind shows it only if those of other mechanisms that show a change, if there are any, show one
-    of the same layer in the same direction.
+    If kinds of other mechanisms show changes too, a kind shows the claim only if one of them shows
+    the same layer to change in the same direction.
     """
     changes_by_kind = [_measure_changes(kind, pair) for kind in kinds]
     shown_by_kind = [_shown_layers(changes_at) for changes_at in changes_by_kind]
@@ -130,7 +131,7 @@ def _find_changes(kinds: Sequence[AblationKind], pair: CellPair) -> list[Finding
                 kind.mechanism,
                 sign,
                 f"{kind.ablation}: {', '.join(words)}",
-                _records(kind, changes_at[0]),
+                _records(kind, changes_at[0], pair),
                 math.nan if sign else changes_at[0].needed,
                 is_open=undecided and not is_near,
                 asks_kept=undecided and changes_at[0].sign != 0,
@@ -151,11 +152,12 @@ def _shown_layers(changes_at: Sequence["_Changes"]) -> frozenset[tuple[int, int]
     return frozenset.intersection(*(changes.shown for changes in changes_at))
 
 
-def _records(kind: AblationKind, changes: "_Changes") -> tuple[dict[str, Any], ...]:
+def _records(kind: AblationKind, changes: "_Changes", pair: CellPair) -> tuple[dict[str, Any], ...]:
+    tasks = f"from {pair.one.task} to {pair.two.task}"
     return tuple(
         {
             "ablation": kind.ablation,
-            "quantity": f"change of L{layer}'s harm beyond the mean change",
+            "quantity": f"change of L{layer}'s harm {tasks}, beyond the mean change",
             **dict(zip(("estimate", "low", "high"), change.numbers, strict=True)),
             "n": change.n,
         }
@@ -164,7 +166,7 @@ def _records(kind: AblationKind, changes: "_Changes") -> tuple[dict[str, Any], .
 
 
 class _Changes:
-    """Change of the harm of each layer from one cell of a pair to the other.
+    """Change of each layer's harm between the two cells of a pair: the second minus the first.
 
     The mean change over layers is subtracted: if harm falls equally everywhere, the same layers
     matter.
@@ -222,9 +224,9 @@ class _Changes:
 
     @property
     def is_near(self) -> bool:
-        """Whether the largest change is known to lie within the smallest effect of the border.
+        """Whether some layer is shown to change, but none by over twice the smallest effect.
 
-        Some layer changes, and no layer by more than twice the smallest effect.
+        False if `sign` is decided. Else more questions may decide it, but not by enough to matter.
         """
         intervals = [change.interval for change in self._simultaneous.values()]
         some_change = any(i.low > 0 or i.high < 0 for i in intervals)
@@ -279,7 +281,9 @@ def _weighted_change(
 def claims_against_base(
     result: SweepResult, base: SweepResult, kinds: Sequence[AblationKind]
 ) -> Iterator[Claim]:
-    """Yield a claim for each reasoning task and protocol asked of both models.
+    """Yield claims that a model reasons more robustly than its base.
+
+    There is a claim for each reasoning task and protocol that both models were asked.
 
     Args:
         result: the sweep of the model.
@@ -316,7 +320,9 @@ def _compare_robustness(
     differences: Sequence[str],
     mechanism: str,
 ) -> Finding:
-    """Judge the claim by one kind; undecided if that ablation differs between the two runs.
+    """Judge by one kind of ablation whether the model is more robust than its base.
+
+    Undecided if that ablation differs between the two runs.
 
     Args:
         kind: the kind of ablation, in this model's run.
@@ -364,9 +370,10 @@ def _compare_robustness(
 
 
 def claims_on_neighbours(similarity: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Yield a row of `Roles.claims` without a verdict for each family of a similarity probe.
+    """Yield a row of `Roles.claims` per family on how similar neighbouring layers are.
 
-    Yields nothing if the frame has no angular distances.
+    The row has the mean angular distance over one block and the status "described", which is no
+    verdict. Yields nothing if the frame of the similarity probe has no angular distances.
     """
     if "angular" not in similarity:
         return

@@ -43,7 +43,7 @@ def summarize_probes(probes: Sequence[pd.DataFrame]) -> pd.DataFrame:
     - `retrieval_score`, `head_scores`: for each `measure`, a row for each of the three heads with
       the largest mean `value`. Retrieval scores are averaged over the examples in which the model
       wrote at least half of the evidence.
-    - `similarity`: a row for each of the three layers whose block changes the stream least
+    - `similarity`: a row for each of the three layers whose block changes the residual stream least
       (`influence`, at the answering position or over all tokens, as it was measured).
     - `attribution`: a row for each of the three layers that write most of the answer's logit.
 

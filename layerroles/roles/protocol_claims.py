@@ -1,7 +1,9 @@
-"""Claims that protocols need different amounts of the depth, and the parts of the difference.
+"""Claims that one protocol needs more of the depth than another, and the parts of the difference.
 
-What generation costs more than likelihood under ablation may be that it is scored more strictly, or
-that the model writes. If `exact` was asked too, the difference is split into these two parts.
+Ablation may harm scores more under generation than under likelihood for two reasons: generation is
+scored more strictly, and the model writes the answer itself. If the protocol `exact` was run too,
+the difference is split into these two parts: `exact` scores a given answer, as right only if greedy
+decoding would write it.
 """
 
 import itertools
@@ -31,9 +33,10 @@ NOT_SPLIT = "stricter scoring and writing are not distinguished: that takes prot
 
 
 def claims_on_protocols(kinds: Sequence[AblationKind]) -> Iterator[Claim]:
-    """Yield claims on mean harm under protocols that write minus that under protocols that score.
+    """Yield claims on mean harm where the model writes minus that where given answers are scored.
 
-    If `exact` was asked too, also yield the two parts: stricter scoring, and writing.
+    There is a claim for each family and pair of such protocols. If the protocol `exact` was run
+    too, also yield claims on the two parts: stricter scoring, and writing.
     """
     first = kinds[0].harms
     for family in dict.fromkeys(family for family, _ in first.keys):
@@ -80,7 +83,8 @@ class _ProtocolDifference:
     def claim(self, claim: str, note: str) -> Claim:
         """Return a claim about this difference.
 
-        Unless the claim is `MORE`, it is undecided if the protocols show different contexts.
+        Unless the claim is `MORE`, it is undecided if the two protocols show the model different
+        texts before the answer.
         """
         findings = self._found if claim == MORE else self._as_part
         return Claim(
@@ -89,7 +93,7 @@ class _ProtocolDifference:
 
     @property
     def part(self) -> str:
-        """The status of this difference as one of two parts; see `_describe_parts`."""
+        """The status of the claim on this difference if it is one of the two parts of `MORE`."""
         return "not measurable" if self._missing else decide_status(self._as_part)[0]
 
     @property
@@ -149,5 +153,5 @@ def _explain_unpaired(harms: Harms, family: str, protocol: str, scored: str) -> 
 
 
 def _is_written(protocol: str) -> bool:
-    """Return whether the model writes: protocol `generation`, with or without parameters."""
+    """Return whether the model writes the answer: protocol `generation` or `generation[...]`."""
     return protocol.partition("[")[0] == "generation"

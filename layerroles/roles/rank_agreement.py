@@ -223,9 +223,10 @@ def _correlate(
 def _align(
     harms: Harms, task: str, protocol: str, probe_table: pd.DataFrame
 ) -> tuple[Float[np.ndarray, "site example"], Float[np.ndarray, "site example"], stats.Clusters]:
-    """Return costs, probe values and clusters for the sites and examples that both sides have.
+    """Return costs, probe values and clusters for sites and examples in both sweep and probe.
 
-    A cost is the intact score minus the ablated score. The clusters are one per example.
+    A cost is the intact score minus the ablated score. The third array names the cluster of each
+    example.
     """
     scores = harms.scores(task, protocol)
     condition_of = {place: harms.condition(task, protocol, place) for place in harms.places}

@@ -8,8 +8,8 @@ either of them loses it,
 
 so two layers that are both needed have no excess, however much each of them hurts. Its interval is
 that of harm, a ratio of two means over the same questions; its p on 0/1 scores is McNemar's. An
-excess says that the two layers do not add up. That one stands in for the other is the simplest
-reading; that the model survives one loss and not two is another.
+excess says that the harms of the two layers do not add up. That one stands in for the other is the
+simplest reading; that the model survives one loss and not two is another.
 
 **Effective number of critical layers.** The participation ratio of harm `h` over layers,
 
@@ -20,7 +20,7 @@ general, with c the coefficient of variation of harm over layers. A layer whose 
 counts against the rest. Sinks are left out, since they are not critical.
 
 Harm is measured with noise, and squares of noise add up: at 32 examples, five layers of harm .3
-among 30 would give 4.4. So the expected square of the noise is subtracted from both sums,
+among 30 would give N = 4.4. So the expected square of the noise is subtracted from both sums,
 
     N = ((sum_l h_l)^2 - Var(sum_l h_l)) / sum_l (h_l^2 - Var(h_l)),
 
@@ -132,7 +132,7 @@ def _measure_task(
     pair: Pair,
     effects: dict[tuple[str, str], dict[str, Any]],
 ) -> _Cost | None:
-    """Return the cost of a pair on one task; None if it or one of its layers was not measured."""
+    """Return the cost of a pair on one task; None if the pair or a layer of it was not measured."""
     pair_effect = effects.get((task, protocol))
     singles = [harms.condition(task, protocol, (layer, -1)) for layer in pair]
     if pair_effect is None or None in singles or np.isnan(pair_effect["harm"]):
@@ -220,13 +220,13 @@ def effective_number(
 
 
 def _count_clusters(harms: Harms, task: str, protocol: str) -> int:
-    """Return the number of clusters of a cell; a question in no cluster counts as one."""
+    """Return the number of clusters of a task's questions; each question in none adds one."""
     examples = list(_asked_by_all(harms, task, protocol).columns)
     return len(set(harms.cell_of(task, protocol).clusters_of(examples)))
 
 
 def _asked_by_all(harms: Harms, task: str, protocol: str) -> pd.DataFrame:
-    """Return a cell's scores of the examples that were asked about all places."""
+    """Return a task's scores for the examples that were run with every place ablated."""
     cell = harms.cell_of(task, protocol)
     names = [harms.condition(task, protocol, place) for place in harms.places]
     asked = cell.asked_by_all(name for name in names if name is not None)

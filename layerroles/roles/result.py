@@ -35,6 +35,8 @@ class Sentence:
 class Roles:
     """Verdicts and claims about harm over depth. Layers are 0-based; intervals are 95%.
 
+    Harm is the share of the skill above chance that an ablation removes.
+
     Attributes:
         frame: a row per family and protocol: family, protocol, n, intact, chance,
             early_minus_late, ci_low, ci_high, lists of layers (critical, spare, partial, helps,
@@ -66,8 +68,9 @@ class Roles:
         at: the positions that are judged.
         sentences: the sentences of the verdict.
         interim: how much of the run is done, such as "8 of 32 questions"; "" if it is finished.
-            Until then every measured layer, head and pair is undecided, the lists of other layers
-            are empty, `claims` has no rows, and `effective` counts sinks, since none is identified.
+            Until then every measured layer, head and pair is undecided, all lists of layers but
+            `undecided` are empty, `claims` has no rows, and `effective` counts sinks, since none is
+            identified.
 
     Example:
         roles = lr.localize(result)

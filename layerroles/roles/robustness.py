@@ -2,16 +2,16 @@
 
 A verdict on one template, one set of shots, one kind of ablation and one dtype is a verdict on that
 set-up. `judge_setups` takes the claim's number and interval in every set-up and says in how many
-the claim holds:
+the claim holds. The verdict on a set-up is
 
 - holds: the 95% interval lies above the claim's smallest effect;
-- contradicted: it lies below the smallest effect;
-- undecided: it holds the smallest effect;
+- contradicted: the interval lies below the smallest effect;
+- undecided: the interval includes the smallest effect;
 - not measurable: there is no number, since the intact model is not shown to be above chance.
 
-Only set-ups of the first kind are counted as holding. Part of the spread of the numbers is sampling
-error: `stats.spread` subtracts it. Set-ups ask the same questions, so their errors are correlated,
-which makes their differences more certain than two separate intervals suggest.
+Part of the spread of the numbers is sampling error: `stats.spread` subtracts it. Set-ups that ask
+the same questions have correlated errors, which makes their differences more certain than two
+separate intervals suggest.
 """
 
 import math
@@ -33,7 +33,9 @@ HOLDS, CONTRADICTED = "holds", "contradicted"
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Robustness:
-    """A claim's number in several set-ups. Intervals are 95%, each for its own set-up.
+    """A claim's number in several set-ups, such as other templates, seeds or dtypes.
+
+    Intervals are 95%, each for its own set-up.
 
     Attributes:
         claim: the claim, in words.
@@ -67,7 +69,7 @@ class Robustness:
     def sentence(self) -> str:
         """In how many set-ups the claim holds, what the others say, and how far the number varies.
 
-        Such as "... holds in 15 of 16 reasonable set-ups"; only those tried are meant.
+        Such as "... holds in 15 of 16 reasonable set-ups", where 16 set-ups were tried.
         """
         counts = self.frame["verdict"].value_counts()
         n, n_holds = len(self.frame), int(counts.get(HOLDS, 0))

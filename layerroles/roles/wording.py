@@ -15,7 +15,7 @@ from layerroles.results import SPARE, records
 
 # The verdict "helps" in sentences.
 BETTER_WITHOUT = "helps when ablated"
-# Most examples that are tried to find how many a verdict takes.
+# Largest number of examples that `fewest_examples` tries.
 _MOST = 100_000
 
 
@@ -42,7 +42,8 @@ class Setting:
             positions) under a protocol.
         only_needed: whether only layers that are critical at all positions were asked under
             `after_first`.
-        decided: how many verdicts a sweep `until="decided"` has given; "" for other sweeps.
+        decided: text of `claims.describe_decided`: how many verdicts or claims a sweep with `until`
+            has decided; "" for other sweeps.
     """
 
     model: str
@@ -94,7 +95,7 @@ def round_up(count: float) -> int:
 def describe_needed(layers: pd.DataFrame) -> str:
     """Return text on how many questions would decide most of the undecided layers.
 
-    Empty if no number would.
+    Empty if no layer is undecided, or no number of questions would decide most of them.
 
     Args:
         layers: rows of `Roles.layers`.
@@ -110,7 +111,11 @@ def describe_needed(layers: pd.DataFrame) -> str:
 
 
 def explain_unmeasurable(cell: pd.DataFrame) -> str:
-    """Explain why a family has no harm under a protocol; empty if it has one."""
+    """Explain why a family's harm under a protocol is not measurable; empty if measurable.
+
+    Args:
+        cell: the family's intact scores under the protocol, a row per task.
+    """
     if cell["above_chance"].any():
         return ""
     first = cell.iloc[0]
@@ -178,8 +183,8 @@ def describe_agreement(
         line: the family's row of `Roles.frame`.
         other: early minus late harm under the second kind.
         ablation: the name of the second kind.
-        both_hold: whether both kinds show the same sign if the first token is not ablated, if
-            swept.
+        both_hold: whether, under both kinds, the sign stays the same if the first token is not
+            ablated; true if that was not swept.
     """
     first = sign_of(float(line["ci_low"]), float(line["ci_high"]))
     second = sign_of(other.interval.low, other.interval.high)

@@ -7,9 +7,9 @@ that of independent examples (E. L. Korn and B. I. Graubard, Survey Methodology 
 the bias-reduced estimate of the variance between clusters (CR2: R. M. Bell and D. F. McCaffrey,
 Survey Methodology 28:169, 2002). Second, critical values are those of Student's t with their
 Satterthwaite degrees of freedom, in which the correlation within clusters is estimated (G. W.
-Imbens and M. Kolesar, Review of Economics and Statistics 98:701, 2016); for clusters of equal size
-there is one less than there are clusters. Third, changes that were hardly seen may come in whole
-clusters that were not drawn, so their design effect is shrunk toward the size of a cluster (see
+Imbens and M. Kolesar, Review of Economics and Statistics 98:701, 2016); with clusters of equal size
+they are one fewer than the clusters. Third, changes that are rare in the sample may fill whole
+clusters that were not sampled, so their design effect is shrunk toward the size of a cluster (see
 `score_test.Clustering`).
 """
 
@@ -50,10 +50,10 @@ def cluster_p(
     clusters: Clusters,
     bounds: ValuePair | None = None,
 ) -> float:
-    """Return the two-sided p value for a mean of 0.
+    """Return the two-sided p value of the null hypothesis that the mean of `change` is 0.
 
     For bounded values this is the score test that `stats.clustered` inverts, for others a t test of
-    the totals of clusters: NaN if these do not vary.
+    the totals of clusters, which gives NaN if the totals do not vary.
 
     Args:
         change: the value of each example.
@@ -86,13 +86,14 @@ def design_effect(residuals: Float[np.ndarray, " example"], clusters: Clusters) 
 def measure_clustering(residuals: Float[np.ndarray, " example"], clusters: Clusters) -> Clustering:
     """Estimate how clusters affect the variance of a mean.
 
-    The variance between clusters is the sum of squared totals, each over `1 - size / n`, since
-    residuals vary less than errors do. The degrees of freedom are those of a sum of independent
-    squares, one for each cluster, minus one for the mean.
+    The variance between clusters is the sum over clusters of the squared total of residuals divided
+    by `1 - size / n`, since residuals vary less than errors do. The degrees of freedom are those of
+    a sum of independent squares, one for each cluster, minus one for the mean.
 
     Args:
         residuals: one per example, with a sum of 0, such as its value minus the mean.
-        clusters: a name per example; with one cluster, or an example in each, there is no effect.
+        clusters: a name per example; with one cluster, or one example in each, the design effect
+            is 1.
     """
     n = len(residuals)
     if not are_clusters(clusters):

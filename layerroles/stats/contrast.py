@@ -155,7 +155,7 @@ def error_correlations(parts: Sequence[Contrast]) -> Float[np.ndarray, "part par
         for column, second in enumerate(parts[:row]):
             influence_a, influence_b = first.independent, second.independent
             shared_questions = influence_a.index.intersection(influence_b.index)
-            if not len(shared_questions):  # they are in other clusters
+            if not len(shared_questions):  # their clusters have different names
                 influence_a, influence_b = first.influence, second.influence
                 shared_questions = influence_a.index.intersection(influence_b.index)
             if not len(shared_questions):

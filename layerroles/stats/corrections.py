@@ -21,7 +21,7 @@ ALPHA = 0.05
 POWER = 0.8
 # Drops are tried in steps of a thousandth, so that the number as it is printed has the power.
 _STEPS = 1000
-# Even if no answer is seen to change by chance: one of a hundred may.
+# The least share of answers that is assumed to change by chance, even if none was seen to.
 LEAST_BACKGROUND = 0.01
 
 

@@ -3,10 +3,11 @@
 All combinations of four templates, two numbers of shots, two kinds of ablation and two dtypes are
 32. Half of them are enough to estimate each factor's main effect, if the half is balanced: every
 level occurs equally often, and so does every pair of levels of two factors (an orthogonal array of
-strength 2; Plackett and Burman, Biometrika 33:305, 1946). A run is a vector of four bits. A factor
-of two levels is a sum of some of them modulo 2, a nonzero vector over GF(2); a factor of four
-levels takes two sums and, with them, their sum, a line. Factors that use different vectors are
-orthogonal (Addelman, Technometrics 4:21, 1962). Interactions of factors are not estimated.
+strength 2; Plackett and Burman, Biometrika 33:305, 1946). A run, one combination to measure, is a
+vector of four bits. A factor of two levels is the sum modulo 2 of some of the bits, which a nonzero
+vector over GF(2) selects. A factor of four levels uses two such vectors and their sum; the three
+are called a line. Factors that use different vectors are orthogonal (Addelman, Technometrics 4:21,
+1962). Interactions of factors are not estimated.
 
     >>> fractional_factorial([4, 2, 2, 2])[:3]
     [(0, 0, 0, 0), (2, 0, 0, 1), (1, 0, 0, 0)]
@@ -25,11 +26,11 @@ _LINES = ((1, 2, 3), (4, 8, 12), (5, 10, 15), (6, 11, 13), (7, 9, 14))
 
 
 def fractional_factorial(n_levels: Sequence[int]) -> list[tuple[int, ...]]:
-    """Return at most 16 runs; each is a tuple with the number of a level, from 0, per factor.
+    """Return at most 16 runs; each is a tuple of 0-based indices of levels, one per factor.
 
     All combinations if there are at most 16 of them, else an orthogonal array of 16 runs. The first
-    run has the first level of every factor. Of a factor with three levels in such an array, the
-    first level occurs twice as often as each other.
+    run has the first level of every factor. In an orthogonal array, the first level of a factor
+    with three levels occurs twice as often as each of the other two.
 
     Args:
         n_levels: the number of levels of each factor, 1 or more.

@@ -26,9 +26,9 @@ from scipy import optimize, stats
 
 from layerroles.stats.intervals import LEVEL
 
-# Of the error, the share that is left after the first look, and the power of the number of
-# questions with which the rest falls. Chosen by simulation with harms like those of a small model's
-# layers, for few questions up to 512 and a rest that allows more (`benchmarks/looks.py`).
+# The share of the error that is left after the first look, and the exponent with which this rest
+# falls with the number of questions. Chosen by simulation with harms like those of a small model's
+# layers: few questions are needed up to 512, and the rest allows more (`benchmarks/looks.py`).
 _LEFT = 0.95
 _POWER = 2 / 3
 # The fewest nodes for an integral; more if a look adds few questions, whose density is narrow.
@@ -53,7 +53,7 @@ class Looks:
             raise ValueError(f"looks at {self.sizes} do not increase from 1")
 
     def level(self, n: int, level: float = LEVEL) -> float:
-        """Return the level of an interval from `n` questions, valid together with all other looks.
+        """Return the level for one interval at `n` questions; all looks together have `level`.
 
         If `n` is not a look, the level is that of the last look before it. Below the first look,
         and if there are no looks, it is `level`.

@@ -1,10 +1,10 @@
 """Rank correlations of profiles over sites, with bootstrap intervals over examples.
 
 `profile_agreement` measures whether two ways of measuring rank the sites in the same order, and
-`rank_stability` whether several draws of examples do. Noise lowers a rank correlation, and
-resampling adds more noise, so the bootstrap draws lie even lower than the estimate. Therefore an
-interval is symmetric about the estimate: on both sides it extends by the distance from the estimate
-to the farther percentile of the draws.
+`rank_stability` whether several sets of examples rank them alike. Noise lowers a rank correlation,
+and resampling adds more noise, so the bootstrap draws lie even lower than the estimate. Therefore
+an interval is symmetric about the estimate: on both sides it extends by the distance from the
+estimate to the farther percentile of the draws.
 """
 
 from collections.abc import Hashable, Sequence
@@ -72,9 +72,10 @@ def rank_stability(
 ) -> IntervalEstimate:
     """Return Spearman's correlation of sites' mean scores, averaged over all pairs of draws.
 
-    The interval is made as in `profile_agreement`, except that the examples of each draw are
-    resampled separately, since draws share none. NaN for fewer than 2 draws or 3 sites, or if all
-    sites of a draw have the same mean score.
+    A draw is a set of examples, such as those of one seed. The interval is made as in
+    `profile_agreement`, except that the examples of each draw are resampled separately, as if no
+    two draws shared examples. NaN for fewer than 2 draws or 3 sites, or if all sites of a draw have
+    the same mean score.
 
     Args:
         draws: for each draw, a score per site and example, NaN if unknown; all have the same sites.

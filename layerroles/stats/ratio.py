@@ -90,7 +90,7 @@ def is_above(
     """
     n, chances = len(scores), np.broadcast_to(chance, scores.shape)
     skill = scores - chances
-    if n < 2 or not skill.mean() > 0:  # not if there is no chance
+    if n < 2 or not skill.mean() > 0:  # true also if chance is NaN
         return False
     values, df, clustering = skill, float(n - 1), None
     if clusters is not None and are_clusters(clusters):

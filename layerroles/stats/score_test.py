@@ -46,7 +46,7 @@ class Clustering:
         design: the design effect, at least 1.
         below: the design effect of the negative residuals alone (positive ones are set to 0).
         above: the design effect of the positive residuals alone.
-        size: the size of a cluster, in the mean over examples.
+        size: the mean over examples of the size of the example's cluster.
         df: the degrees of freedom of the variance between clusters.
     """
 
@@ -57,11 +57,12 @@ class Clustering:
     df: float
 
     def shrunk_design(self, seen: float, expected: float, *, above: bool) -> float:
-        """Return the design effect of the values on one side of 0.
+        """Return the design effect of the values on one side of 0, shrunk toward the cluster size.
 
         Args:
-            seen: the values of that side in the sample, as a number of values of their usual size.
-            expected: the same under the null hypothesis.
+            seen: the number of such values in the sample: their sum of squares, divided by their
+                usual square (see `score`).
+            expected: the same number under the null hypothesis.
             above: whether the values are those above 0.
         """
         examples = (1 - _EXPECTED_WEIGHT) * seen + _EXPECTED_WEIGHT * expected
@@ -135,7 +136,7 @@ def score(
         values: the distinct values that were seen.
         edges: the extreme possible values, seen or not.
         clustering: how clusters affect the variance; None if examples are independent. The
-            statistic then has Student's t distribution with its degrees of freedom.
+            statistic then has Student's t distribution with `clustering.df`.
     """
     n = sum(counts)
     mean = sum(c * v for c, v in zip(counts, values, strict=True)) / n
@@ -147,7 +148,7 @@ def score(
     tilt = _find_tilt(counts, values, most, least)
     weights = [c / (n * (1 + tilt * v)) for c, v in zip(counts, values, strict=True)]
     variance = sum(w * v * v for w, v in zip(weights, values, strict=True))
-    # What is left has to lie at the edge that was not seen.
+    # The remaining weight is on the extreme value on the other side of 0 from the mean.
     edge = most if mean < 0 else least
     variance += max(0.0, 1 - sum(weights)) * edge * edge
     if clustering is not None:
@@ -209,8 +210,12 @@ def _find_end(
 ) -> float:
     """Find the zero of `beyond` above (`side` 1) or below (-1) `estimate`; infinite if none.
 
-    In clusters the statistic may fall for a while on its way from the estimate, where a value that
-    was not seen begins to have weight. `scans` then looks for the farthest zero.
+    Args:
+        beyond: the absolute statistic of a ratio minus the critical value, as in `_score_excess`.
+        estimate: the estimated ratio, at which `beyond` is negative.
+        side: 1 for the upper end of the interval, -1 for the lower.
+        scans: whether to look for the farthest zero near the estimate. With clusters there may be
+            several: the statistic may fall again where a value that was not seen gets weight.
     """
     steps = (*_SCANNED, *_DOUBLED[5:]) if scans else _DOUBLED
     inside = 0.0

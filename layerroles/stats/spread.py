@@ -1,16 +1,17 @@
-"""How far numbers differ beyond their sampling error, and by which factor.
+"""Estimate how much numbers differ beyond their sampling error, and which factors make them differ.
 
-The numbers `y` were measured in several set-ups; their sampling errors have the covariance `V`,
-which is not diagonal, since set-ups share questions. With `C` the centring matrix and `tau` the
-standard deviation of the true values between set-ups,
+The numbers `y` were measured in several set-ups: combinations of levels of factors, such as the
+template and the dtype. Their sampling errors have the covariance `V`, which is not diagonal, since
+set-ups share questions. With `C` the centring matrix and `tau` the standard deviation of the true
+values between set-ups,
 
     y' C y  ~  sum_i (lambda_i + tau^2) z_i^2,    lambda_i: eigenvalues of C V C, z_i normal
 
 The estimate of `tau^2` equates both sides' means (Hedges, Psychological Bulletin 93:388, 1983), and
 the interval inverts the distribution (Jackson, Research Synthesis Methods 4:220, 2013, with equal
 weights: those by inverse variance are unstable for correlated errors). The main effects of factors
-are fitted by least squares; from each one's sum of squares, what sampling error alone would give is
-subtracted.
+are fitted by least squares; the sum of squares that sampling error alone gives on average is
+subtracted from that of each factor.
 """
 
 import math
@@ -36,7 +37,8 @@ def between_sd(
 ) -> IntervalEstimate:
     """Return the standard deviation of the true values between set-ups, with its interval.
 
-    Both are 0 where sampling error explains the spread; NaN for fewer than two set-ups.
+    The estimate is 0 if the values spread no more than sampling error alone makes them on average;
+    the interval may then still reach above 0. NaN for fewer than two set-ups.
 
     Args:
         values: the measured number of each set-up.
@@ -53,7 +55,7 @@ def between_sd(
     normal_squares = np.random.default_rng(0).standard_normal((_DRAWS, n - 1)) ** 2
 
     def bound(share: float) -> float:
-        """Return the `tau` under which this share of draws has a smaller sum of squares."""
+        """Return the `tau` under which this share of draws has a sum of squares below `squares`."""
 
         def excess(tau: float) -> float:
             return float(np.quantile(normal_squares @ (variances + tau**2), share)) - squares
@@ -75,15 +77,15 @@ def factor_spread(
     covariance: Float[np.ndarray, "setup setup"],
     levels: Mapping[str, Sequence[str]],
 ) -> pd.DataFrame:
-    """Return a row per factor with what it contributes to the spread of the values.
+    """Return a row per factor with its contribution to the spread of the values.
 
-    Two more rows, "sampling error" and "rest" (interactions of factors), complete the shares.
+    Two more rows have the shares of "sampling error" and of "rest" (interactions of factors).
 
     Columns: factor; means (by level: the mean of the value, adjusted for the other factors if the
     design is not balanced); range (of the means); range_by_chance (a range that sampling error
-    alone exceeds in 5% of cases); share (of the variance of the values, without what sampling error
-    adds; 0 or more, so the shares add up to 1 only if none was negative). NaN where the set-ups do
-    not tell the factor from others.
+    alone exceeds in 5% of cases); share (of the variance of the values, minus the part that
+    sampling error adds; a negative share is set to 0, so the shares need not add up to 1). NaN if
+    the set-ups do not separate the factor from the others.
 
     Args:
         values: the measured number of each set-up.
@@ -139,7 +141,7 @@ def factor_spread(
 
 
 def _projection(columns: Sequence[pd.DataFrame], n: int) -> Float[np.ndarray, "setup setup"]:
-    """Return the projection on what a mean and these factors' main effects can give."""
+    """Return the matrix that projects values on a mean plus main effects of these factors."""
     design = _design(columns, n)
     projection: np.ndarray = design @ np.linalg.pinv(design)
     return projection

@@ -53,7 +53,7 @@ class Contention:
 
 
 def _waits_idly() -> bool:
-    """Whether threads that wait for others give their processor up, by OpenMP's setting."""
+    """Return whether OpenMP is set to give up the processor of a thread that waits for others."""
     return os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive"
 
 

@@ -1,4 +1,8 @@
-"""When a sweep `until="decided"` or `until="claims"` looks at its results, and may stop asking."""
+"""The rule by which a sweep with `until="decided"` or `until="claims"` stops asking.
+
+Such a sweep looks at its results after planned numbers of questions. At each of these *looks* it
+judges verdicts or claims, and asks no more questions about those that are decided.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,20 +23,22 @@ _NAMES: dict[str, Goal] = {"decided": "layers", "claims": "claims"}
 class Decided:
     """Ask about each condition until its verdict is decided, or the sweep's limit is reached.
 
-    Questions come in looks: after 32, 48, 64, 96, 128, ... questions of each task, the conditions
-    with a verdict are asked no more. Verdicts and intervals hold under this looking
-    (`stats.Looks`), so a verdict is wrong with probability `error` at most.
+    The sweep looks at its results after 32, 48, 64, 96, 128, ... questions of each task. A
+    condition with a verdict is not asked further. Intervals are widened to account for the repeated
+    looks (`stats.Looks`), so each verdict is wrong with probability `error` at most.
 
-    If the goal is claims, the first kind of ablation is asked about all layers until it shows each
-    claim of the literature (`Roles.claims`) or its opposite, and the next kind only about claims
-    that then depend on it. A claim is asked about no more if it is supported or contradicted, or if
-    it can become neither: if a number is known to lie within its smallest effect of the border.
+    If the goal is claims, all layers are asked under the first kind of ablation until it shows each
+    claim of the literature (`Roles.claims`) or its opposite, and under the next kind only for
+    claims that then depend on it. Asking about a claim stops when it is supported or contradicted.
+    It also stops when further questions cannot decide the claim, for example because a number is
+    known to lie within its smallest effect of the border.
 
     Attributes:
         error: the probability with which a verdict may be wrong, from 1e-6 to below 0.5.
         first: the number of questions of each task before the first look, at least 8.
-        minutes: the time to spend; at every look, the conditions that are likely to need the fewest
-            further questions are asked first. None for no limit.
+        minutes: the time to spend, None for no limit. At every look, the conditions or claims that
+            are likely to need the fewest further questions are asked first. The questions up to the
+            first look are asked even if they take longer.
         simultaneous: whether `error` holds for all conditions of one ablation in a family and
             protocol together, instead of for each verdict.
         goal: `"layers"`, to decide the verdict on each layer, or `"claims"`. Claims are decided by
@@ -74,7 +80,7 @@ class Decided:
             )
 
     def to_manifest(self) -> dict[str, Any]:
-        """Return what verdicts depend on, for the manifest."""
+        """Return all attributes but `minutes`, on which no verdict depends, for the manifest."""
         values = asdict(self)
         del values["minutes"]
         return values
@@ -156,7 +162,7 @@ def check_kinds(conditions: Sequence[Condition], n_layers: int) -> None:
 
 
 def describe_looks(until: Decided | None, cells: Sequence[SweepCell]) -> dict[str, Any]:
-    """Return manifest entries: `until`, the rule for verdicts, and `looks`, those of each task."""
+    """Return manifest entries: `until`, the rule, and `looks`, numbers of questions by task."""
     if until is None:
         return {"until": None, "looks": {}}
     n_examples = {cell.task.label: len(cell.examples) for cell in cells}
@@ -168,10 +174,14 @@ def describe_looks(until: Decided | None, cells: Sequence[SweepCell]) -> dict[st
 
 
 def extend_looks(stored: dict[str, Any], manifest: dict[str, Any]) -> dict[str, list[int]]:
-    """Return the numbers of questions at which the run looks, those of both manifests.
+    """Return the looks of a resumed run: by task, the numbers of questions at which it looks.
 
-    A run that has looked at its results keeps its looks. More questions are a further look, also if
-    all of them are asked.
+    The stored looks are kept. A higher limit adds looks up to the new limit, also if the resumed
+    sweep has no `until`.
+
+    Args:
+        stored: the manifest in the run folder.
+        manifest: the manifest of the resumed sweep.
 
     Raises:
         InputError: the number of questions lies between looks, or below the first.

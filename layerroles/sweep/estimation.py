@@ -48,7 +48,8 @@ from layerroles.sweep.sweep import Sweep
 from layerroles.sweep.units import EngineCall
 from layerroles.sweep.work import EXPECTED_QUESTIONS
 
-# Passes that check an executor on a kind of condition, further ones if it writes; their tokens.
+# Passes of a trial of an executor on one kind of condition, further ones if text is generated, and
+# the tokens of each.
 _TRIED, _TRIED_WRITING = 3, 9
 _TRIED_TOKENS = N_TRIAL_REQUESTS * (TRIAL_CONTEXT + TRIAL_CONTINUATION)
 
@@ -60,7 +61,7 @@ def estimate(
     memory: str | int | None = None,
     generated: float = 1.0,
 ) -> "Estimate":
-    """Estimate what a sweep into a new run folder takes, without running it.
+    """Estimate the tokens, memory and time of a sweep into a new run folder, without running it.
 
     The texts that `Sweep(coherence=True)` scores are not counted.
 
@@ -71,13 +72,13 @@ def estimate(
             would hold it. The last two are measured, which takes about a second.
         memory: working memory, as for `Engine`; by default half of what the weights leave free on
             the device, but at least 1 GiB.
-        generated: the expected share of the tokens that may be written, 0 to 1. It is not known
-            beforehand; 1 gives an upper bound.
+        generated: the expected number of generated tokens, as a share (0 to 1) of the most that
+            the requests allow. It is not known beforehand; 1 gives an upper bound.
 
     Raises:
-        InputError: an unknown device, an invalid size or share, a model or conditions that cannot
-            be run fused, or a prompt longer than the model's context or sliding window, if
-            the engine cannot read beyond it.
+        InputError: an unknown device, an invalid size or share, a model or conditions that the
+            fused executor cannot run, or a prompt longer than the model's context or sliding
+            window, if the engine cannot read beyond it.
 
     Example:
         spared = lr.load("smollm2-135m", device="meta")  # no weights are read
@@ -124,17 +125,17 @@ def estimate(
 
 @dataclass(frozen=True, repr=False)
 class Estimate:
-    """What a sweep is expected to take.
+    """The expected tokens, operations, memory and time of a sweep.
 
     Attributes:
         model: the model's name.
         dtype: the dtype of the model's weights.
         device: the device, and how its speed was determined.
         n_conditions: the number of conditions, including the intact model.
-        generated: the assumed share of the tokens that may be written.
+        generated: the assumed number of generated tokens, as a share of the most allowed.
         weight_bytes: bytes of the model's weights.
         working_bytes: peak bytes in addition to the weights, without what libraries reserve.
-        memory: bytes of the published device; None for this machine.
+        memory: bytes of memory of the published device; None for this machine.
         parts: the estimate of each task, of the noise floor, and of checks and references.
         questions: the questions of each task that a condition is assumed to need, if the sweep asks
             until it has decided; None if it asks all.
@@ -173,7 +174,7 @@ class Estimate:
 
     @property
     def tokens_written(self) -> int:
-        """Tokens to write, at the share `generated`."""
+        """Tokens to generate: the share `generated` of the most that requests allow."""
         return sum(part.tokens_written for part in self.parts)
 
     @property
@@ -259,17 +260,18 @@ class Estimate:
 
 @dataclass(frozen=True)
 class TaskEstimate:
-    """What one task is expected to take, under all of its protocols and conditions.
+    """The expected cost of one task, under all of its protocols and conditions.
 
     Attributes:
         name: the task's label; or `noise floor`, `checks` (of the fused executor) or `references`
             (reading their prompts).
         requests: requests times conditions.
-        passes: forward passes over packed rows; decoding steps are not counted.
+        passes: forward passes over packed rows (prompts packed into one sequence); the steps that
+            generate a token each are not counted.
         tokens_alone: tokens to read if each request is read alone under each condition.
         tokens_read: tokens to read with shared work done once; a token that runs through half of
-            the blocks counts half.
-        tokens_written: tokens to write, under all conditions.
+            the layers counts half.
+        tokens_written: tokens to generate, under all conditions.
         flops: floating-point operations; a multiplication with an addition counts as two.
         n_bytes: peak bytes of memory without the weights.
         seconds: seconds on the device.

@@ -1,9 +1,10 @@
-"""Answer what a run folder lacks, unit by unit, and report the progress.
+"""Answer what a run folder lacks, one unit of work at a time, and report the progress.
 
-A run asks in rounds: the first examples of every task under every condition, then further ones.
-After each round the folder holds a complete, smaller sweep. Then the intact model is run again for
-the noise floor and chance. What depends on earlier answers is asked last, look by look (see
-`next_cells`).
+The answers of a unit are computed and stored together (`units.Unit`). A run asks in rounds: the
+first examples of every task under every condition, then further ones. After each round the folder
+holds a complete, smaller sweep. Then the intact model is run again for the noise floor and chance.
+Questions that depend on earlier answers are asked last (see `next_cells`), up to the next *look*:
+the number of questions after which the results are judged again.
 """
 
 import json
@@ -42,7 +43,7 @@ from layerroles.sweep.work import Work
 log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_STEPS = 0.5
-# What progress says of questions that depend on earlier answers.
+# The text shown with the progress of questions that depend on earlier answers.
 _NOW = {"look": "what is not decided yet", "sinks": "layers that may be sinks"}
 
 
@@ -50,15 +51,15 @@ class Execution:
     """One run of a sweep into an open run folder.
 
     Args:
-        work: what is asked.
+        work: the cells and conditions that the sweep asks.
         asked: all examples of each cell, encoded, by the cell's names.
         store: the open run folder.
         workers: the open backend.
         engine: the engine of this process.
         expected: seconds per row by task, from the cost model, as far as they are known.
         after_round: called after each round and look but the last with the folder's rows so far.
-        minutes: the time after which nothing is asked that depends on earlier answers; None for no
-            limit.
+        minutes: the time after which questions that depend on earlier answers are no longer asked;
+            None for no limit.
     """
 
     def __init__(
@@ -80,8 +81,8 @@ class Execution:
             only_needed and bool(find_waiting(store.manifest["conditions"]))
         )
         self._pace, self._contention = Pace(expected), Contention()
-        self._begun = 0  # the unit that was begun last
-        self._began: float | None = None  # when, until its first pass
+        self._unit_index = 0  # the index of the unit that was begun last
+        self._unit_started: float | None = None  # when it was begun; None after its first pass
 
     def run(self) -> None:
         """Answer and store everything that is missing."""
@@ -93,7 +94,8 @@ class Execution:
             store.save_manifest()
         with write_progress(store.folder, _n_rows([*units, *needed])) as advance_file:
             self._answer(units, "sweep", advance_file)
-            self._repeat_intact(advance_file)  # first, since no family has skill without its chance
+            # The next questions depend on a family's skill, which is unknown without its chance.
+            self._repeat_intact(advance_file)
             n_known = _n_rows(needed)
             while needed := self._needed_units():
                 what = "look" if work.until else "sinks"
@@ -105,10 +107,10 @@ class Execution:
             self._end()
 
     def _needed_units(self) -> list[Unit]:
-        """Return units with the missing answers that the stored rows ask for (`next_cells`).
+        """Return the units to answer next, given the stored rows (`next_cells`); empty at the end.
 
-        They are noted in the manifest until all of them are answered, so that a run that was killed
-        in between completes the same look.
+        The numbers of examples to ask stay in the manifest until all are answered, so that a run
+        that was killed during a look completes the same look.
         """
         if not self._may_follow:
             return []
@@ -126,12 +128,16 @@ class Execution:
         return self._units_for(needed)
 
     def _choose_in_time(self, result: SweepResult, left: float) -> dict[Key, int]:
-        """Return what can be answered in the seconds that are left.
+        """Return the number of examples to ask of each key, as far as the time left allows.
 
-        If they do not suffice for everything, it is what the decisions ask for that are expected to
-        need the fewest further questions. Of claims, whose questions cost far more than those of a
-        verdict on a layer, only the nearer half is asked about at a time, so that these are decided
-        first.
+        If there is too little time for all open decisions, those that are expected to need the
+        fewest further questions are asked about. A claim costs far more than a verdict on a layer,
+        so at each look only half of the claims (rounded up), those that need the fewest, are asked
+        about. If not even one decision fits, logs a warning and returns an empty dict.
+
+        Args:
+            result: all rows so far.
+            left: the seconds that are left.
         """
         plan = self._work.plan
         nearest = open_ = open_decisions(result, plan)
@@ -156,7 +162,7 @@ class Execution:
         return list(self._work.missing_needed(done, self._store.manifest, needed))
 
     def _end(self) -> None:
-        """Remove every command whose answers are complete from the manifest's unfinished ones."""
+        """Remove the commands whose answers are complete from `unfinished` in the manifest."""
         manifest, done = self._store.manifest, self._store.answered_ids()
         if manifest["unfinished"]:
             result = read(self._store.folder)
@@ -169,7 +175,7 @@ class Execution:
         self._store.save_manifest()
 
     def _answer(self, units: Sequence[Unit], what: str, advance_file: Advance) -> None:
-        """Answer and store units with a progress bar; report the end of each round."""
+        """Answer and store units with a progress bar named `what`; report the end of each round."""
         with show_progress(_n_rows(units), what) as advance_bar:
 
             def advance(rows: int, now: str, outlook: Outlook) -> None:
@@ -182,18 +188,18 @@ class Execution:
         self, units: Sequence[Unit], advance: Callable[[int, str, Outlook], None]
     ) -> None:
         pace, last_shown = self._pace, 0.0
-        n_stored = 0  # of the unit that was begun last
+        n_stored = 0  # rows of the unit that was begun last
         pace.expect({})
         pace.add(units)
         n_left = Counter(unit.round for unit in units)
 
         def on_step(computed: Computed) -> None:
             nonlocal last_shown
-            if self._began is not None:
-                pace.prepared(time.monotonic() - self._began)
-                self._began = None
+            if self._unit_started is not None:
+                pace.leave_out_preparation(time.monotonic() - self._unit_started)
+                self._unit_started = None
             self._contention.check()
-            unit = units[self._begun]
+            unit = units[self._unit_index]
             rows = max(0.0, pace.share(unit, computed) * unit.n_rows - n_stored)
             if time.monotonic() - last_shown < _SECONDS_BETWEEN_STEPS:
                 return
@@ -204,7 +210,7 @@ class Execution:
         with self._engine.report_steps(on_step):
             for part in self._answer_units(units):
                 unit = units[part.unit]
-                pace.stored(unit, part.n_rows, part.seconds, ends_unit=part.ends_unit)
+                pace.add_stored(unit, part.n_rows, part.seconds, ends_unit=part.ends_unit)
                 n_stored = 0 if part.ends_unit else n_stored + part.n_rows
                 advance(part.n_rows, part.now, Outlook(left=pace.seconds_left()))
                 n_left[unit.round] -= part.ends_unit
@@ -214,10 +220,10 @@ class Execution:
                     advance(0, part.now, Outlook(left=pace.seconds_left(), picture=picture))
 
     def _end_round(self) -> Picture | None:
-        """Estimate what will be asked after the rounds; call `after_round`.
+        """Estimate how many rows may follow after the rounds; call `after_round`.
 
-        Returns a picture of the results so far, to show with the progress; None if nothing shows it
-        or it could not be made.
+        Returns a picture of the results so far, to show with the progress; None if no terminal or
+        log shows it, or if it could not be made.
         """
         is_shown = sys.stderr.isatty() or log.isEnabledFor(logging.INFO)
         if not (self._may_follow or is_shown or self._after_round is not None):
@@ -229,7 +235,7 @@ class Execution:
             if self._after_round is not None:
                 self._after_round(result)
             return Picture(layer_strips(result), strip_lines(result)) if is_shown else None
-        except Exception:  # what is shown in between must not end a run
+        except Exception:  # an interim display must not end a run
             log.warning("what is known so far could not be shown", exc_info=True)
             return None
         finally:
@@ -247,10 +253,10 @@ class Execution:
 
         def jobs() -> Iterator[Job]:
             for index, unit in enumerate(units):
-                self._begun = index
+                self._unit_index = index
                 asked_by_unit[index] = [work.prepare(cell, unit.examples) for cell in unit.cells]
                 task = unit.cells[0].task.label
-                self._began = time.monotonic()
+                self._unit_started = time.monotonic()
                 yield Job(
                     task,
                     tuple(asked.requests for asked in asked_by_unit[index]),
@@ -369,7 +375,10 @@ def _describe(unit: Unit, computed: Computed) -> str:
 def _judge_part(
     unit: Unit, asked_cells: Sequence[Asked], part: JobPart
 ) -> dict[Key, dict[str, tuple[object, ...]]]:
-    """Judge the answers of a part; map each key and example id to the values of `ROW`."""
+    """Judge the answers of a part; return the rows to store.
+
+    Returns the values of the columns `ROW` by key (condition hash, task, protocol) and example id.
+    """
     rows: dict[Key, dict[str, tuple[object, ...]]] = {}
     for (condition, cell), outputs in part.answers.items():
         answers = asked_cells[cell].judge(outputs)
@@ -382,7 +391,7 @@ def _judge_part(
 
 
 def _add_statistics(manifest: dict[str, Any], part: JobPart) -> bool:
-    """Add a part's statistics to a manifest; return True if executors or back-offs changed."""
+    """Add a part's statistics to a manifest; return whether executors or batch halvings changed."""
     before = manifest["executors"], manifest["memory_halved"]
     manifest["seconds"] += part.seconds
     manifest["executors"] = sorted({*manifest["executors"], *part.executors})

@@ -1,12 +1,14 @@
 """Choose what to ask next, given the rows so far.
 
-After its first questions a sweep asks on only where that can matter. A layer may be critical only
-because it writes the attention sink; to find out, the layer is ablated again at all positions but
-the first token (`at="after_first"`). That question arises only for critical layers, so only those
-are asked. A sweep `until="decided"` asks about a condition only until its verdict stands, and one
-`until="claims"` asks one kind of ablation about all layers that an open claim is about.
+After its first questions a sweep asks more only where the answers can matter. A layer may be
+critical only because it writes the attention sink; to find out, the layer is ablated again at all
+positions but the first token (`at="after_first"`). Only critical layers are asked about in this
+way. A sweep with `until="decided"` asks about a condition only until its verdict is decided. A
+sweep with `until="claims"` asks all layers that an undecided claim is about, under one kind of
+ablation. Both stop after planned numbers of questions, the *looks*, to judge the results again.
 
-What is asked next is a function of the stored rows, so that a resumed run asks the same.
+The choice depends only on the stored rows, the manifest and the *command* (what one call of
+`Sweep.run` asks), so a resumed run asks the same questions.
 """
 
 import math
@@ -33,10 +35,10 @@ def next_cells(result: SweepResult, plan: Plan) -> dict[Key, int]:
     """Return what to ask next: the number of examples by condition hash, task and protocol.
 
     A deferred condition (`results.find_waiting`) is asked in all cells of a family under a protocol
-    if the same ablation at all positions is critical there, on the same examples. If the sweep asks
-    until it has decided, an open condition is asked up to the next look in all cells of the family
-    with skill; so are all conditions of the kind of ablation on which an open claim depends. In a
-    cell without skill, only the intact model is asked on.
+    if the same ablation at all positions is critical there, on the same examples. In a sweep with
+    `until`, an undecided condition is asked up to the next look in all of the family's cells with
+    skill, and so are all conditions of a kind of ablation on which an undecided claim depends. In a
+    cell without skill, only the intact model is asked further.
 
     Args:
         result: all rows so far.
@@ -46,7 +48,7 @@ def next_cells(result: SweepResult, plan: Plan) -> dict[Key, int]:
 
 
 def ask_for(decisions: Iterable[Open], result: SweepResult, plan: Plan) -> dict[Key, int]:
-    """Return what `next_cells` does, but only for some of the open decisions."""
+    """Return the numbers of examples that `next_cells` returns, for the given decisions only."""
     targets = Targets(result, plan)
     for cell in cells_of(result):
         if not cell.has_skill:
@@ -57,9 +59,10 @@ def ask_for(decisions: Iterable[Open], result: SweepResult, plan: Plan) -> dict[
 
 
 def open_decisions(result: SweepResult, plan: Plan) -> list[Open]:
-    """Return what a command still asks about, that with the fewest further questions first.
+    """Return the verdicts or claims that a command still has to ask about, in the order of asking.
 
-    Where nothing is known about their number, it comes last.
+    Those that are expected to need the fewest further questions come first, and those for which the
+    number is not known come last.
     """
     decisions: Sequence[Open]
     if plan.get("until") == "claims":
@@ -79,20 +82,20 @@ def open_decisions(result: SweepResult, plan: Plan) -> list[Open]:
 
 @dataclass(frozen=True, eq=False)
 class _Verdict:
-    """The verdict on one condition in a family under a protocol, which is to be decided."""
+    """The verdict on one condition in a family under a protocol, with what it needs next."""
 
     decision: Decision
 
     @property
     def more(self) -> float:
-        """The further questions that may be needed; NaN if not known, 0 for what may be a sink."""
+        """The expected number of further questions; NaN if unknown, 0 for a possible sink."""
         if self.decision.may_be_sink:
             return 0.0
         n = sum(cell.n_asked([self.decision.condition]) for cell in self.decision.cells)
         return count_needed(self.decision.harm, n) - n
 
     def ask(self, targets: Targets) -> None:
-        """Ask what the decision needs, unless it is settled."""
+        """Add to `targets` what the verdict needs next; nothing if it is decided."""
         decision = self.decision
         if not decision.is_open:
             return
@@ -110,9 +113,9 @@ class _Verdict:
 def expected_next(result: SweepResult, plan: Plan) -> dict[str, float]:
     """Return the expected number of rows that `next_cells` will add, by task.
 
-    The numbers are those for the time when the first questions are all answered: the width of an
-    interval is assumed to shrink with the square root of the number of examples. An open condition
-    is expected to need the questions of `results.count_needed`.
+    This predicts, possibly from fewer answers, what is asked once all first questions are answered.
+    The width of an interval is assumed to shrink with the square root of the number of examples. An
+    undecided condition is expected to need as many questions as `results.count_needed` returns.
     """
     if plan.get("until") == "claims":
         return expected_for_claims(result, plan)

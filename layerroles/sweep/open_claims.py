@@ -1,9 +1,10 @@
-"""What a sweep `until="claims"` asks about claims that are not decided.
+"""Choose what a sweep with `until="claims"` asks about claims that are not decided.
 
 A claim sums over all layers, so all layers are asked together. The first kind of ablation is asked
 until it shows the claim or its opposite, and then the next kind, if the claim depends on it
-(`roles.Claim.open_finding`). If the sweep has the conditions `after_first`, a claim has to hold
-with the first token kept too, so critical layers are asked so once the claim depends on it.
+(`roles.Claim.open_finding`). If the sweep has conditions `after_first`, a claim also has to hold
+with the first token kept, that is, not ablated. Critical layers are then asked under `after_first`
+too, once the claim depends on that.
 """
 
 import math
@@ -14,10 +15,10 @@ from layerroles.results import (
     INTACT,
     Cell,
     SweepResult,
+    ablations_asked,
     cells_of,
     decisions_of,
     find_waiting,
-    kinds_asked,
 )
 from layerroles.roles import Claim, Finding, claims_on_layers
 from layerroles.sweep.targets import Plan, Targets, count_first
@@ -28,11 +29,11 @@ CellConditions = tuple[Cell, tuple[str, ...], tuple[str, ...]]
 
 @dataclass(frozen=True, eq=False)
 class OpenClaim:
-    """A claim that is to be decided.
+    """An undecided claim, with the kind of ablation and the conditions to ask next.
 
     Attributes:
         claim: the claim.
-        finding: what the kind of ablation says so far that is asked next.
+        finding: the finding so far of the kind of ablation that is asked next.
         cells: the cells that the claim is about, each with the conditions to ask: those at all
             positions and, if the claim depends on them, those `after_first` of critical layers.
     """
@@ -43,9 +44,9 @@ class OpenClaim:
 
     @property
     def more(self) -> float:
-        """The further questions that may be needed; NaN if not known.
+        """The expected number of further questions; NaN if not known.
 
-        0 if the kind was not asked yet, or not yet with the first token kept.
+        0 if the kind of ablation was not asked yet, or not yet with the first token kept.
         """
         n = min((Targets.n_asked(cell, names) for cell, names, _ in self.cells), default=0)
         if not n or (self.finding.asks_kept and math.isnan(self.finding.needed)):
@@ -53,7 +54,7 @@ class OpenClaim:
         return self.finding.needed - n
 
     def ask(self, targets: Targets) -> None:
-        """Ask what the claim needs next, first in the cells with the fewest questions."""
+        """Add to `targets` what the claim needs next, first in the cells with fewest questions."""
         counts = [targets.n_asked(cell, names) for cell, names, _ in self.cells]
         limits = [targets.limit(cell) for cell, _, _ in self.cells]
         fewest = min((n for n, limit in zip(counts, limits, strict=True) if n < limit), default=0)
@@ -65,13 +66,13 @@ class OpenClaim:
             elif n > fewest:
                 continue
             elif is_unknown and n < n_intact:
-                # The skill may be shown by all that was asked of the intact model.
+                # All examples asked of the intact model may be needed to show skill.
                 targets.ask(cell, names, n_intact)
             elif not is_unknown or n < max(counts):
                 targets.ask_on(cell, [*names, *kept])
 
     def expect(self, targets: Targets) -> None:
-        """Ask all that the claim is expected to need by this kind of ablation."""
+        """Add to `targets` all that the claim is expected to need under its kind of ablation."""
         for cell, names, kept in self.cells:
             needed = self.finding.needed
             n = targets.limit(cell) if math.isinf(needed) else needed
@@ -80,17 +81,17 @@ class OpenClaim:
 
 
 def open_claims(result: SweepResult, plan: Plan) -> list[OpenClaim]:
-    """Return the claims that a command may still decide, with what they ask for.
+    """Return the claims that a command may still decide, with the conditions to ask for each.
 
-    Kinds of ablation of other commands in the folder are left out. Each kind counts by the
-    mechanism that it declares, since that two kinds are one is not known from few answers.
+    Kinds of ablation that only other commands in the folder ask are left out. Each kind counts with
+    the mechanism that it declares, since a few answers cannot show that two kinds are the same.
 
     Args:
         result: all rows so far.
         plan: the command that is carried out.
     """
     entries = result.manifest["conditions"]
-    kinds = kinds_asked(entries, plan)
+    kinds = ablations_asked(entries, plan)
     own = result.frame[result.frame["ablation"].isin([INTACT, *kinds])]
     asked = set(own["ablation"])
     if not kinds or kinds[0] not in asked:
@@ -133,7 +134,7 @@ class _Conditions:
                 self._names[entry["ablation"]] = (*names, str(entry["name"]))
 
     def of(self, claim: Claim, finding: Finding) -> tuple[CellConditions, ...]:
-        """Return what `OpenClaim.cells` holds, for the kind of a finding."""
+        """Return `OpenClaim.cells` for a claim and the finding of the kind to ask next."""
         names = self._names[finding.ablation]
         return tuple(
             (cell, names, self._kept(cell, names) if finding.asks_kept else ())
@@ -156,7 +157,7 @@ class _Conditions:
 
 
 def expected_for_claims(result: SweepResult, plan: Plan) -> dict[str, float]:
-    """Return the rows that open claims are expected to ask for after the first look, by task.
+    """Return how many rows open claims are expected to need after the first look, by task.
 
     Kinds of ablation that a claim may depend on later are not included.
     """

@@ -12,7 +12,7 @@ from layerroles.sweep.units import Unit
 
 # The units of a task whose times are used: the latest, since units of later rounds are larger.
 _N_LATEST = 2
-# The same share until a unit of a task has been measured.
+# Generated tokens as a share of the most allowed, assumed until a unit of the task was measured.
 _WRITTEN = 0.5
 
 
@@ -27,8 +27,8 @@ class Pace:
     def __init__(self, expected: Mapping[str, float]) -> None:
         self._expected = dict(expected)
         self._rows_left: Counter[str] = Counter()
-        # By task: the share of the most tokens that texts may have which was written in the last
-        # unit, and in the unit in progress.
+        # By task: the generated tokens as a share of the most allowed, in the last unit and in the
+        # unit in progress.
         self._written: dict[str, float] = {}
         self._written_now: dict[str, float] = {}
         self._may_follow: Mapping[str, float] = {}
@@ -49,15 +49,15 @@ class Pace:
         self._may_follow = rows
 
     def leave_out(self, seconds: float) -> None:
-        """Exclude seconds of work that no later unit repeats, such as a trial or a report."""
+        """Exclude seconds from the pace, of work that no later unit repeats, such as a report."""
         self._left_out += seconds
 
-    def prepared(self, seconds: float) -> None:
+    def leave_out_preparation(self, seconds: float) -> None:
         """Exclude the seconds before a unit's first pass, also from the unit's own time."""
         self.leave_out(seconds)
         self._before_pass += seconds
 
-    def stored(self, unit: Unit, n_rows: int, seconds: float, *, ends_unit: bool) -> None:
+    def add_stored(self, unit: Unit, n_rows: int, seconds: float, *, ends_unit: bool) -> None:
         """Record that rows of a unit were stored, and the seconds that a worker took for them."""
         task = _task(unit)
         seconds -= min(seconds, self._before_pass)

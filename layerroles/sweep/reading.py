@@ -67,7 +67,7 @@ def read(path: str | Path) -> SweepResult:
 
 
 def _deferred_names(manifest: dict[str, Any]) -> set[str]:
-    """Return the names of the conditions that are asked only where answers ask for them."""
+    """Return the names of the conditions that are asked only if earlier answers require it."""
     entries, only_needed = manifest["conditions"], bool(manifest.get("only_needed"))
     deferred = set(find_waiting(entries)) if only_needed else set()
     for plan in manifest.get("unfinished", []):
@@ -81,9 +81,18 @@ def _leave_out_begun_looks(
     examples: list[dict[str, Any]],
     deferred: set[str],
 ) -> pd.DataFrame:
-    """Leave out the rows of looks that are not complete, since verdicts fall at looks only.
+    """Return the rows up to the last complete look, since verdicts are given at looks only.
 
-    Before its first look, a run has estimates of all conditions but those that are deferred.
+    A look is a number of questions after which the run judges its results. It is complete for a
+    condition in a cell if all examples up to it are answered there. Until the first look is
+    complete, the rows before the first missing example are kept, so that there are estimates; rows
+    of deferred conditions are not kept then.
+
+    Args:
+        frame: all rows.
+        looks: the looks of each task.
+        examples: the stored examples of all tasks, in the order of asking.
+        deferred: the names of the conditions that are asked only if earlier answers require it.
     """
     if not looks or frame.empty:
         return frame
@@ -95,7 +104,7 @@ def _leave_out_begun_looks(
         [places[t][e] for t, e in zip(frame["task"], frame["example"], strict=True)], frame.index
     )
     keys = [frame[name] for name in ("condition", "task", "protocol")]
-    # The rows before the first missing one: their rank by place is their place.
+    # True before the first missing example: the rank of an example's place equals its place.
     is_gapless = place.groupby(keys).rank().sub(1).eq(place)
     n_gapless = is_gapless.groupby(keys).transform("sum")
     complete = [

@@ -102,7 +102,7 @@ def _texts_asked(examples: Iterable[Example]) -> set[str]:
     """Return texts that no reference may contain: questions, with and without shots and answers."""
     texts = set()
     for example in examples:
-        if not example.prompt:  # a plain text is what is asked
+        if not example.prompt:  # a plain text to score, which is the answer
             texts.add(example.answer)
             continue
         texts |= {example.context(), example.context(worked=True), example.prompt}

@@ -1,4 +1,4 @@
-"""The report file of a run: written after each round or look, and in the end."""
+"""The report file of a run: written after each round or look, and at the end."""
 
 import logging
 from pathlib import Path

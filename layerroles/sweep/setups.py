@@ -1,8 +1,8 @@
 """Measure one claim in several set-ups: other wordings, shots, kinds of ablation, dtypes.
 
-Each set-up is a sweep of its own, in a folder of its own, which resumes as every sweep does. Which
-combinations of levels are asked is decided by `stats.fractional_factorial`; what may be said about
-the numbers, by `roles.judge_setups`.
+A set-up has one level of each factor, such as a seed or a kind of ablation. Each set-up is a sweep
+of its own, in a folder of its own, and can be resumed. `stats.fractional_factorial` chooses the
+combinations of levels to ask; `roles.judge_setups` decides what the numbers show.
 """
 
 import dataclasses
@@ -52,8 +52,8 @@ def robustness(
 ) -> Robustness:
     """Say in how many of at most 16 set-ups a claim holds, and which factor its number depends on.
 
-    Every set-up asks the same questions, if the seed is no factor. All combinations of levels are
-    measured if there are at most 16, else a balanced fraction of them (see
+    Every set-up asks the same questions, unless the seed is a factor. All combinations of levels
+    are measured if there are at most 16, else a balanced fraction of them (see
     `stats.fractional_factorial`). If interrupted, call it again to resume.
 
     Args:
@@ -66,10 +66,10 @@ def robustness(
             `"protocol"` or `"seed"`. A factor with one level fixes a setting; settings that are not
             named are `Skip()` at `"all"`, `"continuation"`, seed 0.
         path: a folder; each set-up has a run folder in it.
-        claim: what is claimed of harm: `"early_minus_late"`, the mean harm of the first third of
-            layers minus that of the last third is above 0.05; `"late_minus_early"`; `"mean_harm"`,
-            that over all layers is; or a layer, such as `"L18"`: its harm is above 0.2. Only layers
-            that the claim is about are ablated.
+        claim: `"early_minus_late"`: the mean harm of the first third of layers exceeds that of the
+            last third by more than 0.05; `"late_minus_early"`: the reverse; `"mean_harm"`: the mean
+            harm over all layers is above 0.05; or a layer, such as `"L18"`: the layer's harm is
+            above 0.2. Only layers that the claim is about are ablated.
         limit: the largest number of questions of each set-up.
 
     Raises:
@@ -99,7 +99,7 @@ def robustness(
             loaded, dtype = None, setup["dtype"]  # frees a model before the next one is loaded
             loaded = model if isinstance(model, TransformerBridge) else model(str(dtype))
         result = setup.run(loaded, quantity, Path(path), limit)
-        numbers[at] = quantity.measure(result, setup["seed"])
+        numbers[at] = quantity.measure(result)
     measured = [numbers[at] for at in range(len(setups))]
     rows = [setup.labels | number.row for setup, number in zip(setups, measured, strict=True)]
     return judge_setups(
@@ -152,8 +152,8 @@ class _Quantity:
             raise InputError(f"a model of {n_layers} layers has no thirds to compare")
         return [*range(third), *range(n_layers - third, n_layers)]
 
-    def measure(self, result: SweepResult, seed: object) -> _Number:
-        """Return the number that a sweep with this seed gives."""
+    def measure(self, result: SweepResult) -> _Number:
+        """Return the claim's number, measured on the result of one set-up's sweep."""
         (ablation,) = set(single_site_effects(result)["ablation"])
         harms = Harms(result, ablation)
         ((family, protocol),) = harms.keys
@@ -172,7 +172,7 @@ class _Quantity:
 
 @dataclass(frozen=True)
 class _Setup:
-    """One level of each factor."""
+    """A set-up: the task, and one level of each factor."""
 
     task: Task
     levels: Mapping[str, object]
@@ -270,7 +270,8 @@ def _label(level: object) -> object:
 def _without_task(contrast: stats.Contrast) -> stats.Contrast:
     """Return a contrast whose questions and clusters do not name the task.
 
-    Set-ups ask the same questions as tasks of different labels.
+    The tasks of two set-ups have different labels but the same questions, whose names must be equal
+    so that they are paired.
     """
 
     def strip(name: object) -> object:

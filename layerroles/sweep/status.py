@@ -106,7 +106,7 @@ def read_status(folder: str | Path) -> Status:
 
 
 def describe_unfinished(folder: str | Path) -> str:
-    """Return a line that says that a run is not finished; "" if it is, or if it has no status."""
+    """Return a line that says that a run is unfinished; "" if it is finished or has no status."""
     try:
         status = read_status(folder)
     except InputError:  # the rows are readable without a status
@@ -118,10 +118,10 @@ def describe_unfinished(folder: str | Path) -> str:
 
 @contextmanager
 def write_progress(folder: Path, rows_total: int) -> Iterator[Advance]:
-    """Keep progress.json up to date within the context; yields a progress callback.
+    """Keep progress.json up to date inside the `with` block; yields a progress callback.
 
-    The state becomes `done` at the end of the context, or `stopped` if an exception leaves it. A
-    file that cannot be written does not stop the run, whose rows are stored elsewhere.
+    The state becomes `done` at the end of the block, or `stopped` if an exception leaves it. If the
+    file cannot be written, the run goes on, since its rows are stored elsewhere.
     """
     pid, began = os.getpid(), time.monotonic()
     host = socket.gethostname()
@@ -193,7 +193,7 @@ def _check_value(values: dict[str, Any], field: "Field[Any]") -> Any:
     Raises:
         ValueError: the value has another type, or is out of range.
     """
-    # A file of an earlier version has fewer of them.
+    # A file of an earlier version has fewer fields.
     name, default = field.name, field.default
     value = values[name] if default is MISSING else values.get(name, default)
     if value is None and field.default is None:

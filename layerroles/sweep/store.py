@@ -74,7 +74,7 @@ class Store:
         return cell
 
     def add_noise_floor(self, floor: dict[str, Any]) -> None:
-        """Add a cell's noise floor to the manifest, unless one of more examples is stored."""
+        """Add a cell's noise floor to the manifest, unless it holds one from more examples."""
         keys = ("task", "protocol")
         floors = _merge_items(self.manifest["noise_floor"], [floor], keys)
         order = [(cell["task"], cell["protocol"]) for cell in self.manifest["cells"]]
@@ -148,7 +148,7 @@ class Store:
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Lock a run folder against other writers within the context; create it if missing.
+    """Lock a run folder against other writers inside the `with` block; create it if missing.
 
     Raises:
         InputError: the folder cannot be written, another process is writing to it, or this system

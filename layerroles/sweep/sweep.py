@@ -239,11 +239,11 @@ class Sweep:
     def calls(self) -> Iterator[EngineCall]:
         """Yield the engine calls of a run into a new folder, without running them.
 
-        All conditions are included, also those that `only_needed` may skip. Of a sweep
-        `until="decided"`, each condition is assumed to need `EXPECTED_QUESTIONS`, and none to be
-        asked `after_first`. Units have the maximum size, so work that a run repeats for smaller
-        units is not counted. The texts that `coherence` scores are not known beforehand and are
-        left out.
+        All conditions are included, also those that `only_needed` may skip. In a sweep with
+        `until`, each condition is assumed to need `EXPECTED_QUESTIONS`, and conditions that are
+        asked only if earlier answers require it (`results.find_deferred`) are left out. Units have
+        the maximum size, so work that a run repeats for smaller units is not counted. The texts
+        that `coherence` scores are not known beforehand and are left out.
 
         Raises:
             InputError: a prompt is longer than the model's context.

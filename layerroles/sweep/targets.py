@@ -1,4 +1,7 @@
-"""Collect how many examples to ask next, of a command's conditions and cells."""
+"""Collect how many examples to ask next under each condition and in each cell.
+
+A command is what one call of `Sweep.run` asks. A run folder may hold the answers to several.
+"""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -16,7 +19,8 @@ def count_first(plan: Plan, looks: Mapping[str, Iterable[int]], task: str, n: in
 
     Args:
         plan: the command, see `is_answered`.
-        looks: the manifest's numbers of questions of each task after which the sweep looks.
+        looks: by task, the numbers of questions after which the sweep judges its results (from the
+            manifest).
         task: the label of the task.
         n: the number of examples that the command may ask.
     """
@@ -26,7 +30,8 @@ def count_first(plan: Plan, looks: Mapping[str, Iterable[int]], task: str, n: in
 class Targets:
     """Collects how many examples to ask.
 
-    `counts` has them by condition hash, task and protocol.
+    `ask` and `ask_on` store in `counts`, by condition hash, task and protocol, the total number of
+    examples to reach. Conditions of other commands, and those with enough answers, are left out.
 
     Args:
         result: all rows so far.
@@ -40,7 +45,11 @@ class Targets:
         self._hashes = {entry["name"]: entry["hash"] for entry in result.manifest["conditions"]}
 
     def ask_on(self, cell: Cell, names: Iterable[str]) -> None:
-        """Ask under conditions up to the look after those that they have all been asked to."""
+        """Ask under conditions, and intact, up to the first look that not all have reached.
+
+        After the last look, ask up to the limit. Ask nothing if a condition is not part of the
+        command, or if the look is above the limit.
+        """
         names = list(names)
         if not all(self._hashes[name] in self._planned for name in names):
             return
@@ -51,7 +60,7 @@ class Targets:
             self.ask(cell, [INTACT, *names], target)
 
     def ask(self, cell: Cell, names: Iterable[str], n: int) -> None:
-        """Ask under conditions until `n` examples of a cell, or its limit, are asked."""
+        """Ask the first `n` examples of a cell, up to its limit, under each of the conditions."""
         n = min(n, self.limit(cell))
         for name in names:
             key = (self._hashes[name], cell.task, cell.protocol)
@@ -64,17 +73,17 @@ class Targets:
 
     @staticmethod
     def n_asked(cell: Cell, names: Iterable[str]) -> int:
-        """Return the number of examples that were asked under each of the conditions."""
+        """Return the smallest number of examples that was asked under any of the conditions."""
         return min(len(cell.asked.get(name, ())) for name in names)
 
 
 @runtime_checkable
 class Open(Protocol):
-    """What is to be decided: the verdict on a condition, or a claim."""
+    """An undecided verdict on a condition, or an undecided claim."""
 
     @property
     def more(self) -> float:
-        """The further questions that may be needed; NaN if not known."""
+        """The expected number of further questions; NaN if not known."""
 
     def ask(self, targets: Targets) -> None:
-        """Ask what is needed next, unless it is settled."""
+        """Add to `targets` what is needed next; nothing if no question is needed."""

@@ -1,4 +1,7 @@
-"""How large the units of a sweep are: by rows, by the time they take, and in rounds."""
+"""Choose how many conditions and examples are in a unit of a sweep.
+
+The answers of a unit are computed and stored together (`units.Unit`).
+"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -11,9 +14,10 @@ from layerroles.sweep.units import EngineCall
 
 # The most conditions that are asked together; work that they share is done once.
 _CONDITIONS_AT_ONCE = 64
-# Floating-point operations of a task for which the speed of the device is not measured.
+# With fewer floating-point operations, a task has units of the largest size, and the speed of the
+# device is not measured for it.
 _TINY = 4e10
-# How much more an example may cost in a small unit than in a large one.
+# The largest cost of an example in a small unit, as a multiple of its cost in a large one.
 _MOST_REPEATED = 1.15
 # Examples of a task that are asked under every condition before the next ones; each later round
 # doubles their number.
@@ -33,7 +37,8 @@ class UnitSizes:
             other tasks always have `together` conditions.
         rounds: whether examples are asked in rounds: the first few of all tasks under all
             conditions, then as many again, and so on.
-        looks: numbers of examples over which no unit reaches, if examples are not asked in rounds.
+        looks: numbers of examples at which units end, if examples are not asked in rounds: no unit
+            has examples from before and after one of them.
     """
 
     together: int
@@ -163,7 +168,16 @@ def choose_size(
 
 
 def _halve_while(take: Callable[[int], float], n: int, seconds: float, each: float) -> int:
-    """Halve `n` while `take(n)` exceeds `seconds` and the time per item stays near `each`."""
+    """Halve `n` while `take(n)` exceeds `seconds`, and return it.
+
+    Stops before the time per item exceeds `_MOST_REPEATED` times `each`.
+
+    Args:
+        take: returns the seconds for a number of items.
+        n: the number of items to begin with.
+        seconds: the time to reach.
+        each: the seconds per item in a large unit.
+    """
     while n > 1 and take(n) > seconds:
         half = math.ceil(n / 2)
         if take(half) / half > _MOST_REPEATED * each:

@@ -1,4 +1,4 @@
-"""What a sweep asks, and the units of it that a run folder lacks."""
+"""Find what a sweep asks, and split the answers that a run folder lacks into units of work."""
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ _ONE_ROUND: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class Work:
-    """What a sweep asks, in the form that its execution needs.
+    """The cells and conditions that a sweep asks, and the settings that its execution needs.
 
     Attributes:
         cells: the cells.
@@ -40,7 +40,7 @@ class Work:
         rows_at_once: the approximate maximum of rows per cell in a unit.
         coherence: whether the intact model scores the generated texts.
         noise_floor: whether the intact model is asked a second time.
-        until: what is asked only until it is decided (`Decided.goal`); None for nothing.
+        until: `Decided.goal`, what is asked only until it is decided; None to ask everything.
     """
 
     cells: Sequence[SweepCell]
@@ -60,7 +60,7 @@ class Work:
 
     @property
     def plan(self) -> dict[str, Any]:
-        """The cells and condition hashes, stored in the manifest until all are answered."""
+        """What this sweep asks, as stored in the manifest's `unfinished` until it is answered."""
         return {
             "cells": [[*cell.names, len(cell.examples)] for cell in self.cells],
             "conditions": [condition.hash for condition in self.conditions],
@@ -78,7 +78,7 @@ class Work:
     def missing(
         self, done: Mapping[Key, set[str]], manifest: Mapping[str, Any] = _ONE_ROUND
     ) -> Iterator[Unit]:
-        """Yield units with the first answers that are missing: those that are always asked.
+        """Yield units with the missing answers to the questions that are always asked.
 
         Args:
             done: the ids of the answered examples, by condition hash, task and protocol.
@@ -92,8 +92,9 @@ class Work:
     def expected(self) -> Iterator[Unit]:
         """Yield the units that a run into an empty folder is expected to answer.
 
-        All that is asked first is included, at once. If conditions are asked until they are
-        decided, each is assumed to need `EXPECTED_QUESTIONS`.
+        Without `until`, these are all questions under all conditions, in a single round. With
+        `until`, each condition is assumed to need `EXPECTED_QUESTIONS`, and deferred conditions
+        (`find_deferred`) are left out.
         """
         if not self.until:
             return self.missing({})
@@ -106,7 +107,13 @@ class Work:
     ) -> Iterator[Unit]:
         """Yield units with the missing answers among the first `needed[key]` examples of each key.
 
-        Units do not reach over a look, so that they do not depend on which looks were combined.
+        No unit has examples from before and after a look (a number of questions after which the
+        results are judged). So units are the same whether looks are asked one by one or together.
+
+        Args:
+            done: the ids of the answered examples, by condition hash, task and protocol.
+            manifest: the manifest of the run folder.
+            needed: the number of examples by condition hash, task and protocol.
         """
         for task, n in dict.fromkeys((task, n) for (_, task, _), n in needed.items()):
             cells = [_cut(cell, n) for cell in self.cells if cell.task.label == task]
@@ -182,8 +189,9 @@ def _split_blocks(
 ) -> list[tuple[int, list[SweepCell], tuple[Example, ...]]]:
     """Return (round, cells of a task, a block of its examples), in the order of answering.
 
-    The round is -1 if the sweep does not ask in rounds. The blocks of all tasks are interleaved
-    within a round, so that at any time about the same share of each task is done.
+    A block holds consecutive examples that are computed together. The round is -1 if the sweep does
+    not ask in rounds. The blocks of all tasks are interleaved within a round, so that at any time
+    about the same share of each task is done.
 
     Blocks do not depend on which rows are stored or on the backend, so a resumed run and all
     workers compute the same examples together.

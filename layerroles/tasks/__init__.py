@@ -1,4 +1,7 @@
-"""Tasks: named sources of questions, each of one family. Importing this registers the built-ins."""
+"""Tasks: named sources of questions, each of one family.
+
+Importing this package registers the built-in tasks.
+"""
 
 import typing
 from importlib import import_module
@@ -11,7 +14,7 @@ from layerroles.tasks.base import Task as Task
 from layerroles.tasks.base import as_tasks as as_tasks
 from layerroles.tasks.base import check_one_of as check_one_of
 from layerroles.tasks.base import check_whole_number as check_whole_number
-from layerroles.tasks.base import is_short as is_short
+from layerroles.tasks.base import has_answer_length as has_answer_length
 from layerroles.tasks.base import register as register
 from layerroles.tasks.base import task as task
 from layerroles.tasks.guessing import Guess as Guess

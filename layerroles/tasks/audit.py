@@ -5,9 +5,10 @@ understanding the question. The audit applies strategies that ignore the questio
 picking the longest choice. Chance is the mean of 1/k, where k is a question's number of choices. If
 t choices tie for a strategy, and the right one is among them, the question counts as 1/t right.
 
-Under the null hypothesis the right answer is equally likely to be each of a question's choices:
-with t choices tied at the top of k, a question counts 1/t with probability t/k, else 0. The p value
-is the exact one-sided tail of the sum of these, corrected for the number of strategies (Holm 1979).
+Under the null hypothesis the right answer is equally likely to be each of a question's choices: if
+t of its k choices tie for the highest score of a strategy, the question counts 1/t with probability
+t/k, else 0. The p value is the exact one-sided tail of the sum of these counts, corrected for the
+number of strategies (Holm 1979).
 A strategy that learns is fitted on each half of the questions and tested on the other. The two
 tests are not independent, so the p value is twice the smaller of the two, which is valid under any
 dependence.
@@ -76,7 +77,7 @@ class Audit:
         largest_cluster: the largest cluster's share of all questions; 0 without clusters.
         distinct_answers: number of different answers divided by number of questions.
         top_answer: the most frequent answer.
-        top_answer_share: the share of questions that it answers.
+        top_answer_share: the share of questions whose answer it is.
         guess: the name of the best strategy to guess a generated answer (see `guessing`); empty for
             tasks with a protocol of their own (plain texts, lm-eval's tasks).
         guess_score: the share of questions that `guess` gets right by the task's flexible grading;
@@ -205,15 +206,15 @@ class Audit:
 def audit_task(
     task: Task, *, limit: int = 2000, seed: int = 0, model: "TransformerBridge | None" = None
 ) -> Audit:
-    """Audit a task's questions with strategies that do not understand them.
+    """Audit a task's questions with strategies that ignore the questions' meaning.
 
     Args:
         task: the task to audit.
         limit: number of questions; 2,000 are enough to find an excess of .05 over a chance of .25.
         seed: the seed that selects the questions.
         model: the model whose tokenizer counts tokens and whose context length is compared with
-            prompts; it needs no weights (`lr.load(name, device="meta")`). Without one, tokens are
-            not counted.
+            prompts; it needs no weights (`lr.load(name, device="meta")`). Without a model, tokens
+            are not counted.
 
     Raises:
         InputError: a limit below 1, or a task without questions.
@@ -330,7 +331,7 @@ class _Tally:
         return sum(number / k for (_, k), number in self.groups.items())
 
     def p_value(self) -> float:
-        """Return P(sum >= `right`) if every choice is equally likely to be right."""
+        """Return the one-sided p value of `right` if every choice is equally likely to be right."""
         step = math.lcm(*(tied for tied, _ in self.groups))
         if step * self.n > _LARGEST_GRID:
             variance = sum(n * (1 / (t * k) - 1 / k**2) for (t, k), n in self.groups.items())

@@ -129,8 +129,8 @@ class Task(ABC):
     attributes, or as fields or properties if they depend on parameters.
 
     Class attributes:
-        argument: the parameter that a name gives after a colon, such as the path in
-            `local:FILE.jsonl`; empty if the task has none.
+        argument: the parameter that follows a colon in the name given to `task`, such as the path
+            in `local:FILE.jsonl`; empty if no parameter does.
         version: version of the questions and their grading; part of the label from 2 on, so that
             runs of different versions are never mixed.
         grading: version of the grading alone, for tasks with a user's own questions: a run folder
@@ -187,7 +187,7 @@ class Task(ABC):
     def held_out(self, limit: int, seed: int) -> list[str]:
         """Return up to `limit` contexts of examples that `examples(..., seed)` never returns.
 
-        They are used as the prompts of a reference, for example to measure mean writes.
+        They are used as the prompts of a `Reference`, for example to measure mean writes.
         """
 
     @property
@@ -209,9 +209,10 @@ class Task(ABC):
     def candidates(self, example: Example) -> list[str] | None:
         """Return the texts in the prompt among which a guessing strategy may pick; by default None.
 
-        An empty list means that repeating a text of the prompt is the skill itself. None means that
-        strategies pick among the prompt's quoted texts, or numbers, if all answers are of that
-        form; else among the answers to other questions that occur in the prompt.
+        An empty list means that no strategy may pick a text of the prompt, because to repeat it is
+        the tested skill. None means that strategies pick among the prompt's quoted texts, or
+        numbers, if all answers are of that form; else among the answers to other questions that
+        occur in the prompt.
         """
         return None
 
@@ -315,11 +316,11 @@ def grade_text(line: str, example: Example) -> Grade:
         strict=response == answer,
         flexible=re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", response) is not None,
         answered=bool(response),
-        form=is_short(line, example),
+        form=has_answer_length(line, example),
     )
 
 
-def is_short(line: str, example: Example) -> bool:
+def has_answer_length(line: str, example: Example) -> bool:
     """Return whether a line is not empty and no longer than an answer.
 
     It may have as many words as the longest of the answer, the choices and the shots' answers.

@@ -17,7 +17,7 @@ import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
 
-from layerroles.tasks.base import Example, Grade, is_short, normalize_text
+from layerroles.tasks.base import Example, Grade, has_answer_length, normalize_text
 
 _ARTICLE = re.compile(r"(?i)^(?:the|a|an)\s+")
 # Letters that NFKD leaves as they are.
@@ -56,8 +56,8 @@ def grade_name(
         example: the question, with the answer and its aliases.
         known_names: further names that count as answers, beyond the example's answer, aliases and
             choices.
-        alone: accept the name only if it comes first and is followed by nothing but punctuation or
-            a conjunction ("I do" does not name iodine); used for symbols.
+        alone: accept the name only if it comes first, and the end, a punctuation mark or a
+            conjunction comes next ("I do" does not name iodine); used for chemical symbols.
     """
     line = _strip_accents(response.strip().split("\n", 1)[0])
     accepted = _normalize_accepted((example.answer, *example.aliases))
@@ -66,7 +66,7 @@ def grade_name(
         strict=strict,
         flexible=strict or _gives_right_name(line, example, known_names, accepted, alone),
         answered=bool(normalize_text(line)),
-        form=strict or is_short(line, example),
+        form=strict or has_answer_length(line, example),
     )
 
 
@@ -130,7 +130,7 @@ def _strip_accents(text: str) -> str:
 
 
 def _normalize_name(text: str) -> str:
-    """Return a name without accents and article, and without case unless case-sensitive."""
+    """Return a name without accents and article, in lower case unless it is case-sensitive."""
     bare = _ARTICLE.sub("", _strip_accents(text).strip(" .\"'`*"))
     return bare if _is_case_sensitive(bare) else bare.casefold()
 

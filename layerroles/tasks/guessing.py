@@ -122,13 +122,13 @@ def _draw_others(task: Generated, examples: Sequence[Example], seed: int) -> lis
 
 
 def _split_in_halves(ids: Iterable[str]) -> dict[str, int]:
-    """Assign each id to half 0 or 1 by its hash, independent of their order."""
+    """Assign each id to half 0 or 1 by its hash; the order of `ids` has no influence."""
     ranked = sorted(ids, key=lambda id: (zlib.crc32(id.encode()), id))
     return {id: place % 2 for place, id in enumerate(ranked)}
 
 
 def _find_best(task: Task, others: Sequence[Example], score: Scorer) -> _BestGuesser:
-    """Return the strategy that scores best on other questions, or `no guess` if none scores."""
+    """Return the strategy that scores best on other questions; `no guess` if none is above 0."""
     best = _BestGuesser("no guess", _never_guess, 0.0)
     for name, strategy in _make_guessers(task, others) if others else ():
         mean = fmean(_expected_score(example, strategy, score) for example in others)
@@ -175,7 +175,7 @@ def _make_guessers(task: Task, others: Sequence[Example]) -> Iterable[tuple[str,
 
 
 def _find_pattern(answers: Counter[str]) -> str:
-    """Return a pattern that all answers match, quoted texts or numbers; empty if there is none."""
+    """Return the pattern of quoted texts or of numbers if all answers match it; else empty."""
     for pattern in (r'"[^"]*"', NUMBER):
         if answers and all(re.fullmatch(pattern, answer) for answer in answers):
             return pattern

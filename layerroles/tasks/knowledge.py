@@ -6,9 +6,9 @@ column `aliases` has other texts that are accepted, joined by `|`.
 
 The facts of a relation are divided into sets of four with different answers. These answers are the
 choices of all four questions, so each choice is right once and wrong three times, and the choices
-alone do not show which one is right. Some relations have wrong choices that are written by hand for
-each question, in the column `wrong`: chemical symbols, for example, where every question has one
-choice of each form.
+alone do not show which one is right. The wrong choices of chemical symbols are written by hand, in
+the column `wrong`, so that every question has one choice of each form: the first two letters of the
+name, its first and a later letter, its first letter alone, and another symbol.
 
 The same questions can be asked with the fact in the prompt, alone or among others, as in retrieval
 augmentation.
@@ -49,8 +49,8 @@ class Facts(Listed):
 
     A response is right if its first sentence names the answer or an alias before any other answer
     of the relation, and lists no other with it; see `grade`. Wrong choices are answers of the same
-    relation, chosen so that each answer is a wrong choice three times as often as it is right; see
-    the module.
+    relation, chosen so that each answer is a wrong choice three times as often as it is right,
+    except those for chemical symbols; see the module's docstring.
 
     Evidence is the subject of the fact, or the answer in a context that states the fact. The id of
     a question does not depend on the context.
@@ -106,7 +106,7 @@ class Facts(Listed):
         return {relation: list(load_facts()[relation]) for relation in self._relation_names()}
 
     def posed(self, example: Example, others: Sequence[Example]) -> Example:
-        """Return the question after the context that the parameter `context` selects.
+        """Return the question, preceded by the context that the parameter `context` selects.
 
         Args:
             example: the question.
@@ -146,7 +146,8 @@ class Facts(Listed):
     def candidates(self, example: Example) -> list[str] | None:
         """Return the answers of the relation that occur in a context with distractors.
 
-        Empty with other contexts: there, repeating the stated fact is the skill.
+        Return an empty list for other contexts: with `support`, to repeat the stated fact is the
+        tested skill.
         """
         if self.context != "distractors":
             return []
@@ -184,7 +185,10 @@ def _relation_of(example: Example) -> str:
 
 @cache
 def _known_answers(relation: str) -> frozenset[str]:
-    """Return a relation's answers and aliases, and similar names; empty for an unknown relation."""
+    """Return all answers and aliases of a relation; empty if the relation is unknown.
+
+    Those of `sport` include "American football", so that it does not count as football.
+    """
     names = {
         text for fact in load_facts().get(relation, ()) for text in (fact.answer, *fact.aliases)
     }
@@ -193,7 +197,7 @@ def _known_answers(relation: str) -> frozenset[str]:
 
 @cache
 def load_facts() -> MappingProxyType[str, tuple[Example, ...]]:
-    """Read all facts, by relation in the order of the file."""
+    """Return all facts of `facts.tsv` by relation, in the order of the file."""
     source = files("layerroles.tasks").joinpath("facts.tsv")
     with source.open(encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))

@@ -20,7 +20,14 @@ from pathlib import Path
 from typing import ClassVar
 
 from layerroles.errors import InputError
-from layerroles.tasks.base import Example, Grade, Task, check_whole_number, is_short, register
+from layerroles.tasks.base import (
+    Example,
+    Grade,
+    Task,
+    check_whole_number,
+    has_answer_length,
+    register,
+)
 from layerroles.tasks.sources import Generated, shuffle_choices
 from layerroles.tasks.vocabulary import NAMES, PLACES, THINGS
 from layerroles.tasks.wordings import COPYING, check_template, reword
@@ -57,7 +64,8 @@ class Copying(Generated):
     Wrong choices have words of one kind swapped, such as two names or two numbers: the first has
     one pair swapped, the second another pair, and the third both. So all four choices have the same
     words and differ from each other in the same way. A text of one clause has no two words of one
-    kind: there, two words are replaced by others, which the prompt shows before the text.
+    kind to swap. Its wrong choices have one word replaced, another word replaced, and both; the
+    prompt shows the two replacements before the text.
 
     Evidence is the text to copy.
 
@@ -99,7 +107,7 @@ class Copying(Generated):
 
     @property
     def kinds(self) -> int:
-        """The number of kinds: one for each clause with which a text may open."""
+        """The number of kinds of questions: one for each clause with which a text may open."""
         return len(_FRAMES)
 
     def question(self, rng: random.Random, kind: int) -> Example:
@@ -132,7 +140,7 @@ class Copying(Generated):
             strict=line == example.answer,
             flexible=_split_words(line) == _split_words(example.answer),
             answered=bool(_split_words(line)),
-            form=is_short(line, example),
+            form=has_answer_length(line, example),
         )
 
 

@@ -130,7 +130,7 @@ class Local(Listed):
 
     @property
     def until(self) -> tuple[str, ...]:
-        """A line break, or a blank line if shots show worked solutions."""
+        """The string that ends an answer: a line break, or a blank line if shots show solutions."""
         return ("\n\n",) if self._shows_solutions else ("\n",)
 
     def grade(self, response: str, example: Example) -> Grade:

@@ -72,12 +72,12 @@ class WordProblems(Generated):
 
     @property
     def skill(self) -> str:
-        """`adding numbers` at level 1, else empty."""
+        """The skill if it is narrower than the family: `adding numbers` at level 1, else empty."""
         return "adding numbers" if self.level == 1 else ""
 
     @property
     def until(self) -> tuple[str, ...]:
-        """A blank line, or the word with which the next problem would begin: `Question:`."""
+        """Strings that end an answer: a blank line, or the first word of a problem: `Question:`."""
         return "\n\n", WORD_PROBLEMS[self.template].split()[0]
 
     @property
@@ -87,11 +87,11 @@ class WordProblems(Generated):
 
     @property
     def kinds(self) -> int:
-        """The number of kinds: one for each template of the level."""
+        """The number of kinds of questions: one for each story template of the level."""
         return len(load_templates(self.level))
 
     def question(self, rng: random.Random, kind: int) -> Example:
-        """Draw a story from template `kind` and ask its question."""
+        """Draw a problem from the level's story template with index `kind`."""
         template = load_templates(self.level)[kind]
         story = template.draw(rng, self.steps)
         answer = str(story.answer)
@@ -108,12 +108,12 @@ class WordProblems(Generated):
         )
 
     def shot(self, rng: random.Random, kind: int) -> Example:
-        """Draw a worked example from a template other than `kind`."""
+        """Draw a worked example from a story template whose index is not `kind`."""
         other = rng.randrange(self.kinds - 1)
         return self.question(rng, other + (other >= kind))
 
     def suits(self, shot: Example, question: Example) -> bool:
-        """Return whether a worked example is from another template than the question."""
+        """Return whether a worked example is from another story template than the question."""
         return shot.cluster != question.cluster
 
     def reworded(self, example: Example) -> Example:

@@ -1,4 +1,4 @@
-"""Retrieval: find what the prompt holds, in a JSON object or in a long text.
+"""Retrieval: find the answer in the prompt, in a JSON object or in a long text.
 
 The answer is only in the prompt, so no knowledge and no reasoning is needed.
 
@@ -37,7 +37,7 @@ from layerroles.tasks.base import (
     Grade,
     check_one_of,
     check_whole_number,
-    is_short,
+    has_answer_length,
     normalize_text,
     register,
 )
@@ -131,7 +131,7 @@ class KVRetrieval(Generated):
 
     @property
     def kinds(self) -> int:
-        """The number of kinds: one for each position that `position` allows."""
+        """The number of kinds of questions: one for each position that `position` allows."""
         return len(open_places(self.position, self.pairs))
 
     def shot(self, rng: random.Random, kind: int) -> Example:
@@ -144,7 +144,10 @@ class KVRetrieval(Generated):
         return self._ask_for_place(rng, places[kind], widen_range(places, self.pairs))
 
     def _ask_for_place(self, rng: random.Random, place: int, compared: range) -> Example:
-        """Ask for the pair at `place`; wrong choices are values at places in `compared`."""
+        """Return a question that asks for the pair at index `place`.
+
+        Wrong choices are values at indices in `compared`.
+        """
         words = rng.sample(NOUNS, 2 * self.pairs)
         values = words[self.pairs :]
         keys = words[: self.pairs] if self.key_style == "words" else _draw_keys(rng, self)
@@ -252,6 +255,7 @@ class Needle(Generated):
             `any` of nine depths. Allowed depths are used equally often.
         num_fewshot: worked examples before each question: texts of the same length that ask for the
             passwords of other people.
+        shot_order: the order of the worked examples: `drawn` or `reversed`.
 
     Example:
         >>> from layerroles.tasks import task
@@ -297,12 +301,12 @@ class Needle(Generated):
             strict=flexible and normalize_text(line) == normalize_text(example.answer),
             flexible=flexible,
             answered=flexible or (bool(normalize_text(line)) and not is_refusal(response)),
-            form=is_short(line, example),
+            form=has_answer_length(line, example),
         )
 
     @property
     def kinds(self) -> int:
-        """The number of kinds: one for each depth that `position` allows."""
+        """The number of kinds of questions: one for each depth that `position` allows."""
         return len(open_places(self.position, _DEPTHS))
 
     def shot(self, rng: random.Random, kind: int) -> Example:
@@ -315,7 +319,7 @@ class Needle(Generated):
         return self._hide_at(rng, depths[kind], widen_range(depths, _DEPTHS))
 
     def _hide_at(self, rng: random.Random, depth: int, compared: range) -> Example:
-        """Insert the needle at `depth`; wrong choices are things at depths in `compared`."""
+        """Return a question with the needle at `depth`, wrong choices at depths in `compared`."""
         who, answer = rng.choice(NAMES), rng.choice(_THINGS)
         frames = _draw_frames(rng, self.words, who)
         place = _needle_place(depth, len(frames))
@@ -368,12 +372,12 @@ def _draw_frames(rng: random.Random, words: int, without: str) -> list[str]:
 
 
 def _needle_place(depth: int, sentences: int) -> int:
-    """Return the number of other sentences before the needle at this depth."""
+    """Return how many of the other `sentences` precede a needle at `depth` (0 to 8)."""
     return round(depth / (_DEPTHS - 1) * sentences)
 
 
 def _other_places(place: int, compared: range, sentences: int) -> list[int]:
-    """Return at least three needle places other than `place`, at depths of the range `compared`."""
+    """Return at least three values of `_needle_place` except `place`, for depths in `compared`."""
     places = sorted({_needle_place(depth, sentences) for depth in compared})
     if len(places) < 4:  # in a short text, depths share places
         places = list(widen_range(range(places[0], places[-1] + 1), sentences + 1))
@@ -386,7 +390,7 @@ def _question_text(example: Example) -> str:
 
 
 def _gives_password(response: str, example: Example) -> bool:
-    """Return whether the response gives the password, and no other thing, to the question."""
+    """Return whether the response answers with the password and names no other candidate."""
     answer = example.answer.casefold()
     things = {answer, *example.choices, *find_known_words(example.prompt, (*NOUNS, *PLACES))}
     paragraph = first_paragraph(response, things)
@@ -404,7 +408,7 @@ def _gives_password(response: str, example: Example) -> bool:
 
 
 def open_places(position: str, n_places: int) -> range:
-    """Return the range of `n_places` that `early`, `middle`, `late` or `any` allows."""
+    """Return the indices below `n_places` that `early`, `middle`, `late` or `any` allows."""
     early, late = n_places // 3, n_places - n_places // 3
     return {
         "any": range(n_places),
@@ -415,7 +419,7 @@ def open_places(position: str, n_places: int) -> range:
 
 
 def widen_range(inner: range, n_places: int, fewest: int = 4) -> range:
-    """Return the shortest range in `n_places` with `inner` and at least `fewest` places.
+    """Return the shortest range below `n_places` with `inner` and at least `fewest` indices.
 
     Example:
         >>> widen_range(range(0, 3), 10), widen_range(range(4, 8), 12)

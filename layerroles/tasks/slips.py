@@ -4,8 +4,8 @@ A reader who sees only the choices must not be able to pick the right one. So th
 choices above the right number is distributed as if all four were drawn from the answers to such
 problems, and a number that is rarely an answer is rarely a wrong choice. If each wrong number were
 the result of a single slip, the right number would be the one to which all others are close. So in
-three of four questions, two of the wrong numbers contain the slip of the third and a second one. If
-there are too few slips, numbers near the right one are used, also in pairs.
+three of four questions, one wrong number results from one slip, and the others from the same slip
+and a second one. If there are too few slips, numbers near the right one are used, also in pairs.
 """
 
 import random
@@ -56,7 +56,7 @@ def wrong_numbers(rng: random.Random, story: Story, answers: Counter[int]) -> li
 
 
 class _WrongNumbers:
-    """Collects the wrong numbers of one question."""
+    """The wrong numbers of one question, collected one by one."""
 
     def __init__(self, rng: random.Random, story: Story, answers: Counter[int]) -> None:
         self.rng = rng
@@ -108,19 +108,22 @@ class _WrongNumbers:
             case 3:
                 self._take_square()
             case 2:
-                distance = self._take_near([self.right])
+                distance = self._add_numbers_near([self.right])
                 if distance:
-                    self._take_near(self.wrong[:1], (distance,))
+                    self._add_numbers_near(self.wrong[:1], (distance,))
             case 1:
                 from_right = self.rng.random() < 0.5
-                self._take_near([self.right] if from_right else self.wrong)
+                self._add_numbers_near([self.right] if from_right else self.wrong)
         for _ in range(WRONG - len(self.wrong)):
             self.offer_other()
         while len(self.wrong) < WRONG:  # too few answers are on one side
             self.offer(self.right + self.rng.randint(-9, 9), always=True)
 
-    def _take_near(self, bases: Sequence[int], carried: Sequence[int] = _CARRIED) -> int:
-        """Add a number at a distance in `carried` from a base; return the distance, 0 if none."""
+    def _add_numbers_near(self, bases: Sequence[int], carried: Sequence[int] = _CARRIED) -> int:
+        """Try to add a number that differs from one of `bases` by one of `carried`.
+
+        Return the difference; 0 if no number was added.
+        """
         for _ in range(_TRIES):
             distance = self.rng.choice(carried)
             if self.offer(self.rng.choice(bases) + self.rng.choice((distance, -distance))):
@@ -128,7 +131,7 @@ class _WrongNumbers:
         return 0
 
     def _take_square(self) -> None:
-        """Add three numbers so that, sorted, the four are x, x + a, x + b and x + a + b."""
+        """Try to add three numbers that form, with the right one, x, x + a, x + b, x + a + b."""
         place = self.room[False]
         for _ in range(_TRIES):
             one, two = self.rng.sample(_CARRIED, 2)
@@ -143,7 +146,10 @@ class _WrongNumbers:
 
 
 def _work_out_mistakes(way: _Working, unused: Sequence[int]) -> Iterator[tuple[_Working, int]]:
-    """Yield each way to calculate with one more mistake, and its result; positive integers only."""
+    """Yield (calculation, result) for each calculation with one more mistake than `way`.
+
+    Only those with positive integers as results are yielded.
+    """
     for mistaken in _make_mistakes(*way, unused):
         number = work_out(*mistaken)
         if number is not None:

@@ -6,8 +6,9 @@ their content: one in four is reserved for worked examples and held-out texts, t
 The two parts therefore share no question, under any seed and limit.
 
 The worked examples before a question affect its score, in word problems by as much as ablating a
-layer does. So each question has its own. Only questions of one cluster (`Example.cluster`), such as
-those with the same template, share them, and intervals take clusters into account.
+layer does. So each question has its own worked examples. Only questions of one cluster
+(`Example.cluster`), such as those with the same template, share them, and intervals take clusters
+into account.
 
 Listed questions are put in an order that depends on the seed. The last ones are reserved: they are
 never asked, at any limit, and serve as reference prompts (`held_out`). The contexts of reserved
@@ -91,7 +92,7 @@ class Generated(FewShot):
 
     @property
     def kinds(self) -> int:
-        """The number of kinds of questions; each block of `kinds` questions has each kind once."""
+        """The number of kinds of questions; every `kinds` questions, each kind is asked once."""
         return 1
 
     @abstractmethod
@@ -127,7 +128,7 @@ class Generated(FewShot):
         return [self._as_asked(example, example.shots) for example in shown]
 
     def held_out(self, limit: int, seed: int) -> list[str]:
-        """Return contexts of `limit` questions that are never asked nor among their own shots."""
+        """Return contexts of `limit` reserved questions, none of which is among its own shots."""
         sets, examples = _ShotSets(self, seed), list[Example]()
         numbered = self._number_questions("held out", seed)
         while len(examples) < limit:
@@ -137,7 +138,7 @@ class Generated(FewShot):
         return [self._as_asked(example, example.shots).context(worked=True) for example in examples]
 
     def _number_questions(self, part: str, seed: int) -> Iterator[tuple[int, int, Example]]:
-        """Yield (place, kind, question) for the questions of a part, without end."""
+        """Yield (index, kind, question) without end for a part, `examples` or `held out`."""
         questions = _draw_distinct(self, part, seed, self.question, self._draw_kinds(part, seed))
         for place, (kind, question) in enumerate(questions):
             yield place, kind, question
@@ -159,7 +160,10 @@ class _ShotSets:
         self._streams: dict[str, Iterator[tuple[int, Example]]] = {}
 
     def with_shots(self, place: int, kind: int, question: Example) -> Example:
-        """Return the question with its shots; questions of one cluster, and so kind, share them."""
+        """Return the question with its shots; questions of one cluster share them.
+
+        Questions of one cluster must be of one kind.
+        """
         n_shots = self._task.num_fewshot
         if not n_shots:
             return question
@@ -190,9 +194,9 @@ class Listed(FewShot):
     are reserved for references and never asked. The shots of a reserved question are reserved
     questions too, of its group first, then of others; if there are too few, it has fewer shots.
 
-    References must not reveal answers. So a rule applies to each reserved question whose answer is
-    also that of an asked question, unless 5% or more of all questions have it: the question is not
-    used as a shot, nor as a prompt if its context states the answer.
+    References must not reveal answers. So a reserved question whose answer is also that of an asked
+    question is not used as a shot, nor as a prompt if its context states the answer. Answers of 5%
+    or more of all questions are exempt.
 
     Attributes:
         num_fewshot: worked examples before each question, 0 to 16: other questions of its group,
@@ -205,7 +209,7 @@ class Listed(FewShot):
         """Return the listed questions without shots, by group; there may be a single group."""
 
     def posed(self, example: Example, others: Sequence[Example]) -> Example:
-        """Return a listed question as it is asked, such as after a context; by default unchanged.
+        """Return a question as it is asked, for example after a context; by default unchanged.
 
         Args:
             example: the question.
@@ -236,7 +240,7 @@ class Listed(FewShot):
         return n_reserved(sum(map(len, self.groups().values())))
 
     def held_out(self, limit: int, seed: int) -> list[str]:
-        """Return contexts of up to `limit` reserved questions, the last in the order first."""
+        """Return contexts of up to `limit` reserved questions, from the end of the order."""
         asked, reserve = self._split_reserve(self.groups(), seed)
         prompts = {example.prompt for _, example in asked}
         reserve = [(group, example) for group, example in reserve if example.prompt not in prompts]
@@ -252,7 +256,7 @@ class Listed(FewShot):
         for group, example in reserve[::-1]:
             posed = self.posed(example, [other for g, other in usable if g == group])
             if posed.prompt != example.prompt and _normalized_answer(example) in answers_kept_out:
-                continue  # its context tells the answer
+                continue  # its context states the answer
             shots = self._draw_reserved_shots(group, example, usable, seed)
             contexts.append(self._as_asked(posed, shots).context(worked=True))
         return contexts[:limit]
@@ -288,8 +292,8 @@ class Listed(FewShot):
                 f"{len(others)} other questions that can be shown before {example.prompt!r}"
             )
         drawn = self._make_shot_rng(example, seed).sample(others, self.num_fewshot)
-        untold = [other for other in group if other.id != example.id]
-        return tuple(self.posed(shot, untold) for shot in drawn)
+        not_asked = [other for other in group if other.id != example.id]
+        return tuple(self.posed(shot, not_asked) for shot in drawn)
 
     def _draw_reserved_shots(
         self, group: str, example: Example, shown: Sequence[tuple[str, Example]], seed: int
@@ -307,9 +311,9 @@ class Listed(FewShot):
                 if (g == group) is is_same_group and _other_questions(example, [e])
             ]
             shots += rng.sample(others, min(self.num_fewshot - len(shots), len(others)))
-        untold = [(g, other) for g, other in shown if other.id != example.id]
+        not_asked = [(g, other) for g, other in shown if other.id != example.id]
         return tuple(
-            self.posed(shot, [e for g, e in untold if g == shot_group])
+            self.posed(shot, [e for g, e in not_asked if g == shot_group])
             for shot_group, shot in shots
         )
 

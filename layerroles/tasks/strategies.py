@@ -169,9 +169,9 @@ def _choice_places(example: Example) -> list[int]:
 
 
 def _score_number_rank(rank: int) -> ScoreFunction:
-    """Score 1 for the choice whose number has this rank (0: smallest, -1: largest), else 0.
+    """Return a function that scores 1 for the number of this rank (0: smallest, -1: largest).
 
-    Does not apply to questions with a choice that is not a number.
+    Other choices score 0. Questions with a choice that is not a number get no scores.
     """
 
     def score(example: Example) -> list[float] | None:
@@ -199,7 +199,7 @@ def _count_shared_words(example: Example) -> list[float]:
 
 
 def _count_shared_places(example: Example) -> list[float]:
-    """Return each choice's summed similarity to the others: share of places with equal words."""
+    """Return each choice's summed similarity to others: share of positions with equal words."""
     split = [words(choice) for choice in example.choices]
     common = np.zeros((len(split), len(split)))
     for at, first in enumerate(split):
@@ -216,9 +216,9 @@ def _count_prompt_words(example: Example) -> list[int]:
 
 
 def _score_occurrence(score: Callable[[Sequence[str], str], int]) -> ScoreFunction:
-    """Score choices by where or how often they occur in the prompt.
+    """Return a function that scores choices by where or how often they occur in the prompt.
 
-    Applies only if all choices are single words of the prompt: finding longer texts there would
+    It applies only if all choices are single words of the prompt: finding longer texts there would
     take some understanding.
     """
 
@@ -232,7 +232,7 @@ def _score_occurrence(score: Callable[[Sequence[str], str], int]) -> ScoreFuncti
 
 
 def find_second_half(examples: Sequence[Example]) -> list[bool]:
-    """Return for each question whether it is in the second half; equal prompts share a half."""
+    """Split questions at random by prompt; return for each whether it is in the second half."""
     prompts = sorted({example.prompt for example in examples})
     random.Random("halves").shuffle(prompts)
     second = set(prompts[len(prompts) // 2 :])
@@ -240,7 +240,7 @@ def find_second_half(examples: Sequence[Example]) -> list[bool]:
 
 
 def _cross_fit(learn: Callable[[Sequence[Example]], ScoreFunction]) -> ScoreFunction:
-    """Score each half of the questions by a strategy fitted on the other half."""
+    """Return a function that scores each half of the questions by a fit on the other half."""
 
     def scores(examples: Sequence[Example]) -> ChoiceScores:
         second = find_second_half(examples)

@@ -55,8 +55,9 @@ class Sentence:
 
     Attributes:
         text: the sentence.
-        places: the numbers that it introduces: 0 for the start, 1 to 3 for the operations.
-        shown: the numbers that it shows in digits, in the order of its gaps.
+        places: indices of the numbers that it introduces: 0 for the start, 1 to 3 for the
+            operations.
+        shown: indices of the numbers that it shows in digits, in the order of its gaps.
     """
 
     text: str
@@ -119,7 +120,10 @@ class Template:
                     return self._write_story(rng, steps, numbers)
 
     def _draw_numbers(self, rng: random.Random, steps: int, answer: int) -> dict[int, int] | None:
-        """Draw the numbers, by place (0 for the start); None if the result is not `answer`."""
+        """Draw the numbers by index (0 for the start); return None if the draw is not suitable.
+
+        It is suitable if the result is `answer`, and all numbers are distinct and within bounds.
+        """
         numbers = {0: rng.randint(*self.start)}
         results = [numbers[0]]
         for place, slot in enumerate(self.slots[:steps], 1):

@@ -1,11 +1,11 @@
-"""Other wordings of the packaged tasks: what is asked stays the same, and the answer.
+"""Other wordings of the packaged tasks, with the same questions and answers.
 
-A verdict on one wording is a verdict on that wording. So `kv_retrieval`, `facts`, `word_problems`
-and `copying` each have four, written by hand, which their parameter `template` selects. Template 0
-is the wording that the task draws. The others replace the words around the part of the prompt that
-holds the question, and move the evidence with it. Questions are drawn, split and numbered in
-template 0, so a question has the same id, choices, shots and answer under every template, and
-results are compared question by question.
+A verdict found under one wording holds for that wording only. So `kv_retrieval`, `facts`,
+`word_problems` and `copying` each have four wordings, written by hand; the parameter `template`
+selects one. Questions are drawn, split and numbered in template 0. The other templates replace the
+words around the part of the prompt that holds the question, and shift the evidence spans with it.
+So a question has the same id, choices, shots and answer under every template, and results are
+compared question by question.
 """
 
 import dataclasses
@@ -104,7 +104,7 @@ def check_template(name: str, template: object, templates: Sequence[str]) -> Non
     """Check that a task has a template of this number.
 
     Raises:
-        InputError: it has none.
+        InputError: `template` is not the index of one of `templates`.
     """
     check_whole_number(name, "template", template, 0, len(templates) - 1)
 

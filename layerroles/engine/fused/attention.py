@@ -1,9 +1,10 @@
 """Compute attention to parts of the keys that a token sees, and merge the results.
 
-The keys that a token sees are those of its own segment, of the trunks above it, and of the tokens
-that its row has generated. Attention to each part is computed in one operation for all tokens that
-share the part's keys and values. The results are merged by the logarithms of their softmax sums,
-which is exact (as in flash decoding).
+The keys that a token sees are those of its own segment (a part of a packed row, see `packing`), of
+the trunks above it (segments that hold shared prefixes), and of the tokens that its row has
+generated. Attention to each part is computed in one operation for all tokens that share the part's
+keys and values. The results are merged by the logarithms of their softmax sums, which is exact (as
+in flash decoding).
 """
 
 from dataclasses import dataclass, replace
@@ -32,7 +33,7 @@ Positions = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class AttentionRule:
-    """How a layer attends.
+    """The parameters of a layer's attention.
 
     Attributes:
         factor: factor by which the products of queries and keys become logits.
@@ -47,7 +48,7 @@ class AttentionRule:
     sinks: Float[Tensor, " head"] | None = None
 
     def for_texts_of(self, longest: int) -> "AttentionRule":
-        """Return the rule for texts of at most `longest` tokens, which may fit into the window."""
+        """Return the rule for texts of up to `longest` tokens: no window if they fit into it."""
         if self.window is None or longest > self.window:
             return self
         return replace(self, window=None)

@@ -1,4 +1,7 @@
-"""Where the contexts of requests lie in a packed row, and their keys and values there."""
+"""Where the contexts of requests lie in a packed row, and their keys and values there.
+
+A prefix that several contexts share, called a trunk, is stored once in the row (see `packing`).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +21,8 @@ class Contexts:
     """The requests' contexts in a packed row.
 
     Attributes:
-        own: indices in the packed row of each context's tokens below its trunks, padded on the left
-            with the first of them.
+        own: indices in the packed row of each context's tokens after its trunks, padded on the left
+            with the first of these.
         bias: minus infinity at the pads of `own`, else 0; None if there are no pads.
         trunks: indices in the packed row of each trunk's tokens; trunks of the same contexts are
             joined.
@@ -44,7 +47,7 @@ class Contexts:
 def locate_contexts(
     packed: PackedRow, contexts: Sequence[Ids], dtype: torch.dtype, device: torch.device
 ) -> Contexts:
-    """Return the places of contexts in a packed row.
+    """Find where contexts, given as sequences of a packed row, lie in the row.
 
     `dtype` is the dtype of the attention bias, `device` the device of all tensors.
     """
@@ -80,7 +83,8 @@ class ContextCache:
     """Keys and values of contexts at one layer.
 
     Attributes:
-        own: keys and values below the trunks, `[request head n_own d_head]`.
+        own: keys and values of each context's tokens after its trunks,
+            `[request head n_own d_head]`.
         trunks: keys and values of each trunk, `[head pos d_head]`.
     """
 

@@ -1,10 +1,11 @@
 """Edits on a packed row: hooks on transformers' modules instead of TransformerLens hook points.
 
-The tokens of a row that are under one condition form a *stretch*. An ablation that edits writes is
-called in a hook, with the tokens of its stretch. For an ablation that replaces weights
-(`Ablation.donated`), the modules with weights are run a second time on its stretch, with the other
-weights. This is possible because these modules process each token independently; only the attention
-operation, which has no weights, mixes tokens.
+The modules are those of the *twin*, a copy of the model that shares its weights (see
+`shared_weights`). The tokens of a row that are under one condition form a *stretch*. An ablation
+that edits writes is called in a hook, with the tokens of its stretch. For an ablation that replaces
+weights (`Ablation.donated`), the modules with weights are run a second time on its stretch, with
+the other weights. This is possible because these modules process each token independently; only the
+attention operation, which has no weights, mixes tokens.
 """
 
 import copy
@@ -25,14 +26,14 @@ from layerroles.sites import Site
 
 
 class TokenPass:
-    """The `Pass` for tokens of a packed row: each token counts as a row with one new token.
+    """The `Pass` (what edits can read) of a packed row's tokens, each as a row with one new token.
 
     Args:
         positions: each token's position in its sequence.
         marks: each token's marks (see `ablations.prompts`).
         ids: returns, for each token, the token ids of its sequence up to and including it; called
             only if an edit asks for them.
-        prompts: each token's prompt; None where prompts share tokens.
+        prompts: each token's prompt; None if different prompts may share tokens.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class Stretch:
     changed: Bool[Tensor, " pos"] | None = None
 
     def record(self, differs: Bool[Tensor, "pos 1"]) -> None:
-        """Add the tokens at which an edit changed its write to `changed`."""
+        """Set `changed` to true at the tokens at which an edit changed its write."""
         flags = differs[:, 0]
         self.changed = flags if self.changed is None else self.changed | flags
 
@@ -111,8 +112,8 @@ class Edits:
         references: from `resolve_references`, for these conditions.
 
     Raises:
-        NoTwin: a site is not a module's input or output, or an ablation in place changes something
-            other than weights of modules that process tokens independently.
+        NoTwin: a site is not a module's input or output, or an ablation that is `in_place` changes
+            something other than weights of modules that process tokens independently.
     """
 
     def __init__(self, twin: Twin, conditions: Sequence[Condition], references: References) -> None:
@@ -148,12 +149,12 @@ class Edits:
 
     @contextmanager
     def apply(self, stretches: Sequence[Stretch], *, since: int = 0) -> Iterator[None]:
-        """Apply the edits of these stretches to one pass within the context.
+        """Apply the edits of these stretches to the one pass that is run inside the `with` block.
 
         Edits at layers before `since` are not applied.
 
         Raises:
-            NoTwin: on leaving, if a hook did not fire exactly once.
+            NoTwin: at the end of the `with` block, if a hook did not fire exactly once.
         """
         edited, donated = self._group_by_site(stretches, since)
         layers = sorted({site.layer for site in edited})
@@ -294,13 +295,13 @@ def _make_donated(twin: Twin, edit: Ablation, site: Site) -> DonatedModules:
 
 @contextmanager
 def use_donated(stretches: Mapping[DonatedModules, Sequence[slice]]) -> Iterator[None]:
-    """Run donated modules on some tokens of one pass over a packed row, within the context.
+    """Run donated modules on some tokens of the one pass inside the `with` block.
 
     Args:
         stretches: maps donated modules to the ranges of tokens that they run on, ascending.
 
     Raises:
-        NoTwin: on leaving, if some of the donated modules were not run.
+        NoTwin: at the end of the `with` block, if some of the donated modules were not run.
     """
     were_run: set[DonatedModules] = set()
     # Of two that replace the same module, a block's and its attention's, the latter wins.

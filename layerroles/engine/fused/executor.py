@@ -1,6 +1,9 @@
 """Run a whole sweep as one computation, on transformers' own modules.
 
-Requests are packed into rows of tokens, in which each shared prefix is stored once (see `packing`).
+The modules are those of the *twin*, a copy of the model that shares its weights (see
+`shared_weights`). Requests are packed into rows of tokens, in which each shared prefix is stored
+once (see `packing`). The requests of one row are a *group*; conditions whose texts are decoded
+together are a *wave* (see `planning.plan`).
 The intact model reads a row, and the streams that enter ablated blocks are stored (see `prefill`).
 Under a condition, the row is read from the first ablated layer on. Continuations are scored from
 the same pass (see `readout`). Texts are decoded for many conditions and requests together (see
@@ -54,7 +57,7 @@ _COMPACT_BELOW = 0.9
 
 
 class Fused:
-    """Answers requests under many conditions in one computation.
+    """The executor that answers requests under many conditions in one computation.
 
     Args:
         twin: the twin of a prepared bridge.
@@ -84,7 +87,7 @@ class Fused:
     def answer(
         self, asked: Sequence[Requests], conditions: Sequence[Condition]
     ) -> Iterator[tuple[int, int, list[Score | Writing]]]:
-        """Answer lists of requests under every condition; tokens that they share are read once.
+        """Answer lists of requests under every condition; shared prefixes are read once.
 
         Yields the same triples as `Executor.answer`.
         """

@@ -4,7 +4,8 @@ A row is a pair of a condition and a request. Rows are ordered by condition, and
 first layer at which their contexts' keys and values differ from the intact model's. At earlier
 layers, the condition's rows are called "below": they use the intact model's keys and values, which
 are stored once. From that layer on, the condition's rows are called "above": the keys and values of
-their contexts are stored for each condition. Those of generated tokens are stored for each row.
+their contexts are stored for each condition. Those of generated tokens are stored for each row. A
+trunk is a prefix that several contexts share (see `packing`); it is stored once for all of them.
 
 Rows get longer with every token, and fewer as texts end. Their memory is allocated once: allocating
 new tensors for every change would leave gaps that take half as much memory again.
@@ -92,7 +93,7 @@ class RowCache:
             trunk_k[condition], trunk_v[condition] = k[:, places], v[:, places]
 
     def step(self) -> int:
-        """Make room for one more token in each row; returns the number generated before it."""
+        """Make room for one more token in each row; returns how many each has generated before."""
         if self._n_written == self._room:
             more = min(_ROOM, self._n_new - self._room)
             self._room += more
@@ -366,7 +367,8 @@ class _KeyGroups:
     """Rows in groups; the rows of a group attend to the same keys.
 
     Attributes:
-        ids: the request, or the place of the condition, whose keys each group shares; ascending.
+        ids: the request whose keys each group shares, or the index of the condition among those
+            that still have rows, ascending; 0 for the intact model's keys.
         index: the rows of each group; short groups are padded by repeating a row.
         back: each row's index in the flattened `index`.
     """

@@ -1,7 +1,8 @@
 """Compute the attention of a packed row's tokens, segment by segment.
 
-Blocks of like size are computed together, each with the mask of what its tokens see. Attention to a
-trunk is computed once for all tokens below it. `attention` merges the parts.
+A packed row consists of trunks (shared prefixes) and, below them, blocks (see `packing`). Blocks of
+like size are computed together, each with the mask of what its tokens see. Attention to a trunk is
+computed once for all tokens below it. `attention` merges the parts.
 """
 
 from dataclasses import dataclass
@@ -197,7 +198,7 @@ def count_pairs(packed: PackedRow) -> int:
 
 
 def _runs_alone(segment: Segment, *, is_trunk: bool) -> bool:
-    """Whether a segment's attention is computed alone (causal), not in a batch of blocks."""
+    """Return whether a segment's attention is computed alone (causal), not in a batch of blocks."""
     return segment.sees is None and (is_trunk or segment.n > _LONG)
 
 

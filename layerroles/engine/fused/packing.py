@@ -99,7 +99,8 @@ class Segment:
             first.
         sees: which of the segment's tokens (columns) each of them (rows) sees; None if each token
             sees itself and all earlier ones.
-        below: end, in the packed row, of the last segment below a trunk; of a block itself.
+        below: for a trunk, the index in the packed row at which the last segment below it ends; for
+            a block, the index at which the block ends.
     """
 
     start: int
@@ -137,12 +138,12 @@ class PackedRow:
         return self.segments[self.segment_of[ids]].trunks
 
     def own_places(self, ids: Ids) -> Int[np.ndarray, " place"]:
-        """Return the indices in the row of a sequence's tokens below its trunks."""
+        """Return the indices in the row of a sequence's tokens that are not in a trunk."""
         return self.paths[ids][sum(self.segments[trunk].n for trunk in self.trunks(ids)) :]
 
 
 def shared_lengths(ordered: Sequence[Ids]) -> list[int]:
-    """Return how many leading tokens each sorted sequence shares with the previous; first 0."""
+    """Return how many first tokens each sequence shares with the one before it; 0 for the first."""
     return [0, *(_common_length(one, two) for one, two in pairwise(ordered))]
 
 
@@ -237,9 +238,11 @@ class _RowBuilder:
             self.packed.segment_of[sequence] = bisect_right(starts, int(path[-1])) - 1
 
     def _lay_out(self, a: int, b: int, depth: int, trunks: tuple[int, ...]) -> "list[_Range | int]":
-        """Lay out a range as a block, or only its trunk; returns the remaining steps, in order.
+        """Lay out sequences `a` to `b` as a block, or only their trunk; returns what is left to do.
 
-        A step is a range to lay out, or a trunk's index to close, after all ranges below the trunk.
+        The range is half-open. Its sequences share their first `depth` tokens, which are laid out
+        already, in `trunks`. Left to do, in order, are ranges of sequences to lay out, and after
+        them the index of their trunk, which is then closed.
         """
         while a < b and len(self.ordered[a]) == depth:  # it ends with the trunk
             a += 1

@@ -6,7 +6,7 @@ condition, the row is read from the condition's first ablated layer on.
 A row that would take too much memory at once is read in pieces. Each piece passes through all
 blocks before the next piece starts. Its tokens attend to the stored keys and values of earlier
 pieces; intermediate values of the blocks are held for one piece only. Pieces are cut between
-segments, or within segments in which each token sees all earlier ones.
+segments (see `packing`), or within segments in which each token sees all earlier ones.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +31,7 @@ from layerroles.engine.reuse import edited_block, first_recomputed, recorded_lay
 # Called with a layer, its keys and its values, `[head pos d_head]`, once those of the whole row are
 # known.
 StoreKeys = Callable[[int, Tensor, Tensor], None]
-# A context entered around a piece; called with the piece's slice of the row.
+# Returns the context manager in which a piece is run; called with the piece's slice of the row.
 Around = Callable[[slice], AbstractContextManager[None]]
 
 
@@ -44,7 +44,7 @@ class LoadedRow:
         tokens: the token ids.
         positions: each token's position in its sequences.
         marks: each token's marks (see `ablations.prompts`).
-        prompts: each token's prompt; None where prompts share tokens.
+        prompts: each token's prompt; None if different prompts may share tokens.
         layouts: the pieces in which the row is read, each with its attention layout.
     """
 
@@ -103,7 +103,7 @@ class RowResult:
     changed: Bool[np.ndarray, " pos"] | None
 
     def changed_on(self, path: Int[np.ndarray, " place"]) -> bool:
-        """Whether an edit changed its write at any of the tokens with the indices in `path`."""
+        """Return whether an edit changed its write at any token whose index is in `path`."""
         return self.changed is not None and bool(self.changed[path].any())
 
 
@@ -205,7 +205,7 @@ def read_row(
     Args:
         twin: the model.
         row: the row.
-        around: called with each piece's slice; the piece is run in the context that it returns.
+        around: called with each piece's slice; returns the context manager in which it is run.
         store_keys: called with the keys and values of each layer; None if they are not needed.
     """
     n = len(row.tokens)

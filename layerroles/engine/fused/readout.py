@@ -82,7 +82,7 @@ class Scorer:
             rows, targets = self._rows[a:b] - start, self._targets[a:b]
             logits = self._twin.logits(stream)
             n_likely = _N_LIKELY if self._twin.rounds_logits else 1
-            summed = [_sum_logits(part, n_likely) for part in logits.split(_CHUNK)]
+            summed = [_summarize_logits(part, n_likely) for part in logits.split(_CHUNK)]
             sums, likely, are_finite = map(torch.cat, zip(*summed, strict=True))
             scored = logits[rows, targets].float()
             if self._twin.rounds_logits:
@@ -108,10 +108,10 @@ class Scorer:
         ]
 
 
-def _sum_logits(
+def _summarize_logits(
     logits: Float[Tensor, "pos d_vocab"], n_likely: int
 ) -> tuple[Float[Tensor, " pos"], Int[Tensor, "pos n_likely"], Bool[Tensor, " pos"]]:
-    """Return the log-sum-exp, the ids of the likeliest tokens, and whether all are finite."""
+    """Return each position's log-sum-exp, likeliest tokens, and whether its logits are finite."""
     logits = logits.float()
     is_one = n_likely == 1
     likely = logits.argmax(-1, keepdim=True) if is_one else highest_tokens(logits, n_likely)

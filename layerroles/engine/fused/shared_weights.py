@@ -135,10 +135,11 @@ class Twin:
 
     @cached_property
     def longest_text(self) -> int | None:
-        """The number of tokens up to which the engine knows which keys a token sees; None for any.
+        """The longest text, in tokens, that the engine masks as the model does; None for no limit.
 
-        It knows a sliding window if the layers pass it to the attention function and the model
-        hides keys by it: some architectures do one without the other.
+        There is no limit if the layers pass their sliding windows to the attention function and the
+        model's mask hides keys by the same windows: some architectures do one without the other.
+        Otherwise, the limit is the window.
         """
         config = text_config(self.model)
         passed: dict[int, int | None] = {}
@@ -234,7 +235,7 @@ class Twin:
 
     @cached_property
     def rounds_logits(self) -> bool:
-        """Whether logits are computed in 16 bits by one matrix, so `token_logits` rounds less."""
+        """Whether the model computes logits in 16 bits, so that `token_logits` rounds less."""
         head = self.model.get_output_embeddings()
         if type(head) is not nn.Linear or head.weight.dtype not in (torch.bfloat16, torch.float16):
             return False
@@ -294,7 +295,7 @@ class Twin:
     def starting_at(
         self, first: int, stream: Float[Tensor, "1 pos d_model"]
     ) -> AbstractContextManager[None]:
-        """Skip the blocks before `first` within the context; `stream` becomes the input of `first`.
+        """Skip the blocks before `first` inside the `with` block; `stream` is the input of `first`.
 
         If `first` is the number of blocks, all are skipped, and `stream` enters the last norm.
         """
@@ -304,7 +305,7 @@ class Twin:
     def record_streams(
         self, layers: Sequence[int], store: Callable[[int, Tensor], None]
     ) -> Iterator[None]:
-        """Within the context, call `store(layer, stream)` with the stream that enters each layer.
+        """Inside the `with` block, call `store(layer, stream)` with the stream entering each layer.
 
         In `layers`, the number of blocks stands for the stream that leaves the last one.
         """
@@ -408,9 +409,9 @@ def _count_active(weight: Tensor, config: Any) -> int:
 
 
 def depends_on_length(config: Any) -> bool:
-    """Whether a token's output depends on the whole text's length, or on its place in a pass.
+    """Return whether a token's output depends on the text's length, or on its index in a pass.
 
-    In Llama 4, chunks of attention and the scale of queries depend on the place.
+    In Llama 4, chunks of attention and the scale of queries depend on the index.
     """
     chunked = getattr(config, "attention_chunk_size", None)
     return bool(chunked or _rope_kinds(config) & {"dynamic", "longrope"})

@@ -1,4 +1,4 @@
-"""Compute the reference's answers with less work, by sharing what conditions have in common.
+"""Compute the answers of the reference executor (`plain`) with less work, by reusing passes.
 
 An ablation at layer l does not affect the blocks before l. So the intact model reads a batch once,
 and the stream that enters each block is recorded. Under a condition, the pass starts at the first
@@ -48,7 +48,7 @@ _MAX_TAIL_TOKENS = 512
 
 
 class Hooked:
-    """Answers requests under many conditions at once.
+    """The executor that starts each condition's pass at its first ablated layer.
 
     Args:
         model: a prepared bridge for which `replay.can_replay` is true.
@@ -72,7 +72,7 @@ class Hooked:
     def answer(
         self, asked: Sequence[Requests], conditions: Sequence[Condition]
     ) -> Iterator[tuple[int, int, list[Score | Writing]]]:
-        """Answer lists of requests under every condition; yields triples as `Executor.answer`."""
+        """Answer lists of requests under every condition; yields as `Executor.answer` does."""
         for list_index, requests in enumerate(asked):
             scored, written = split_requests(enumerate(requests))
             for indices in _group_conditions(conditions):

@@ -66,7 +66,7 @@ def batch_prompts(prompts: Sequence[Prompt], *, max_tokens: int) -> Iterator[lis
 def cut_stages(
     prompts: Sequence[Prompt], model: TransformerBridge, *, apart: bool = False
 ) -> list[Stage]:
-    """Cut prompts into one or two stages, padded on the left; the last has a row for each prompt.
+    """Cut prompts into one or two stages, padded on the left; the last one has a row per prompt.
 
     Args:
         prompts: the batch.
@@ -108,7 +108,10 @@ def make_stage(
 
 
 def _count_shared(prompts: Sequence[Prompt]) -> int:
-    """Count the first tokens that all prompts share, with equal marks; never a whole prompt."""
+    """Return the number of first tokens that all prompts share, less than any prompt's length.
+
+    Shared tokens have equal ids and equal marks (see `ablations.prompts`).
+    """
     marked = [list(zip(prompt.ids, prompt.marks, strict=True))[:-1] for prompt in prompts]
     first, last = min(marked), max(marked)
     n = 0
@@ -247,7 +250,7 @@ def select_cache_rows(cache: DynamicCache, rows: Tensor, *, since: int = 0) -> N
 def start_at(
     model: TransformerBridge, first: int, entries: Sequence[Tensor]
 ) -> AbstractContextManager[None]:
-    """Skip the blocks before `first` within the context; `first` receives its recorded stream.
+    """Skip the blocks before `first` inside the `with` block; `first` gets its recorded stream.
 
     TransformerLens's own `start_at_layer` does run these blocks and discards their output.
     """
@@ -257,7 +260,7 @@ def start_at(
 
 
 def can_replay(model: TransformerBridge) -> bool:
-    """Whether replaying from a recorded stream gives the same logits as reading from the start.
+    """Return whether a pass from a recorded stream gives the same logits as one from the start.
 
     The result is measured once on the model itself, since it depends on how the architecture runs
     the blocks and on the kind of cache.

@@ -1,8 +1,10 @@
 """Count the operations of passes, and estimate the time that a device takes for them.
 
-A pass over tokens multiplies each token with the weights of the blocks (2 operations per weight),
-lets queries attend to keys (4 operations per pair and coordinate), moves intermediate values, and
-computes logits. With few tokens, reading the weights takes longer than multiplying with them:
+A pass reads a packed row (the tokens of many requests, with each shared prefix stored once), or
+generates one more token of each text (a decoding step). It multiplies each token with the weights
+of the blocks (2 operations per weight), lets queries attend to keys (4 operations per pair and
+coordinate), moves intermediate values, and computes logits. With few tokens, reading the weights
+takes longer than multiplying with them:
 
     seconds = max(products / speed, weights / bandwidth) + attention / speed + moved / bandwidth
 
@@ -21,10 +23,10 @@ from layerroles.engine.planning.memory import Shape
 # most are float32 for weights of any dtype.
 _OF_STREAM, _OF_HEADS, _OF_MLP = 27, 55, 8
 _FLOAT32 = 4
-# Tensor operations of a block in a pass over a packed row, and in a step of decoding; those that a
-# trunk adds to a block in a step; those of a step beside the blocks; those of one condition's
-# edits. Counted by tracing; a block of a step where some conditions have keys of their own and
-# others have not.
+# Tensor operations, counted by tracing: of a block in a pass over a packed row; of a block in a
+# decoding step, if only some conditions have keys of their own; added to a block in a step by a
+# trunk (a prefix that several contexts share); of a step outside the blocks; of the edits of one
+# condition.
 _READING, _WRITING, _TRUNK, _BESIDE, _EDIT = 80, 83, 54, 38, 14
 # How often a logit is moved by attention without a fused kernel, and by the read-out.
 _OF_ATTENTION, _OF_READ_OUT = 6, 4
@@ -100,7 +102,7 @@ class PassCost:
 
 @dataclass(frozen=True)
 class Work:
-    """The passes of a computation, each with its cost; none by default."""
+    """The costs of all passes of a computation; no passes by default."""
 
     passes: tuple[PassCost, ...] = ()
 
@@ -143,7 +145,7 @@ def reading_cost(
         depth: share of the blocks that are run, from 0 to 1.
         places: number of tokens after which logits are computed.
         edits: number of conditions whose edits are applied.
-        pieces: number of pieces in which the row is read.
+        pieces: number of pieces in which the row is read, one after the other.
     """
     layers = depth * shape.n_layers
     read_out = 2.0 * shape.d_model * shape.d_vocab

@@ -1,4 +1,8 @@
-"""The memory budget of a computation, and the sizes of rows and batches that fit into it."""
+"""The memory budget of a computation, and the sizes of rows and batches that fit into it.
+
+A packed row holds the tokens of many requests, and is read in one pass or in pieces (see
+`fused.packing` and `fused.prefill`).
+"""
 
 import ctypes
 import math
@@ -152,7 +156,7 @@ def _token_bytes(shape: Shape, n_recorded: int, *, keys: bool) -> int:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out, on a CPU or on a GPU."""
+    """Return whether an error means that memory ran out, on a CPU or on a GPU."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     message = str(error).lower()

@@ -34,12 +34,14 @@ class Group:
 
     Attributes:
         asked: indices of these requests among all requests.
-        sequences: for each of these requests, the packed sequence that is read.
-        prompts: the prompts, indexed by `packing.prompt_numbers`; None if prompts share tokens.
+        sequences: for each of these requests, the tokens that are read, as the numbers of a
+            `SequenceEncoder`.
+        prompts: the prompts, indexed by `packing.prompt_numbers`; None if different prompts may
+            share tokens.
         packed: the row.
         n_alone: number of tokens if each request is read alone.
         n_written: number of requests that text is generated for.
-        n_new: the most tokens generated for one of these; 0 if there are none.
+        n_new: the most tokens generated for one request; 0 if no text is generated.
         waves: indices of the conditions, grouped into waves that are decoded together.
         depths: for each condition, in the order of `waves`, the share of the blocks that are run.
         piece: number of the row's tokens that are read at a time.
@@ -81,7 +83,8 @@ class Computed:
     """How much of a plan has been computed.
 
     Attributes:
-        to_read: tokens that the plan reads; one that runs through half of the blocks counts half.
+        to_read: number of tokens that the plan reads; a token counts half if only half of the
+            blocks are run on it.
         to_write: the most tokens that the plan generates; most texts end earlier.
         read: the part of `to_read` that has been read.
         written: the tokens generated so far.
@@ -130,7 +133,7 @@ class Plan:
 
     @property
     def tokens_read(self) -> float:
-        """Tokens that the plan reads; one that runs through half of the blocks counts half."""
+        """Tokens that the plan reads; a token counts half if half of the blocks run on it."""
         return sum((1 + sum(group.depths)) * group.n_tokens for group in self.groups)
 
     @property
@@ -309,13 +312,13 @@ def _cut_waves(firsts: list[int], sizes: list[int], max_bytes: int) -> list[list
 def condition_bytes(
     first_own: int, packed: PackedRow, contexts: Sequence[Ids], n_new: int, shape: Shape
 ) -> int:
-    """Return the bytes of keys and values that decoding under a condition needs for itself.
+    """Return the bytes of keys and values that are stored for one condition during decoding.
 
     Args:
         first_own: the first layer at which the contexts' keys and values differ from the intact
             model's; at earlier layers the intact model's are used.
         packed: the row that holds the contexts.
-        contexts: the contexts of the requests that are decoded, as packed sequences.
+        contexts: the contexts of the requests that are decoded, as sequences of the row.
         n_new: the most tokens generated for each.
         shape: the model's sizes.
     """

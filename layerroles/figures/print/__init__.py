@@ -1,1 +1,1 @@
-"""Figures for print: files, captions, layout, and patterns that are legible without colour."""
+"""Figures for print: files, captions, layout, and heat maps and hatching as vector shapes."""

@@ -1,8 +1,8 @@
 """Figures as files: PDF, SVG and PNG for a paper, or HTML, with their captions beside them.
 
-Chromium draws the first three, by way of kaleido; one browser draws all figures of a call. Text is
+Chromium draws PDF, SVG and PNG, through kaleido; one browser draws all figures of a call. Text is
 set in a font that comes with the package (Arimo, which is as wide as Arial), so that a figure looks
-the same wherever it is made; PDF and SVG files embed the part that they use.
+the same wherever it is made; PDF and SVG files embed the font.
 """
 
 import base64

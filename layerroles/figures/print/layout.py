@@ -248,7 +248,10 @@ class _Columns:
 
 
 def _set_heading(panel: _Panel, room: float, sizes: Sizes) -> list[str]:
-    """Break a panel's heading into lines; if details are cut, return its full text in a list."""
+    """Break a panel's heading into lines, without the details after its dash if there is no room.
+
+    Returns a list with the full text if details were cut, else an empty list.
+    """
     if panel.heading is None or not panel.heading.text:
         return []
     text = panel.heading.text
@@ -361,7 +364,14 @@ def has_bar(figure: go.Figure) -> bool:
 
 
 def set_bar(figure: go.Figure, above: float, plot: float, size: float) -> float:
-    """Place the colour bar above the panels, at the right; returns its height in pixels."""
+    """Place the colour bar above the panels, at the right; returns its height in pixels.
+
+    Args:
+        figure: the figure; changed in place.
+        above: height in pixels that is already taken above the panels.
+        plot: height in pixels of all panels with the gaps between them.
+        size: type size in pixels.
+    """
     bar = figure.layout.coloraxis.colorbar
     high = _BAR + 2.1 * size  # with its labels and its title
     bar.update(
@@ -386,7 +396,10 @@ def set_bar(figure: go.Figure, above: float, plot: float, size: float) -> float:
 
 
 def set_legend(figure: go.Figure, x: float, above: float, plot: float, size: float) -> float:
-    """Place the legend above the panels at the left; returns its height in pixels, 0 if none."""
+    """Place the legend above the panels at the left; returns its height in pixels, 0 if none.
+
+    `x` is the legend's left edge, as a share of the plot's width; for the rest, see `set_bar`.
+    """
     if figure.layout.showlegend is False:
         return 0.0
     entries, groups_seen = [], set()
@@ -421,7 +434,10 @@ def set_legend(figure: go.Figure, x: float, above: float, plot: float, size: flo
 def set_head(
     figure: go.Figure, head: Sequence[tuple[str, float]], x: float, above: float, plot: float
 ) -> float:
-    """Add lines of text above everything else; returns their height in pixels."""
+    """Add lines of text above everything else; returns their height in pixels.
+
+    `head` holds each line with its type size; other arguments are those of `set_legend`.
+    """
     taken = 4.0 if head else 0.0
     for text, size in reversed(head):
         figure.add_annotation(

@@ -1,7 +1,8 @@
 """Draw heat maps and hatching as vector shapes, since a browser would print both as images.
 
-`draw_heat_maps` replaces heat maps by bars before a figure is laid out. Once it is, `fit_texts`
-shortens what is wider than its cell, and `hatch_bars` replaces the patterns of bars by lines.
+`draw_heat_maps` replaces heat maps by bars before a figure is laid out. After layout, `fit_texts`
+shortens texts that are wider than their cells, and `hatch_bars` replaces the patterns of bars by
+lines.
 """
 
 from collections.abc import Iterator
@@ -235,7 +236,10 @@ def _lines_over(trace: go.Bar, lines: list[Line], figure: go.Figure) -> go.Scatt
 
 
 def hatch_lines(shape: str, box: Box) -> Iterator[Line]:
-    """Yield the lines of a hatching pattern, clipped to a box, at positions fixed on the page.
+    """Yield the lines of a hatching pattern, clipped to a box.
+
+    Lines are spaced from the origin, not from the box, so that they continue from one box to the
+    next.
 
     Example:
         >>> [tuple(round(x, 1) for x in line) for line in hatch_lines("-", Box(0.0, 1.0, 5.0, 4.0))]

@@ -50,8 +50,8 @@ def text_width(text: str, size: float) -> float:
 def truncate(text: str, room: float, size: float) -> str:
     """Return a label cut to the width `room`, with an ellipsis, in type of size `size`.
 
-    Both are in the same unit. The ellipsis is added even if the label fits: see `text_width`. A
-    label that starts in bold is wholly bold; other tags are dropped.
+    `room` and `size` are in the same unit. The ellipsis is added even if the label fits, so check
+    with `text_width` first. A label that starts in bold is wholly bold; other tags are dropped.
 
     Example:
         >>> truncate("<b>one &lt; two</b>", 40.0, 10.0)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import layerroles as lr
-from layerroles.results import find_waiting
+from layerroles.results import cells_of, describe_answers, find_waiting
 from layerroles.sweep.manifest_entries import describe_condition
 from layerroles.sweep.next_cells import Plan, expected_next, next_cells
 from layerroles.sweep.store import Key
@@ -163,6 +163,17 @@ def test_sinks_are_looked_for_where_no_layer_is_critical() -> None:
     less = without_unneeded(whole)
     assert "after_first" not in set(less.frame["at"])
     assert "sinks cannot be identified" not in lr.localize(less).verdict
+
+
+def test_the_share_of_all_answers_is_at_most_100_percent() -> None:
+    """Deferred conditions count where they were asked, and only there."""
+    whole = synthetic_result(n=8)
+    manifest = whole.manifest | {"only_needed": True}
+    some = whole.frame[(whole.frame["at"] != "after_first") | (whole.frame["layer"] < 3)]
+    for frame in (whole.frame, some):
+        asked = dataclasses.replace(whole, frame=frame.reset_index(drop=True), manifest=manifest)
+        text = describe_answers(cells_of(asked), manifest)
+        assert text == f"{len(frame):,} answers (100% of asking everything up to the limit)"
 
 
 def test_what_will_be_asked_is_expected_from_fewer_examples() -> None:

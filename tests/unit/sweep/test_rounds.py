@@ -167,23 +167,23 @@ def test_the_time_left_is_of_the_latest_units_of_each_task(
     pace.add(units)
     assert pace.seconds_left() == 8 * 1 + 8 * 3  # by the cost model
     now = 8.0
-    pace.stored(facts[0], 1, 7.0, ends_unit=False)  # reads what the others share
+    pace.add_stored(facts[0], 1, 7.0, ends_unit=False)  # reads what the others share
     assert pace.seconds_left() == pytest.approx((7 * 1 + 8 * 3) * 8 / 7)
-    pace.stored(facts[0], 3, 1.0, ends_unit=True)  # twice as slow as expected
+    pace.add_stored(facts[0], 3, 1.0, ends_unit=True)  # twice as slow as expected
     assert pace.seconds_left() == pytest.approx(4 * 2 + 8 * 6)
     assert pace.seconds_left(facts[1], 2.0) == pytest.approx(2 * 2 + 8 * 6)
     now = 12.0
-    pace.stored(problems[0], 4, 4.0, ends_unit=True)
+    pace.add_stored(problems[0], 4, 4.0, ends_unit=True)
     assert pace.seconds_left() == pytest.approx(4 * 2 + 4 * 1)
     pace.expect({facts[0].cells[0].task.label: 10.0})
     assert pace.seconds_left() == pytest.approx(14 * 2 + 4 * 1)
     # A trial before the first pass, and reports between, are not repeated.
     now = 22.0
     pace.leave_out(5.0)
-    pace.prepared(5.0)
+    pace.leave_out_preparation(5.0)
     assert pace.seconds_left() == pytest.approx(14 * 2 + 4 * 1)
     # Two workers take half the time.
-    pace.stored(problems[1], 4, 5.0 + 12.0, ends_unit=True)
+    pace.add_stored(problems[1], 4, 5.0 + 12.0, ends_unit=True)
     assert pace.seconds_left() == pytest.approx(14 * 2 * 12 / 24)
 
 
@@ -197,7 +197,7 @@ def test_how_much_of_a_unit_is_computed_follows_what_the_last_one_wrote(
     assert pace.share(units[0], half) == 0.5  # texts are taken to be half as long as they may be
     half.written = 50.0
     pace.share(units[0], half)
-    pace.stored(units[0], 4, 1.0, ends_unit=True)
+    pace.add_stored(units[0], 4, 1.0, ends_unit=True)
     half.written = 0.0
     assert pace.share(units[2], half) == pytest.approx(100 / 150)
     half.written = 500.0

@@ -13,7 +13,7 @@ from layerroles.engine.decode import choose_greedy, highest_tokens
 from layerroles.engine.fused.contexts import locate_contexts
 from layerroles.engine.fused.executor import Fused
 from layerroles.engine.fused.packing import pack_row
-from layerroles.engine.fused.readout import _replace_in_sums, _sum_logits, choose_next
+from layerroles.engine.fused.readout import _replace_in_sums, _summarize_logits, choose_next
 from layerroles.engine.fused.shared_weights import Twin
 from layerroles.engine.planning.memory import Budget
 from layerroles.engine.requests import collect_answers, encode_scored
@@ -65,14 +65,14 @@ def test_the_likeliest_token_is_the_first_of_the_best(dtype: torch.dtype) -> Non
 @pytest.mark.parametrize("n_likely", [1, 8])
 def test_logits_are_summed_up(dtype: torch.dtype, spread: float, n_likely: int) -> None:
     logits = (spread * torch.randn(6, 500, generator=torch.Generator().manual_seed(1))).to(dtype)
-    sums, likely, fine = _sum_logits(logits, n_likely)
+    sums, likely, fine = _summarize_logits(logits, n_likely)
     torch.testing.assert_close(sums.double(), logits.double().logsumexp(-1), atol=1e-5, rtol=1e-6)
     if n_likely == 1:
         assert torch.equal(likely[:, 0], logits.float().argmax(-1))
     assert torch.equal(logits.gather(1, likely).amax(-1), logits.amax(-1))
     assert fine.all()
     logits[2, 3] = float("nan")
-    assert _sum_logits(logits, n_likely)[2].tolist() == [True, True, False, True, True, True]
+    assert _summarize_logits(logits, n_likely)[2].tolist() == [True, True, False, True, True, True]
 
 
 def test_exact_logits_take_the_place_of_rounded_ones_in_a_sum() -> None:
