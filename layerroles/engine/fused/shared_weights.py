@@ -139,7 +139,7 @@ class Twin:
 
         There is no limit if the layers pass their sliding windows to the attention function and the
         model's mask hides keys by the same windows: some architectures do one without the other.
-        Otherwise, the limit is the window.
+        Otherwise, the limit is the smallest window.
         """
         config = text_config(self.model)
         passed: dict[int, int | None] = {}
@@ -161,10 +161,13 @@ class Twin:
             self.model.set_attn_implementation(_NAME)
         layer_types = getattr(config, "layer_types", None) or []
         sliding = [n for n, kind in enumerate(layer_types) if kind == "sliding_attention"]
-        window = getattr(config, "sliding_window", None)
-        windows = set(passed.values()) - {None}
-        is_known = windows == hidden_by - {None} and all(passed[layer] for layer in sliding)
-        return None if is_known else window
+        passed_windows = {window for window in passed.values() if window}
+        masked_windows = {window for window in hidden_by if window}
+        if passed_windows == masked_windows and all(passed[layer] for layer in sliding):
+            return None
+        configured = getattr(config, "sliding_window", None)
+        windows = passed_windows | masked_windows | ({configured} if configured else set())
+        return min(windows, default=None)
 
     @cached_property
     def token_dims(self) -> dict[nn.Module, int]:
