@@ -20,7 +20,7 @@ from scipy import stats as distributions
 
 from benchmarks.looks_simulation import cell_values, score_statistics
 from layerroles import stats
-from layerroles.stats import score_test
+from layerroles.stats import ratio_score_test
 
 LEVELS = (0.95, 0.99, 0.998)
 SIZES = (64, 128, 512)
@@ -123,7 +123,7 @@ def accepted(tables: np.ndarray, harm: float) -> np.ndarray:
     fourth += np.maximum(0.0, 1 - weights.sum(axis=1)) * edges**4
     unit = np.maximum(fourth / np.maximum(toward, 1e-9), 1e-9)
     seen = (totals * values**2 * ~is_away).sum(axis=1) / unit
-    weight, added = score_test._EXPECTED_WEIGHT, score_test._ADDED_EXAMPLES
+    weight, added = ratio_score_test._EXPECTED_WEIGHT, ratio_score_test._ADDED_EXAMPLES
     examples = (1 - weight) * seen + weight * n * toward / unit
     effective = examples / np.where(edges > 0, above, below)
     shrunk = np.maximum(design, (examples + added * size) / (effective + added))

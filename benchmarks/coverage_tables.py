@@ -22,7 +22,7 @@ from layerroles.roles import localize
 from layerroles.roles.claim_status import SMALLEST
 from layerroles.roles.literature import DEEP, ORDER, SHALLOW
 from layerroles.roles.protocol_claims import MORE
-from layerroles.stats.score_test import score
+from layerroles.stats.ratio_score_test import score
 
 # Skill, chance, harm, churn.
 Point = tuple[float, float, float, float]

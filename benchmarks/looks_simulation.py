@@ -252,7 +252,7 @@ def distinct_tables(tables: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def score_statistics(tables: np.ndarray, harm: float, chance: float) -> np.ndarray:
-    """Return `layerroles.stats.score_test.score` for many tables at once.
+    """Return `layerroles.stats.ratio_score_test.score` for many tables at once.
 
     Args:
         tables: a row for each sample: right twice, lost, gained and wrong twice.

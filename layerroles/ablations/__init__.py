@@ -26,8 +26,8 @@ from layerroles.ablations.hooks import resolve_references as resolve_references
 from layerroles.ablations.kinds import *  # noqa: F403  (each kind is named there alone)
 from layerroles.ablations.positions import ATS as ATS
 from layerroles.ablations.positions import At as At
-from layerroles.ablations.prompts import Prompt as Prompt
 from layerroles.ablations.reference import Reference as Reference
 from layerroles.ablations.reference import SiteReference as SiteReference
 from layerroles.ablations.reference import pad_left as pad_left
 from layerroles.ablations.swap import Swap as Swap
+from layerroles.ablations.token_marks import Prompt as Prompt

@@ -18,8 +18,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations.base import Ablation, EditContext, Pass, declared_reference
 from layerroles.ablations.condition import Condition, as_condition
-from layerroles.ablations.forward_pass import Watch, watch_passes
-from layerroles.ablations.prompts import Prompt
+from layerroles.ablations.pass_tokens import Watch, watch_passes
 from layerroles.ablations.reference import (
     KINDS,
     Kind,
@@ -29,6 +28,7 @@ from layerroles.ablations.reference import (
     split_heads,
 )
 from layerroles.ablations.reference_cache import load_or_collect
+from layerroles.ablations.token_marks import Prompt
 from layerroles.errors import InputError
 from layerroles.models import check_weights, weights_stamp
 from layerroles.sites import ENTRY, NUMBERED, READ_OUT, Site

@@ -23,7 +23,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from layerroles.stats.intervals import Interval
-from layerroles.stats.score_test import DIGITS, Clustering, ValuePair, score
+from layerroles.stats.ratio_score_test import DIGITS, Clustering, ValuePair, score
 
 # A name per example; examples of one name are a cluster.
 Clusters = Sequence[Hashable] | np.ndarray

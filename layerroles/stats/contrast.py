@@ -24,7 +24,7 @@ from jaxtyping import Float
 from layerroles.stats.clusters import Clusters, are_clusters, widest
 from layerroles.stats.intervals import LEVEL, UNKNOWN, Interval
 from layerroles.stats.ratio import ratio
-from layerroles.stats.score_test import ValuePair
+from layerroles.stats.ratio_score_test import ValuePair
 
 # Two more questions in which only one of two contrasts moves (see `correlation`).
 _ADDED_QUESTIONS = 2.0

@@ -41,7 +41,7 @@ from layerroles.stats.clusters import (
 )
 from layerroles.stats.intervals import LEVEL, UNKNOWN, Interval, IntervalEstimate
 from layerroles.stats.paired import is_binary
-from layerroles.stats.score_test import (
+from layerroles.stats.ratio_score_test import (
     DIGITS,
     ValuePair,
     critical_value,

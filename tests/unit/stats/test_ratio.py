@@ -8,7 +8,7 @@ from scipy import stats as distributions
 
 from benchmarks.coverage_tables import PROFILES, covered, covered_depth, points
 from layerroles import stats
-from layerroles.stats.score_test import score
+from layerroles.stats.ratio_score_test import score
 
 CRITICAL = distributions.norm.isf(0.025)
 

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.ablations.prompts import Marks, Prompt
+from layerroles.ablations.token_marks import Marks, Prompt
 from layerroles.errors import InputError
 
 
