@@ -61,9 +61,9 @@ def flash_attention(
 
 
 def multiplies_to_float32(device: torch.device) -> bool:
-    """Return whether `torch.bmm` can give float32 for 16-bit factors (CUDA, since torch 2.8).
+    """Return whether `torch.bmm` on a device can give a float32 product of 16-bit factors.
 
-    Last checked with torch 2.13, by its documentation.
+    Only CUDA (not ROCm) can, since torch 2.8. Last checked with torch 2.13, by its documentation.
     """
     is_cuda = device.type == "cuda" and torch.version.hip is None
     return is_cuda and "dtype" in torch.ops.aten.bmm.overloads()
@@ -102,12 +102,12 @@ def saved_tensors(module: nn.Module) -> Mapping[str, Tensor | None]:
 
 
 def rename_cache_arguments(bridge: Any) -> None:
-    """Pass the key/value cache under the argument name that the installed transformers uses.
+    """Make a bridge pass its key/value cache under the argument name that transformers uses.
 
     transformers 5.24 renamed the arguments `past_key_values` of models and attentions, and
     `cache_params` of linear attentions, to `cache`. transformer-lens 4.3 knows the old names only:
-    its bridges would take the tokens of a decoding step for the whole text. With an earlier
-    transformers nothing is changed.
+    its bridges would take the tokens of a decoding step for the whole text. If the installed
+    transformers is earlier, nothing is changed.
     """
     from transformer_lens.model_bridge.generalized_components.attention import AttentionBridge
     from transformer_lens.model_bridge.generalized_components.gated_delta_net import (

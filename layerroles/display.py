@@ -111,7 +111,7 @@ def html_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def html_marked(text: str, spans: Iterable[tuple[int, int]]) -> str:
-    """Return escaped text with its line breaks, the character spans `[start, end)` highlighted."""
+    """Return escaped text that keeps its line breaks, with spans `[start, end)` highlighted."""
     marked_indices = {index for start, end in spans for index in range(start, end)}
     parts, inside = [], False
     for index, character in enumerate(text):

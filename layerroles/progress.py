@@ -103,7 +103,7 @@ def format_duration(seconds: float) -> str:
 
 
 class _Job:
-    """How far a job is: its rows, rate and time left, for the bar, the notebook and the log."""
+    """The progress of a job: its rows, rate and time left, shown in a bar, a notebook or a log."""
 
     def __init__(self, total: int, what: str) -> None:
         self.what, self.total = what, total

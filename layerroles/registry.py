@@ -19,7 +19,7 @@ Class = TypeVar("Class", bound=type)
 
 
 class Registry(Generic[T]):
-    """A map from names to classes of one kind, such as ablations; `kind` names it in messages."""
+    """A map from names to subclasses of `base`; error messages call a class a `kind`."""
 
     def __init__(self, kind: str, base: type[T]) -> None:
         self.kind = kind
@@ -31,7 +31,8 @@ class Registry(Generic[T]):
         """Register the decorated class under `name`.
 
         Raises:
-            InputError: the name is taken by another class, or the class is not of this kind.
+            InputError: the name is taken by another class, or the class is not a subclass of
+                `base`.
 
         Example:
             from dataclasses import dataclass
@@ -118,7 +119,7 @@ class Registry(Generic[T]):
 
 
 def label_of(name: str, instance: object) -> str:
-    """Return a name with the parameters that are not defaults: `kv_retrieval[pairs=20]`."""
+    """Return `name` with the non-default fields of `instance`: `kv_retrieval[pairs=20]`."""
     changed = [
         f"{field.name}={getattr(instance, field.name)}"
         for field in _fields(instance)
@@ -173,5 +174,5 @@ def _fields(instance: object) -> tuple["dataclasses.Field[Any]", ...]:
 
 
 def _identity(cls: type) -> tuple[str, str]:
-    """Return module and qualified name; these stay the same if the defining file is run again."""
+    """Return a class's module and qualified name; they stay the same if its file runs again."""
     return cls.__module__, cls.__qualname__

@@ -18,7 +18,7 @@ from layerroles.errors import InputError
 
 Part = Literal["block", "attn", "mlp", "head", "kv_group", "stream", "mixer"]
 PARTS: tuple[Part, ...] = get_args(Part)
-# Parts that a layer has several of, with the letters that write them.
+# Parts that a layer has several of, and the letters before their number, as in `L3.H7`.
 NUMBERED: dict[str, str] = {"head": "H", "kv_group": "KV"}
 
 # The hook points of TransformerLens that the project uses.

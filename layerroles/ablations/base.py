@@ -1,6 +1,6 @@
 """The base class of ablations, and what an ablation can read: a site's write and an `EditContext`.
 
-With `x` the stream entering a block and `w` the write of a site, an ablation replaces `w` by
+With `w` the write of a site (what it adds to the residual stream), an ablation replaces `w` by
 `edit(w)`. In addition to `w`, `edit` receives only an `EditContext`, so an ablation written once
 works for blocks, sublayers and heads, in likelihood and in generation.
 
@@ -52,7 +52,7 @@ class Pass(Protocol):
         tokens: token ids that each row has read so far, pads included, new ones last; None if the
             model was run on embeddings.
         attended: false at pads, over all that the row has read so far.
-        marks: the marks of each new token (see the module `prompts`).
+        marks: the marks of each new token (see the module `token_marks`).
         prompts: each row's prompt; None if the model was run on embeddings, or if a token of the
             pass belongs to several prompts.
     """
@@ -141,7 +141,7 @@ class EditContext:
 
     @property
     def is_last(self) -> Bool[Tensor, "row pos"]:
-        """True at the prompt's last token, from which the answer begins."""
+        """True at the prompt's last token, where the model predicts the answer's first token."""
         return self.marked(LAST)
 
     @property
@@ -159,7 +159,7 @@ class EditContext:
         return self.marked(EVIDENCE)
 
     def marked(self, mark: int) -> Bool[Tensor, "row pos"]:
-        """Return the mask of the tokens that have a mark, such as `prompts.IN_PROMPT`."""
+        """Return the mask of the tokens that have a mark, such as `token_marks.IN_PROMPT`."""
         return (self.read.marks.to(self.stream.device) & mark) > 0
 
     @property
@@ -219,7 +219,7 @@ class Ablation(ABC):
             is then not called. Such an ablation acts at all positions. If `donated` returns
             weights, `placed` changes nothing but these weights of the site's block.
         whole_prompt: whether edits depend on the row's whole prompt (`ctx.prompts`), even at the
-            first tokens. If so, a prefix that two prompts share is computed once for each prompt.
+            first tokens. If so, a prefix that two prompts share is computed separately for each.
 
     Example:
         from dataclasses import dataclass
@@ -271,9 +271,9 @@ class Ablation(ABC):
         return frozenset()
 
     def fit(self, reference: SiteReference, site: Site) -> object:
-        """Return what the edits at a site need from the reference, computed once; None by default.
+        """Return what `edit` needs at a site, computed once from the reference; None by default.
 
-        The result is passed to `edit` as `ctx.fitted`. Called only for ablations that declare a
+        `edit` receives the result as `ctx.fitted`. Called only for ablations that declare a
         `reference`. `reference` holds means, standard deviations and the data named by `needs`.
         """
         return None
@@ -289,7 +289,7 @@ class Ablation(ABC):
         """Check that this ablation can be applied to a model at a site; by default it always can.
 
         Raises:
-            InputError: it cannot be applied there; the message says why.
+            InputError: the ablation cannot be applied there; the message says why.
         """
 
     @contextmanager
@@ -317,7 +317,7 @@ class Ablation(ABC):
 
     @property
     def label(self) -> str:
-        """The name, with the parameters that are not defaults: `noise[scale=0.5]`.
+        """The name, followed by the parameters that differ from their defaults: `noise[scale=0.5]`.
 
         Only parameters that are numbers, booleans or strings are shown.
         """
@@ -332,7 +332,7 @@ class Ablation(ABC):
         return f"{self.name}[{','.join(changed)}]" if changed else self.name
 
     def parameters(self) -> dict[str, object]:
-        """Return parameters by name, to identify the ablation; for a reference, its `digest`."""
+        """Return the ablation's parameters by name, for hashes; a reference as its `digest`."""
         values = dict(vars(self))
         if dataclasses.is_dataclass(self):
             values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}

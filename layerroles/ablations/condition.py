@@ -125,8 +125,8 @@ class Condition:
 
         Raises:
             InputError: the model lacks a site or its hook there cannot be used, an ablation does
-                not fit the model, or a reference is open (it has no prompts; only a sweep can
-                replace it by one that has).
+                not fit the model, or a reference is open (it has no prompts of its own; only a
+                sweep can supply them).
         """
         check_sites(model, tuple(self.edits))
         for site, edit in self.edits.items():
@@ -142,7 +142,7 @@ class Condition:
 
     @property
     def first_layer(self) -> int | None:
-        """The first ablated layer; None for the intact model."""
+        """The lowest ablated layer; None for the intact model."""
         return min((site.layer for site in self.edits), default=None)
 
     @property
@@ -182,7 +182,7 @@ class Condition:
         """Return the mask of a pass's new tokens at which the condition acts; false at pads.
 
         Raises:
-            InputError: the `at` function did not return a boolean mask of this shape.
+            InputError: the `at` function did not return a boolean mask of shape `[row pos]`.
         """
         return position_mask(self.at, ctx)
 
@@ -250,7 +250,7 @@ def _rebuild(
     """Unpickle a condition of another process, and register its ablations in this process.
 
     Raises:
-        InputError: the condition's hash in this process is not `known_hash`.
+        InputError: the condition's hash here is not `known_hash`, its hash in the other process.
     """
     for ablation_name, cls in classes.items():
         ablation(ablation_name)(cls)
@@ -285,7 +285,7 @@ def _check_hash(edit: Ablation) -> None:
 
 
 def _dump_parameters(edit: Ablation) -> str:
-    """Return an ablation's parameters as JSON; other types are replaced by `fingerprint`."""
+    """Return an ablation's parameters as JSON; values of other types become their `fingerprint`."""
     parameters = {name: _to_json_value(value) for name, value in edit.parameters().items()}
     return json.dumps(parameters, sort_keys=True)
 

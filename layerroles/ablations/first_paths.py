@@ -1,8 +1,8 @@
 """The modules in which public names were first published.
 
-The hash of a condition names a class or function by its path, and stored runs hold hashes. If a
-name moves to another module, its new path is mapped to the old module here, so that hashes stay the
-same.
+The hash of a condition depends on the paths of classes and functions, and stored runs hold such
+hashes. If a class or function moves to another module, `FIRST_MODULES` maps its new path to its
+first module, so that hashes stay the same.
 """
 
 # Path of a class or function below `layerroles` -> the module below `layerroles` that held it.

@@ -98,7 +98,9 @@ def each_span(
     part: Part = "block",
     at: At = "all",
 ) -> Conditions:
-    """Return one condition for each run of `width` neighbouring layers, named like `"skip L5:9"`.
+    """Return one condition for each span of `width` neighbouring layers, such as `"skip L5:9"`.
+
+    The span `L5:9` consists of the layers 5 to 8. Spans start at layer 0, `stride`, 2 `stride`, ...
 
     Raises:
         InputError: a width or stride below 1, or a width beyond the model's depth.
@@ -266,7 +268,7 @@ def _draw_other_heads(model: TransformerBridge, chosen: list[Site], seed: int) -
 
 
 def _checked_size(model: TransformerBridge) -> Size:
-    """Return the size of a model; prepares the model if that was not done."""
+    """Return a model's numbers of layers and heads; calls `prepare` first if that was not done."""
     prepared(model)
     return size_of(model.cfg)
 

@@ -1,7 +1,7 @@
 """Run plain TransformerLens under a condition.
 
 `ablated` and `applied` add hooks that apply the edits at the sites. The hooks are removed when the
-`with` block is left, also after an exception. If a hook did not fire, leaving raises an error.
+`with` block is left, also after an exception. If a hook did not fire, an error is raised then.
 Where an edit returns its write unchanged, the model's own output is kept bit for bit. Where it
 changes the write `w` of a block that the stream `x` enters, the block's new output is
 `x + edit(w)`, added in float32.
@@ -46,7 +46,7 @@ class Edit:
         condition: the condition.
         site: one of the condition's sites.
         references: from `resolve_references`.
-        placed: whether `Ablation.placed` changed the model; read only for ablations that are
+        placed: whether `Ablation.placed` changed the model; ignored unless the ablation is
             `in_place`.
     """
 
@@ -77,8 +77,8 @@ class Edit:
         """Return the edited value, and a mask of the tokens at which the write changed.
 
         The value is None if the hook's value is to be kept: no write changed, or the ablation is
-        `in_place`, which changes the model itself. The mask of an ablation in place is true at
-        every real token if the model was changed.
+        `in_place`, which changes the model itself. The mask of an in-place ablation is true at
+        every real token if the model was changed, else false.
 
         Args:
             value: the value at the site's hook (for a block, the stream that leaves it).
@@ -178,13 +178,13 @@ class Applied:
         Args:
             tokens: token ids in the cache that the rows continue; None if there is no cache.
             prompts: each row's prompt; None takes the tokens read without a cache as prompts.
-            check: refuse passes without a cache whose rows do not begin with their prompts.
+            check: in passes without a cache, refuse rows that do not begin with their prompts.
         """
         self.changed = None
         self._watch.begin(tokens, prompts, check=check)
 
     def keep(self, rows: Int[Tensor, " row"]) -> None:
-        """Keep only these rows of the batch; resets `changed`."""
+        """Keep only the rows of the batch with these indices; resets `changed`."""
         self.changed = None
         self._watch.keep(rows)
 
@@ -192,7 +192,7 @@ class Applied:
         """Check that every hook fired in every pass.
 
         Raises:
-            RuntimeError: a hook fired too rarely, so results are not those of the condition.
+            RuntimeError: a hook did not fire in some pass, so the condition was not applied there.
         """
         for site, n in self.firings.items():
             if n < self.n_passes:
@@ -230,7 +230,8 @@ def ablated(
     """Apply a condition to every call of the model inside the `with` block.
 
     Works for `model(...)`, `run_with_cache`, `run_with_hooks` and `generate`, with and without a
-    key-value cache. Blocks may be nested. Yields an `Applied`, which records what the hooks did.
+    key-value cache. The `with` blocks may be nested. Yields an `Applied`, which records what the
+    hooks did.
 
     Args:
         model: from `load` or `prepare`.
@@ -243,8 +244,9 @@ def ablated(
     Raises:
         InputError: the model lacks a site or its weights, a sublayer's hook does not give what the
             sublayer adds to the stream, or an item of `prompts` is not a `Prompt`; inside the
-            block, rows that do not begin with their prompts, or evidence needed but not known.
-        RuntimeError: on leaving the block, if a hook did not fire in a pass.
+            `with` block, rows that do not begin with their prompts, or evidence that is needed but
+            not known.
+        RuntimeError: on leaving the `with` block, if a hook did not fire in a pass.
 
     Example:
         condition = lr.Condition({lr.Site(2): lr.Skip()}, at="generated")
@@ -303,8 +305,8 @@ def resolve_references(model: TransformerBridge, conditions: list[Condition]) ->
     """Collect the reference data that the conditions' ablations need, and call their `fit`.
 
     Returns a map from (ablation, site) to the `SiteReference` and the result of `Ablation.fit`. All
-    sites and kinds of data that are needed of a reference are collected in one run over its
-    prompts; writes in memory or in the disk cache are not collected again.
+    data that is needed from a reference is collected in one run over its prompts; data in memory or
+    in the disk cache is not collected again.
 
     Raises:
         InputError: an ablation needs a kind of data that references do not provide.

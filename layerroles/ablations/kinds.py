@@ -132,7 +132,7 @@ class Mean(Ablation):
 @ablation("noise")
 @dataclass(frozen=True)
 class Noise(Ablation):
-    """Add normal noise of `scale` standard deviations of the write over `reference`.
+    """Add normal noise; `scale` is in standard deviations of the write over `reference`.
 
     Without a reference, `scale` is the standard deviation of the noise. The noise at a position is
     seeded by the site and the tokens up to that position, so batching, the order of requests and
@@ -176,7 +176,7 @@ class Resample(Ablation):
     Prompt and donor are aligned at their ends; generated tokens take the donor's last write. Only
     the first token takes the donor's first write (the attention sink): where the prompt is longer
     than the donor, the other early tokens take the donor's second write. The choice of the donor
-    depends on the prompt and `seed`, not on the site; it is never the prompt itself.
+    depends on the prompt and `seed`, not on the site; a prompt is never its own donor.
 
     Raises:
         InputError: no reference, or one with fewer than two different prompts (each of two tokens
@@ -207,7 +207,7 @@ class Resample(Ablation):
         return frozenset({"donors"})
 
     def fit(self, reference: SiteReference, site: Site) -> "_DonorDraw":
-        """Return an object that draws a donor for each prompt; it is passed as `ctx.fitted`."""
+        """Return an object that draws a donor for each prompt; `edit` reads it as `ctx.fitted`."""
         assert reference.donors is not None  # they are needed, so they were collected
         return _DonorDraw(reference.donors, self.seed)
 
@@ -241,7 +241,10 @@ class _DonorDraw:
         self._known: dict[tuple[int, ...], tuple[int, int]] = {}
 
     def draw(self, ids: tuple[int, ...]) -> tuple[int, int]:
-        """Return the index of the donor's first token in `donors.writes`, and its token count."""
+        """Draw the donor for a prompt with these token ids.
+
+        Returns the index in `donors.writes` of the donor's first token, and its number of tokens.
+        """
         if ids not in self._known:
             others = [n for n in self._candidates if self.donors.ids[n] != ids]
             digest = hashlib.sha256(f"{self._seed} {list(ids)}".encode()).digest()

@@ -21,7 +21,7 @@ from layerroles.errors import InputError
 
 @dataclass(frozen=True)
 class ModelCall:
-    """The `Pass` of one call of the model.
+    """A `Pass`: the inputs of one call of the model.
 
     Attributes:
         tokens: token ids of everything read so far, pads included, new ones last; None if they are
@@ -29,7 +29,7 @@ class ModelCall:
         attended: false at pads, over everything read so far.
         positions: index of each new token among its row's real tokens; negative at pads.
         real: false where a new token is a pad.
-        marks: the marks of each new token (see the module `prompts`).
+        marks: the marks of each new token (see the module `token_marks`).
         given: the rows' prompts as passed to `Watch.begin`; if none were passed, a pair of the
             tokens read without a cache and their mask; None if these are not known either.
     """
@@ -87,13 +87,13 @@ class Watch:
         Args:
             tokens: token ids in the cache that the rows continue; None if there is no cache.
             prompts: each row's prompt; None takes the tokens read without a cache as prompts.
-            check: refuse passes without a cache whose rows do not begin with their prompts.
+            check: in passes without a cache, refuse rows that do not begin with their prompts.
         """
         self.tokens, self._marks, self._check = tokens, None, check
         self._given = None if prompts is None else list(prompts)
 
     def keep(self, rows: Int[Tensor, " row"]) -> None:
-        """Drop all rows of the batch but these, for example when the others have ended."""
+        """Keep only the rows with these indices, for example when the other rows have ended."""
         if self.tokens is not None:
             self.tokens = self.tokens[rows]
         if self._marks is not None:

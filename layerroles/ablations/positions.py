@@ -73,8 +73,8 @@ def at_name(at: At) -> str:
 def fingerprint(value: object) -> object:
     """Return a JSON value that identifies the content of an ablation's parameter.
 
-    If the content cannot be identified, the value is the `repr`, for a torch module together with
-    a description of the state dict.
+    If the content cannot be identified, the JSON value is the parameter's `repr`; for a torch
+    module, it is a list of the `repr` and a description of the state dict.
     """
     try:
         return _describe(value, ())
@@ -88,7 +88,7 @@ def position_mask(at: At, ctx: EditContext) -> Bool[Tensor, "row pos"]:
     """Return the mask of a pass's new tokens at which a condition acts; false at pads.
 
     Raises:
-        InputError: the `at` function did not return a boolean mask of this shape.
+        InputError: the `at` function did not return a boolean mask of shape `[row pos]`.
     """
     if not callable(at):
         return _ACTS[at](ctx)
@@ -105,7 +105,8 @@ def position_mask(at: At, ctx: EditContext) -> Bool[Tensor, "row pos"]:
 def _describe(value: object, above: tuple[object, ...]) -> object:
     """Return nested lists of texts that describe a value's content, the same in every process.
 
-    `above` holds the functions and modules through which the value was reached, so that cycles end.
+    `above` holds the functions and modules through which the value was reached. A value that is one
+    of them is described as "itself", so that cycles end.
     """
     if isinstance(value, _PLAIN):
         return repr(value)
@@ -132,7 +133,7 @@ def _describe_callable(value: object, above: tuple[object, ...]) -> object:
     """Describe a function, a class or an instance of a frozen dataclass, as `_describe` does.
 
     Raises:
-        InputError: another value, whose content cannot be identified.
+        InputError: the value is of another type, so its content cannot be identified.
     """
     if any(value is one for one in above):
         return "itself"
@@ -160,7 +161,7 @@ def _describe_callable(value: object, above: tuple[object, ...]) -> object:
 
 
 def _first_published_path(value: FunctionType | BuiltinFunctionType | type) -> str:
-    """Return the path under which a class or function was first published; hashes use it."""
+    """Return the path under which a class or function was first published, for use in hashes."""
     path = f"{value.__module__}.{value.__qualname__}"
     package, _, name = path.partition(".")
     first = FIRST_MODULES.get(name) if package == "layerroles" else None

@@ -1,6 +1,6 @@
 """References: prompts, and statistics of the intact model's writes on them.
 
-Means and standard deviations are taken over real tokens only and streamed in float64, so that they
+Means and standard deviations are taken over real tokens only and summed in float64, so that they
 depend neither on batch size nor on padding. Each prompt's first real token is excluded from the
 statistics of the others and has statistics of its own (see `kinds`).
 """
@@ -36,7 +36,7 @@ class HeldOut(Protocol):
     """A source of prompts that are held out from evaluation, such as a task."""
 
     def held_out(self, limit: int, seed: int) -> list[str]:
-        """Return up to `limit` prompts that are not evaluated when examples are drawn by `seed`."""
+        """Return up to `limit` prompts of examples that `seed` never draws for evaluation."""
         ...
 
 
@@ -221,7 +221,7 @@ class SiteReference:
     donors: Donors | None = None
 
     def has(self, kinds: Iterable[Kind]) -> bool:
-        """Whether all of these kinds were collected."""
+        """Return whether the data of all these kinds were collected."""
         return all(getattr(self, kind) is not None for kind in kinds)
 
 
@@ -308,7 +308,7 @@ def head_indices(site: Site, model: TransformerBridge) -> int | slice:
 
 
 def split_heads(z: Tensor, model: TransformerBridge) -> Float[Tensor, "row pos head d_head"]:
-    """Return `z` with an axis for heads, which are concatenated in some models' hooks."""
+    """Return the value `z` at the hook of heads, split by head; some models' hooks join heads."""
     if z.ndim == 4 and z.shape[2] == model.cfg.n_heads:
         return z
     # A hook may split heads by the width of keys, which is wrong if values have another width.
@@ -357,7 +357,10 @@ class _Collector:
 
 
 class _Sums:
-    """A site's running moments in float64, first tokens apart, and the data of `kinds`."""
+    """Accumulates a site's statistics: moments in float64, and the data of the given kinds.
+
+    `first` holds the moments over each prompt's first token, `rest` those over all other tokens.
+    """
 
     def __init__(self, rows: Sequence[tuple[int, ...]], kinds: frozenset[Kind]) -> None:
         self._rows, self._kinds = rows, kinds
@@ -394,7 +397,7 @@ class _Sums:
 
 
 class _Moments:
-    """Mean and sum of squared deviations so far, updated batch by batch (Chan et al. 1983)."""
+    """A mean and a sum of squared deviations, updated batch by batch (Chan et al. 1983)."""
 
     def __init__(self) -> None:
         self.n = 0

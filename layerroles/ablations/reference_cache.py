@@ -52,7 +52,7 @@ def load_or_collect(
 ) -> dict[Site, SiteReference]:
     """Return, by site, statistics of the intact model's writes over a reference.
 
-    They are taken from memory or from the disk cache; those missing there are collected and saved.
+    Statistics in memory or in the disk cache are reused; the others are collected and saved.
 
     Args:
         model: a prepared bridge.
@@ -99,7 +99,7 @@ class ReferenceFile:
         self.path: Path = cache_folder() / "references" / f"{name.hexdigest()[:32]}.safetensors"
 
     def read(self, sites: Iterable[Site], kinds: Iterable[Kind] = ()) -> dict[Site, SiteReference]:
-        """Return the stored statistics by site; sites that lack any of `kinds` are left out."""
+        """Return the stored statistics by site, without sites for which the file lacks some."""
         kinds = list(kinds)
         needed = {site: [f"{site}.{name}" for name in (*_TENSORS, *kinds)] for site in sites}
         tensors, counts = self._load([name for names in needed.values() for name in names])
@@ -122,7 +122,10 @@ class ReferenceFile:
         return references
 
     def add(self, references: dict[Site, SiteReference]) -> None:
-        """Add sites to the file, or replace them; log a warning if it cannot be written."""
+        """Write the statistics of sites to the file; log a warning if that fails.
+
+        The statistics of other sites in the file are kept.
+        """
         tensors, counts = self._load()
         for site, one in references.items():
             tensors |= {
@@ -152,9 +155,13 @@ class ReferenceFile:
     def _load(
         self, names: Iterable[str] | None = None
     ) -> tuple[dict[str, Tensor], dict[str, tuple[int, int]]]:
-        """Return the tensors (by default all) by name, and `(n_first, n_rest)` by site name.
+        """Return the stored tensors by name, and the token counts by site.
 
-        Both are empty if the file is missing or cannot be read.
+        The counts of a site are `n_first` and `n_rest` of its `SiteReference`: the numbers of first
+        tokens and of other tokens. Both maps are empty if the file is missing or cannot be read.
+
+        Args:
+            names: names of the tensors to return; None returns all.
         """
         try:
             if not self.path.is_file():

@@ -55,9 +55,9 @@ _DIGESTS: "weakref.WeakKeyDictionary[TransformerBridge, _Digests]" = weakref.Wea
 @ablation("swap")
 @dataclass(frozen=True)
 class Swap(Ablation):
-    """Run the donor's block, or a sublayer with its norms, in place of the host's.
+    """Run a donor model's block, or a sublayer with its norms, in place of the model's own.
 
-    It acts at all positions, so that one model's weights compute all keys and values of the layer.
+    Acts at all positions, so that one model's weights compute all keys and values of the layer.
 
     Raises:
         InputError: the donor is not a model; when a condition is made or applied, the part cannot
@@ -95,22 +95,22 @@ class Swap(Ablation):
             )
 
     def parameters(self) -> dict[str, object]:
-        """Return `donor`: a hash of the weights and configuration of the donor's blocks."""
+        """Return a dict whose `donor` is a hash of the donor's configuration and block weights."""
         return {"donor": _hash_blocks(self.donor)}
 
     def fits(self, model: TransformerBridge, site: Site) -> None:
         """Check that the donor has the model's shape, and that the site can be swapped alone.
 
         Raises:
-            InputError: the donor differs in more than weights, a sublayer shares its norm with
-                another, or the MLP consists of several modules.
+            InputError: the donor differs from the model in more than weights, a sublayer shares its
+                norm with another, or the MLP consists of several modules.
         """
         check_donor(model, self.donor)
         _swapped_modules(model, site)
 
     @contextmanager
     def placed(self, model: TransformerBridge, site: Site) -> Iterator[bool]:
-        """Use the donor's weights inside the `with` block; yields whether any of them differs."""
+        """Use the donor's weights inside the `with` block; yields whether any weight differs."""
         ours, theirs = _swapped_modules(model, site), _swapped_modules(self.donor, site)
         replaced: list[tuple[dict[str, Any], str, nn.Parameter]] = []
         differs = False
@@ -147,7 +147,7 @@ def check_donor(model: TransformerBridge, donor: TransformerBridge) -> None:
     """Check that a donor's blocks differ from the model's in weights only.
 
     Raises:
-        InputError: they differ in something else, or a model is spread over devices or disk.
+        InputError: they differ in something else, or the model is spread over devices or disk.
     """
     _check_whole(model)
     prepared(donor)
@@ -198,7 +198,7 @@ def _swapped_modules(model: TransformerBridge, site: Site) -> list[nn.Module]:
 
 
 def _hash_blocks(model: TransformerBridge) -> str:
-    """Return a hash of a donor's configuration and the weights of its blocks, cached."""
+    """Return a hash of a donor's configuration and the weights of its blocks; computed once."""
     check_weights(model)
     _check_whole(model)
     known = _DIGESTS.setdefault(model, {})

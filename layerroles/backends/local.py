@@ -50,7 +50,7 @@ class OpenLocal(OpenBackend):
 
     @property
     def workers(self) -> Workers:
-        """The description of this process."""
+        """The description of this process as a worker."""
         return self._workers
 
     def answer_jobs(self, jobs: Iterable[Job]) -> Iterator[tuple[int, JobPart]]:

@@ -147,7 +147,7 @@ def plan_workers(
     Args:
         nodes: the resources of each node, as Ray reports them.
         workers: the number of workers wanted, as for `Ray`.
-        gpus_per_worker: the number of GPUs of each, as for `Ray`.
+        gpus_per_worker: the number of GPUs of each worker, as for `Ray`.
 
     Raises:
         InputError: the cluster has too few GPUs, or no CPUs.
@@ -214,7 +214,7 @@ def _start_worker(
 def _load_engine(
     source: Origin | None, options: dict[str, Any], resources: WorkerResources
 ) -> Engine:
-    """Load a sweep's model on a worker; return an engine with its share of the free memory."""
+    """Load a sweep's model on a worker; return an engine with the worker's share of memory."""
     assert source is not None
     spread = {"device_map": "auto"} if resources.gpus > 1 else {}
     model = load(source.name, dtype=source.dtype, revision=source.revision, **spread)
@@ -226,7 +226,10 @@ def _load_engine(
 
 @cache
 def _load_donor(source: Origin) -> TransformerBridge:
-    """Load the donor model of a `Swap` on the worker, once for each name, dtype and revision."""
+    """Load the donor model of a `Swap` on the worker, once for each name, dtype and revision.
+
+    The donor's blocks or sublayers run in place of the model's own.
+    """
     return load(source.name, dtype=source.dtype, revision=source.revision)
 
 

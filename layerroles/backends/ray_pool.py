@@ -31,7 +31,7 @@ _INSTALLED = ("purelib", "platlib", "stdlib")
 
 @dataclass(eq=False)
 class _Slot:
-    """A worker, and the call in progress: of a job, or of its start (then `job_index` is None)."""
+    """A worker and its call in progress: to answer a job, or to start (`job_index` is None)."""
 
     actor: Any
     ref: Any
@@ -86,7 +86,7 @@ class Pool(OpenBackend):
         """Start `n` workers, without waiting for them.
 
         Raises:
-            InputError: the function that makes a worker's engine cannot be sent.
+            InputError: the function that makes a worker's engine cannot be sent to the worker.
         """
         log.info("%d workers are starting", n)
         for _ in range(n):
@@ -258,6 +258,9 @@ class Pool(OpenBackend):
     def _check_start(self, outcome: Any) -> Any:
         """Return the description of a worker that started correctly, otherwise a failure.
 
+        Args:
+            outcome: the outcome of the call that started the worker, from `_read_outcome`.
+
         Raises:
             InputError: the first worker cannot be started as requested, or a worker holds another
                 model.
@@ -272,7 +275,7 @@ class Pool(OpenBackend):
         return outcome
 
     def _read_outcome(self, ref: Any) -> Any:
-        """Return the outcome of a call: job parts, a description, an input error or a failure."""
+        """Return a call's outcome: parts, a worker's description, an input error or a failure."""
         try:
             return self._ray.get(ref)
         except self._ray.exceptions.RayTaskError as error:
@@ -303,7 +306,7 @@ class Pool(OpenBackend):
         """Check that a worker holds the same model as the others and the sweep.
 
         Raises:
-            InputError: its model differs.
+            InputError: the worker's model differs.
         """
         expected = self._description.model if self._description else self._model
         for name in ("weights", "dtype", "versions"):
@@ -319,14 +322,17 @@ class Pool(OpenBackend):
 
 
 def _comparable(model: Any, name: str) -> Any:
-    """Return a field of a model's description to compare; `versions` without that of Python."""
+    """Return a field of a model's description, to compare; Python's is left out of `versions`."""
     if name == "versions":
         return {key: value for key, value in model[name].items() if key != "python"}
     return model[name]
 
 
 def _uninstalled_modules(conditions: Iterable[Condition]) -> set[str]:
-    """Return the names of modules with the conditions' code that no installed package holds."""
+    """Return the names of modules that define code of the conditions and are not installed.
+
+    Such code is that of ablations and of functions given as `at`.
+    """
     modules = {
         type(edit).__module__ for condition in conditions for edit in condition.edits.values()
     }

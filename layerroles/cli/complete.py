@@ -64,7 +64,7 @@ def one_of(names: Iterable[str]) -> Complete:
 
 
 def list_of(names: Iterable[str]) -> Complete:
-    """Return a function that completes the last of comma-separated names by one not yet given."""
+    """Return a function that completes the last item of a list with commas by an unused name."""
 
     def complete(incomplete: str) -> list[str]:
         before, comma, last = incomplete.rpartition(",")

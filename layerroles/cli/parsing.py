@@ -54,10 +54,10 @@ def check_options(
     executor: str = "auto",
     backend: str = "local",
 ) -> None:
-    """Check values of options early, before modules are imported that take seconds.
+    """Check option values early, before slow modules such as torch are imported.
 
-    If torch is imported already, by a plugin or by the caller, names are left to the registries,
-    which know the names that plugins add.
+    If torch is imported already, by a plugin or by the caller, names are not checked here: the
+    registries check them later, and also know the names that plugins add.
 
     Raises:
         InputError: `limit` is below 1, or with `until` below the questions before the first look;
@@ -213,7 +213,8 @@ def import_plugins(paths: Sequence[Path]) -> None:
     """Run Python files that register ablations, tasks, protocols or probes.
 
     Raises:
-        InputError: a file is missing, is not Python or fails; the line names it and the reason.
+        InputError: a file is missing, is not Python or fails; the message names the file and the
+            reason.
     """
     for path in paths:
         _import_plugin(path)

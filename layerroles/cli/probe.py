@@ -115,11 +115,11 @@ def command(
 
 
 def make_probes(text: str, tuned_lens: Path | None = None) -> list["Probe"]:
-    """Return the probes that `--probe` names, and the tuned lens of a file if one is given.
+    """Return the probes that `--probe` names, and the lens saved in the file `tuned_lens`, if any.
 
     Raises:
-        InputError: unknown probe or parameter, a value that it does not take, one named twice, or a
-            file that holds no lens.
+        InputError: unknown probe or parameter, a value that a parameter does not take, a probe
+            named twice, or a file that holds no lens.
     """
     from layerroles.probes import PROBES, TunedLens
     from layerroles.registry import read_label

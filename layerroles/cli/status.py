@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_BETWEEN_LINES = 10.0
-# Rows are read again after this time at the earliest, and after this many times the last reading.
+# The pause before rows are read again is at least so many seconds, and at least so many times as
+# long as the last reading took.
 _SECONDS_BETWEEN_READINGS = 5.0
 _READINGS_BETWEEN_READINGS = 5.0
 _BAR_WIDTH = 60
@@ -103,7 +104,7 @@ def _follow(run: Path, *, as_json: bool) -> None:
 
 
 def _iter_statuses(run: Path) -> Iterator["Status"]:
-    """Yield the status of a run every second, until and including one that is not `running`."""
+    """Yield the status of a run every second; the first that is not `running` is the last."""
     from layerroles.sweep import read_status
 
     while (status := read_status(run)).state == "running":
@@ -159,7 +160,10 @@ def _draw(run: Path, console: "Console") -> None:
 
 
 class _Strips:
-    """The table of each layer's harm in a run; its rows are read again when there are new ones."""
+    """The table of each layer's harm in a run, updated when the run has new rows.
+
+    While the run goes on, its rows are read at most every 5 seconds.
+    """
 
     def __init__(self, run: Path) -> None:
         self._run = run
@@ -168,7 +172,7 @@ class _Strips:
         self._due = 0.0
 
     def update(self, status: "Status") -> list["RenderableType"]:
-        """Return the table; empty before the first answer, and up to date when the run ends."""
+        """Return the table; it is empty before the first answer, and complete when the run ends."""
         from layerroles.sweep import layer_strips
 
         rows = (status.started, status.rows_done)
@@ -183,7 +187,7 @@ class _Strips:
 
 
 def _read_answers(run: Path, status: "Status") -> "SweepResult | None":
-    """Read the rows of a run; None before the first one.
+    """Return the rows of a run so far; None if it has none, or has none that can be read yet.
 
     Raises:
         InputError: the run has ended with rows that cannot be read.

@@ -248,7 +248,7 @@ def _claim_records(
 
 
 def make_until(until: str | None, minutes: float | None = None) -> "Decided | None":
-    """Return the rule for when to stop asking about a layer or claim; None without `until`."""
+    """Return the rule by which questions about a layer or claim end; None without `until`."""
     import layerroles as lr
 
     if until is None:
@@ -280,7 +280,8 @@ def make_tasks(text: str, num_fewshot: int | None) -> list["Task"]:
     """Make the tasks that `--tasks` names.
 
     Raises:
-        InputError: unknown task or parameter, a value that it does not take, a task named twice.
+        InputError: unknown task or parameter, a value that a parameter does not take, or a task
+            named twice.
     """
     from layerroles.tasks import task
 
@@ -289,11 +290,11 @@ def make_tasks(text: str, num_fewshot: int | None) -> list["Task"]:
 
 
 def parse_protocols(text: str) -> list[str]:
-    """Parse the protocols that `--protocols` names.
+    """Return the labels of the protocols that `--protocols` names.
 
     Raises:
-        InputError: unknown protocol or parameter, a value that it does not take, or one named
-            twice.
+        InputError: unknown protocol or parameter, a value that a parameter does not take, or a
+            protocol named twice.
     """
     from layerroles.protocols import protocol
 
@@ -304,10 +305,10 @@ def parse_protocols(text: str) -> list[str]:
 
 
 def parse_positions(text: str) -> list["At"]:
-    """Parse the positions that `--at` names.
+    """Return the ablation positions (`at` of a condition) that `--at` names.
 
     Raises:
-        InputError: unknown positions, or some named twice.
+        InputError: a name is unknown, or occurs twice.
     """
     names = split_list(text, "--at")
     for name in names:
@@ -317,7 +318,7 @@ def parse_positions(text: str) -> list["At"]:
 
 
 def check_engine(executor: str, memory: str | None) -> None:
-    """Raise an error if `--executor` or `--memory` has an invalid value.
+    """Check the values of `--executor` and `--memory`.
 
     Raises:
         InputError: an unknown executor, or a memory that is not a size.
@@ -339,8 +340,8 @@ def parse_backend(
     """Make the backend that `--backend` names, with its options.
 
     Raises:
-        InputError: unknown backend, an option that it does not have, or a value that it does not
-            take.
+        InputError: unknown backend, an option that the backend does not have, or a value that the
+            option does not take.
     """
     from layerroles.backends import make_backend
 
@@ -363,11 +364,12 @@ def _is_required(field: "dataclasses.Field[Any]") -> bool:
 def make_ablations(text: str, settings: dict[str, str]) -> list["Ablation"]:
     """Make the ablations that `--ablation` names, with the settings that each of them takes.
 
-    An ablation with a parameter `reference` gets held-out prompts of the task that is asked.
+    A parameter `reference` that is not set becomes `Reference()`, for which a sweep takes held-out
+    prompts of each task.
 
     Raises:
-        InputError: unknown ablation; a setting that none of them knows; a parameter without a
-            value.
+        InputError: unknown ablation, a setting that none of the ablations has, or a parameter
+            without a value.
     """
     from layerroles.ablations import ABLATIONS, Reference
 

@@ -174,7 +174,7 @@ def format_number(value: float, *, sign: bool = False) -> str:
 
 
 def format_interval(value: float, low: float, high: float, *, sign: bool = False) -> str:
-    """Format a value with its interval; a dash if it is not defined."""
+    """Format a value with its interval, as in `0.438 [0.300, 0.600]`; a dash if it is undefined."""
     if not _is_defined(value):
         return "–"
     shown, start, end = (format_number(number, sign=sign) for number in (value, low, high))

@@ -78,7 +78,8 @@ class Executor(Protocol):
 def condition_kind(condition: Condition) -> ConditionKind:
     """Return a hashable key that is equal for conditions that executors treat in the same way.
 
-    It holds the positions, the ablations and parts, and whether more than one site is ablated.
+    The key holds the positions at which the condition acts, its ablations with the part of the
+    layer that each acts on, and whether more than one site is ablated.
     """
     edits = {
         (type(edit), condition.fingerprints[site], site.part)
@@ -109,10 +110,11 @@ def find_disagreement(
     condition: Condition,
     dtype: torch.dtype,
 ) -> str | None:
-    """Try an executor on some requests; return how it differs from the reference, or None.
+    """Try an executor on some requests; return how its answers differ from the reference's.
 
-    An exception that means that the executor does not fit is returned as text. Other exceptions,
-    and all of the reference's, are raised.
+    Returns None if they agree. An exception that means that the executor does not support the model
+    or an ablation (see `does_not_fit`) is returned as text. Other exceptions, and all of the
+    reference's, are raised.
 
     Args:
         executor: the executor to try.
@@ -173,7 +175,10 @@ def _rounding_explains(
     scores: Sequence[Score],
     apart: float,
 ) -> bool:
-    """Return whether rounding can explain that scores differ by `apart` nats per token."""
+    """Return whether rounding can explain that scores differ by `apart` nats per token.
+
+    `scores` are those of `plain`, the reference, for these requests under the condition.
+    """
     bound = _TOLERANCE[dtype]
     if apart > bound and dtype != torch.float32:  # measured only where it decides
         bound += _NOISE * rounding_noise(plain, requests, condition, scores)
@@ -202,10 +207,10 @@ def rounding_noise(
 ) -> float:
     """Return how much rounding errors in the blocks' inputs change the reference's scores.
 
-    This is the largest difference over random draws of the errors and over requests, in nats per
-    token; 0 if no difference is finite. Running another batch would not measure the noise: on many
-    processors a row is computed in the same way in every batch, while the same operations in
-    another order round differently.
+    This is the largest difference from `scores` (the reference's, without added errors) over random
+    draws of the errors and over requests, in nats per token; 0 if no difference is finite. Running
+    another batch would not measure the noise: on many processors a row is computed in the same way
+    in every batch, while the same operations in another order round differently.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -240,7 +245,7 @@ def does_not_fit(error: Exception) -> bool:
 
 
 def _is_ours(error: Exception) -> bool:
-    """Return whether this package raised an error, directly or in a call to one of `_TOOLS`."""
+    """Return whether this package raised an error, itself or in a call to a library of `_TOOLS`."""
     names = [
         str(frame.f_globals.get("__name__")).partition(".")[0]
         for frame, _ in traceback.walk_tb(error.__traceback__)
@@ -262,9 +267,10 @@ def _trial_requests(requests: Requests) -> list[Scored]:
 
 
 def _shorten(request: Scored | Written) -> Scored:
-    """Return a shorter request: the end of the context, and the first tokens to score.
+    """Return a shorter request to score: a context's end, and a continuation's first tokens.
 
-    If the continuation has fewer than two tokens, the context's last tokens are scored too.
+    If the continuation has fewer than two tokens (a `Written` request has none), the context's last
+    tokens are scored too.
     """
     context = request.context
     continuation = request.continuation if isinstance(request, Scored) else ()

@@ -15,12 +15,12 @@ from layerroles.models import prepared
 
 # Rows whose logits a processor compares at once, in float32: twice as fast as in 16 bits.
 _CHUNK = 32
-# Logits whose maximum is taken at once where several of the highest are looked for.
+# Number of logits in each part of the vocabulary whose maximum `highest_tokens` takes first.
 _WIDTH = 256
 
 
 class Stops:
-    """Detects the end of a text: an end-of-text token, or a string that the request names."""
+    """Detects the end of a text: an end-of-text token, or a string of the request's `until`."""
 
     def __init__(self, model: TransformerBridge) -> None:
         self.tokenizer = prepared(model).tokenizer
@@ -134,7 +134,7 @@ class Decoding:
         return [place for place, row in enumerate(self.live) if not self.done[row]]
 
     def keep(self, places: Sequence[int]) -> None:
-        """Remove all live rows but these, which are given by their indices into `live`."""
+        """Remove all live rows except those at these indices into `live` (`places`)."""
         self.live = [self.live[place] for place in places]
         self.last = self.last[list(places)]
 

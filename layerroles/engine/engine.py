@@ -127,7 +127,10 @@ class Engine:
 
     @contextmanager
     def report_steps(self, on_step: Callable[[Computed], None]) -> Iterator[None]:
-        """Call `on_step` after every pass of the fused executor inside the `with` block."""
+        """Inside the `with` block, call `on_step` after every pass of the fused executor.
+
+        Its argument is a `Computed`: how many tokens have been read and generated so far.
+        """
         self._executors.on_step = on_step
         try:
             yield
@@ -259,7 +262,7 @@ class Engine:
 
         Args:
             conditions: conditions that the fused executor must support.
-            longest: tokens of the longest request.
+            longest: number of tokens of the longest request, including the most that it generates.
 
         Raises:
             InputError: the fused executor cannot run the model under these conditions or with
@@ -279,7 +282,7 @@ class Engine:
         return self._executors.make_fused({}).twin.shape
 
     def measured_speed(self) -> Speed | None:
-        """Return this device's speed; None without weights or if the model cannot be run fused."""
+        """Return this device's speed; None if the model has no weights or cannot be run fused."""
         if not prepared(self.model).has_weights or self._executors.refusal("fused") is not None:
             return None
         return self._executors.make_fused({}).twin.speed

@@ -48,7 +48,7 @@ def check_executor(name: str) -> None:
     """Check that an executor is known.
 
     Raises:
-        InputError: it is neither `"auto"` nor the name of an executor.
+        InputError: `name` is neither `"auto"` nor the name of an executor.
     """
     if name != "auto" and name not in _NAMES:
         raise InputError(describe_unknown("executor", name, ["auto", *_NAMES]))
@@ -66,7 +66,8 @@ class Executors:
     Attributes:
         used: names of the executors that have answered so far.
         halved: how often the amount computed together was halved because memory ran out.
-        on_step: called with a `Computed` after every pass of the fused executor; or None.
+        on_step: called with a `Computed` (the progress) after every pass of the fused executor; or
+            None.
 
     Raises:
         InputError: an unknown executor, or a batch size that is not a whole number above 0.
@@ -184,7 +185,7 @@ class Executors:
                 yield executor, indices
 
     def _forget(self) -> None:
-        """Discard cached results if the model's weights or hooks have changed."""
+        """Discard the twin (see `make_fused`) and trial results if weights or hooks changed."""
         weights = weights_stamp(self._model) if prepared(self._model).has_weights else None
         now = weights, hook_ids(self._model)
         if now != (self._stamp, self._hooks):
@@ -221,7 +222,10 @@ class Executors:
         return reason is None
 
     def _log_once(self, what: str, name: str, reason: str) -> None:
-        """Log why an executor does not run something, once for each executor and reason."""
+        """Log why the executor `name` does not run `what` (a model or a condition).
+
+        Each reason is logged once for an executor, even if it holds for several conditions.
+        """
         if (name, reason) not in self._logged:
             self._logged.add((name, reason))
             # Planted models, made of TransformerLens's own modules, are not expected to run there.
@@ -231,7 +235,8 @@ class Executors:
     def refusal(self, name: ExecutorName, longest: int = 0) -> str | None:
         """Return why an executor cannot run the model on `longest` tokens, or None if it can.
 
-        `longest` is the number of tokens of the longest request; for `"hooked"`, pads are counted.
+        `longest` is the number of tokens of the longest request; for `"hooked"`, of the longest
+        row of a padded batch.
         """
         self._forget()
         assert self._hooks is not None  # they were just looked for
@@ -263,7 +268,8 @@ class Executors:
     def make_fused(self, references: References) -> Fused:
         """Return a fused executor with these references.
 
-        Its twin, a copy of the model in transformers' own modules, is kept for the next call.
+        Its twin, a second model of transformers' own modules that shares the weights, is kept for
+        the next call.
         """
         if self._twin is None:
             on_cpu = torch.device(self._model.cfg.device or "cpu").type == "cpu"

@@ -104,7 +104,10 @@ class Plain:
         return answers
 
     def _batches(self, requests: Mapping[int, AnyRequest]) -> Iterator[dict[int, AnyRequest]]:
-        """Yield batches of requests with contexts of similar length, longest first."""
+        """Yield batches, as maps from index to request, of contexts of similar length.
+
+        The longest contexts come first.
+        """
         batch: dict[int, AnyRequest] = {}
         for index in sorted(requests, key=lambda index: -len(requests[index].context)):
             full = len(batch) == self.batch_size

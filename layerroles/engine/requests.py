@@ -90,7 +90,7 @@ class Score:
     changed: bool
 
     def then(self, rest: "Score") -> "Score":
-        """Combine the score of a continuation's beginning (`self`) with that of the rest."""
+        """Return a continuation's score, from those of its beginning (`self`) and of its rest."""
         return Score(
             logprob=self.logprob + rest.logprob,
             is_greedy=self.is_greedy and rest.is_greedy,
@@ -168,7 +168,7 @@ def encode_scored(
     *,
     cut: int | None = None,
 ) -> list[Scored]:
-    """Encode pairs of context and continuation.
+    """Encode pairs of context and continuation as requests of token ids.
 
     Args:
         model: the model whose tokenizer is used.
@@ -196,7 +196,9 @@ def encode_written(
     *,
     cut: int | None = None,
 ) -> list[Written]:
-    """Encode contexts with their options `until` (strings) and `max_gen_toks` (256 by default).
+    """Encode contexts with their options as requests of token ids.
+
+    The options are `until` (strings) and `max_gen_toks` (256 by default).
 
     Args:
         model: the model whose tokenizer is used.
@@ -254,7 +256,8 @@ def _check_text(index: int, what: str, text: object) -> None:
     """Check that a value is a string that can be encoded.
 
     Raises:
-        InputError: it is not; the message names the request (`index`) and the value (`what`).
+        InputError: the value is no such string. The message names the request by `index`, and the
+            value by `what`.
     """
     if not isinstance(text, str):
         raise InputError(f"request {index}: the {what} is {text!r}, not a text")

@@ -1,4 +1,7 @@
-"""Find the layers that a condition shares with the intact model, which need not run again."""
+"""Find the layers that compute the same under a condition as in the intact model.
+
+They need not run again under the condition: its pass starts after them, from a recorded stream.
+"""
 
 from layerroles.ablations import Condition
 from layerroles.sites import Site
@@ -48,8 +51,8 @@ def first_changed_cache(condition: Condition, n_layers: int) -> int:
 def recorded_layers(condition: Condition, last_start: int | None = None) -> tuple[int, ...]:
     """Return the layers whose incoming streams must be recorded to replay a condition.
 
-    Empty for the intact condition. The number of layers stands for the last block's output.
-    `last_start` is as for `edited_block`.
+    Empty for the intact condition. An entry equal to the model's number of layers stands for the
+    output of the last block. `last_start` is as for `edited_block`.
     """
     first = condition.first_layer
     if first is None:
@@ -60,6 +63,9 @@ def recorded_layers(condition: Condition, last_start: int | None = None) -> tupl
 
 
 def _has_other_weights(condition: Condition) -> bool:
-    """Return whether an ablation replaces weights of the first ablated layer (`in_place`)."""
+    """Return whether an ablation of the condition's first ablated layer changes the layer itself.
+
+    Such an ablation has `in_place = True`: it edits no write, but replaces weights, as `Swap` does.
+    """
     edits = condition.edits.items()
     return any(edit.in_place for site, edit in edits if site.layer == condition.first_layer)

@@ -11,7 +11,7 @@ from layerroles.errors import InputError
 from layerroles.figures import select, style
 from layerroles.results import SweepResult, check_result
 
-# Verdict: fill, and colour of the number on it.
+# Verdict: (colour of its bars, colour of the number on them).
 _LOOK = {
     "critical": ("#b4451f", "#ffffff"),
     "partial": ("#f0b48a", "#1f2933"),
@@ -31,18 +31,19 @@ def answers_spent(
 
     There is a row per family and protocol, and a bar per layer. The height of a bar grows with the
     logarithm of the number of questions, summed over the family's tasks; the number is written on
-    the bar where there is room. Families without skill have no bars. Of several sets of positions
-    (`at`), only the first is drawn. The same numbers are in `SweepResult.decisions`.
+    the bar where there is room. Families that the intact model does not answer above chance have no
+    bars. Of several sets of positions (`at`), only the first is drawn. The same numbers are in
+    `SweepResult.decisions`.
 
     Args:
-        result: a sweep over single layers, such as `lr.Sweep(..., until="decided")`, which stops
-            asking about a layer once its verdict is decided.
+        result: a sweep over single layers, such as `lr.Sweep(..., until="decided")`, which asks no
+            more questions with a layer ablated once the layer's verdict is decided.
         ablation: the kind of ablation; needed only where the sweep ran several.
         protocol: only this protocol; None for all.
 
     Raises:
         InputError: no single layer was ablated, several ablations and no choice, an unknown
-            protocol, or no family with skill.
+            protocol, or no family answered above chance.
 
     Example:
         asked = lr.Sweep(model, tasks, conditions, until="decided", limit=64)
@@ -89,7 +90,7 @@ def answers_spent(
 
 
 def _heights(n: "pd.Series[int]") -> "pd.Series[float]":
-    """Map numbers of questions to bar heights: half to all of `_TALLEST`, on a log scale."""
+    """Map numbers of questions to bar heights on a log scale, from half to all of `_TALLEST`."""
     logs = np.log(n.clip(lower=1).astype(float))
     span = float(logs.max() - logs.min())
     return _TALLEST * (0.5 + 0.5 * (logs - logs.min()) / span if span else logs * 0 + 1)
@@ -98,7 +99,11 @@ def _heights(n: "pd.Series[int]") -> "pd.Series[float]":
 def _draw_bars(
     figure: go.Figure, part: pd.DataFrame, places: dict[tuple[str, str], int], fill: str, ink: str
 ) -> None:
-    """Draw a bar for each layer with one verdict; `places` maps (family, protocol) to its row."""
+    """Draw a bar for each row of `part`, the rows with one verdict.
+
+    `places` maps (family, protocol) to its place, counted from the bottom; `fill` and `ink` are the
+    colours of the bars and of the numbers on them.
+    """
     if part.empty:
         return
     rows = list(zip(part["family"], part["protocol"], strict=True))

@@ -60,9 +60,11 @@ def attention_map(attention: pd.DataFrame, *, top: int = 3) -> go.Figure:
 
 
 def attention_means(attention: pd.DataFrame) -> pd.DataFrame:
-    """Return mean attention per task, layer and head: the means of `evidence` and `uniform`, and n.
+    """Return mean attention over examples, a row per task, layer and head.
 
-    `low` and `high` are the mean of `evidence` minus and plus 1.96 standard errors.
+    Columns: family, task, layer, head, `evidence` (mean share of attention to the evidence), `low`
+    and `high` (that mean minus and plus 1.96 standard errors), `uniform` (mean share under uniform
+    attention) and n (the number of examples).
 
     Raises:
         InputError: no example has evidence.
@@ -85,7 +87,10 @@ def attention_means(attention: pd.DataFrame) -> pd.DataFrame:
 
 
 def strongest_heads(part: pd.DataFrame, top: int) -> pd.DataFrame:
-    """Return up to `top` heads by evidence share, all with at least twice the uniform share."""
+    """Return the rows of the `top` heads by share, without those below twice the uniform share.
+
+    `part` holds the rows of one task, from `attention_means`.
+    """
     return part[part["evidence"] >= 2 * part["uniform"]].nlargest(top, "evidence")
 
 

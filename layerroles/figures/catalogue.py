@@ -73,7 +73,7 @@ def every(
 
     Args:
         result: a sweep.
-        probes: probe frames of the same model and tasks, as `probes.read_saved` gives them.
+        probes: probe frames of the same model and tasks, as `probes.read_saved` returns them.
         only: names of figures, such as `depth_profile`; empty for all.
 
     Raises:
@@ -111,7 +111,11 @@ def every(
 
 
 def localize_all(result: SweepResult, probes: Sequence[pd.DataFrame] = ()) -> list[Roles]:
-    """Return `Roles` for each ablation and `at`; for `after_first` only if `all` was not swept."""
+    """Return the roles for each kind of ablation and each set of positions (`at`).
+
+    There are none for `at="after_first"` if the sweep also has `at="all"`, whose roles include the
+    harms under `after_first`.
+    """
     judged = [
         (kind, at)
         for kind in select.ablation_kinds(result)
@@ -121,7 +125,7 @@ def localize_all(result: SweepResult, probes: Sequence[pd.DataFrame] = ()) -> li
 
 
 def _judged_positions(result: SweepResult, kind: str) -> list[str]:
-    """Return the positions to localize at; `after_first` only if `all` was not swept."""
+    """Return the sets of positions (`at`) of an ablation for which `localize_all` returns roles."""
     ats = select.positions_of(select.layer_effects(result, ablation=kind))
     return [at for at in ats if at != "after_first" or "all" not in ats]
 
@@ -208,9 +212,9 @@ def _drawings_over_layers(result: SweepResult, kinds: Sequence[str]) -> Iterator
 
 
 def _asked_both_ways(result: SweepResult, kind: str, protocol: str) -> Iterator[tuple[str, str]]:
-    """Yield (other protocol, `at`) for protocols that asked the questions of `protocol` too.
+    """Yield (other protocol, `at`) for each protocol with the same questions as `protocol`.
 
-    Only the first `at` of these comparisons is used.
+    Of several sets of positions (`at`), only the first is used.
     """
     differences = result.differences()
     differences = differences[
@@ -225,7 +229,7 @@ def _asked_both_ways(result: SweepResult, kind: str, protocol: str) -> Iterator[
 def _drawings_of_probes(
     result: SweepResult, probe_frames: Mapping[str, pd.DataFrame], kinds: Sequence[str]
 ) -> Iterator[Drawing]:
-    """Yield the figures of each probe that was measured."""
+    """Yield the figures of each measured probe, not yet drawn."""
     frames = {name: probe_frames[name] for name in PROBES_DRAWN if name in probe_frames}
     for probe, frame in frames.items():
         for kind, of, draw in _drawings_of_probe(probe, frame):
@@ -271,7 +275,7 @@ def _drawings_of_probe(
 
 
 def _name_drawings(drawings: Sequence[Drawing]) -> dict[str, Drawing]:
-    """Map a file name to each drawing.
+    """Return drawings by name, for use as file names without suffix.
 
     A name is the drawing's kind, followed by the parts of `of` in which drawings of that kind
     differ.

@@ -27,7 +27,7 @@ class _Row:
         family: the family that sets colour and symbol.
         name: text in hovers.
         value, low, high: the estimate and its interval.
-        hollow: whether the mark is hollow: the ablation spares the first token.
+        hollow: whether the mark is hollow, as for an ablation that spares the first token.
     """
 
     label: str
@@ -45,9 +45,9 @@ def depth_contrasts(roles: Roles) -> go.Figure:
     A row is a family under a protocol, or a pair of families. The panels are
 
     1. mean harm of the first third of layers minus that of the last third; a hollow mark shows the
-       same if ablation spares the first token (`at="after_first"`);
-    2. how much the first quantity shrinks if ablation spares the first token;
-    3. the first quantity of one family minus that of another;
+       same for ablations that spare the first token (`at="after_first"`);
+    2. quantity 1 at all positions minus quantity 1 with the first token spared;
+    3. quantity 1 of one family minus that of another;
     4. mean harm over all layers under one protocol minus that under another;
     5. the effective number of layers over which harm is spread, without attention sinks (before the
        run is finished, no layer is called a sink, and none is left out).

@@ -33,7 +33,7 @@ def depth_profile(
     protocol: str | None = None,
     ablation: str | None = None,
 ) -> go.Figure:
-    """Draw the score per ablated layer, and the paired effect under it.
+    """Draw the score with each layer ablated, and in a panel below it the paired effect.
 
     There is a column per protocol and a pair of rows per task. The shape of a mark shows at which
     positions the ablation acts, such as a filled circle for all (`at="all"`) and a hollow one for
@@ -171,9 +171,10 @@ def draw_lines(
 def draw_points(
     figure: go.Figure, cell: pd.DataFrame, row: int, column: int, shown: set[str]
 ) -> None:
-    """Draw scores and, in the row below, effects, with intervals; arguments as of `draw_lines`.
+    """Draw scores with intervals in a panel, and effects with intervals in the panel below it.
 
-    The symbol of a mark shows at which positions (`at`) the ablation acts.
+    The symbol of a mark shows at which positions (`at`) the ablation acts. The arguments are those
+    of `draw_lines`.
     """
     hue = style.family_colour(cell["family"].iloc[0])
     ats = select.positions_of(cell)
@@ -182,7 +183,7 @@ def draw_points(
         symbol, dash = _MARKS.get(at, _OTHER)
         wide = min(_APART * (len(ats) - 1), _WIDEST)
         shift = wide * (place / (len(ats) - 1) - 0.5) if len(ats) > 1 else 0.0
-        is_whole = len(part) == cell["layer"].nunique()  # no line over layers that were not asked
+        is_whole = len(part) == cell["layer"].nunique()  # no line over layers not ablated
         hover = [_hover_text(line) for _, line in part.iterrows()]
         for offset, value, low, high in (
             (0, "score", "score_low", "score_high"),
@@ -229,7 +230,10 @@ def _hover_text(line: "pd.Series[float]") -> str:
 
 
 def effect_span(effects: pd.DataFrame, units: dict[tuple[str, str], str]) -> list[float]:
-    """Return one axis range for all effects on accuracy, so that panels can be compared by eye."""
+    """Return one axis range for all effects on accuracy, so that panels can be compared by eye.
+
+    `units` maps (task, protocol) to the unit of the score, as `select.score_units` returns.
+    """
     cells = zip(effects["task"], effects["protocol"], strict=True)
     bounded = effects[[units.get(cell, "accuracy") == "accuracy" for cell in cells]]
     ends = bounded[["ci_low", "ci_high", "effect"]].to_numpy(float)
@@ -239,7 +243,10 @@ def effect_span(effects: pd.DataFrame, units: dict[tuple[str, str], str]) -> lis
 
 
 def set_axes(figure: go.Figure, unit: str, span: list[float], row: int, column: int) -> None:
-    """Set titles and ranges of a score's axis and of its effect's axis in the row below."""
+    """Set titles and ranges of the y axes of a score panel and of the effect panel below it.
+
+    `unit` is the unit of the score; `span` is the range for effects on accuracy (`effect_span`).
+    """
     bounded = unit == "accuracy"
     name = unit if column == 1 or not bounded else None
     figure.update_yaxes(title_text=name, row=row, col=column)

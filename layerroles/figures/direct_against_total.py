@@ -1,7 +1,7 @@
 """Direct against total effect: what a layer adds to the answer's logit, and its harm when ablated.
 
 A layer with large harm and a direct effect near 0 acts through later layers. A layer with a large
-direct effect and little harm writes the answer, but without it other layers would.
+direct effect and little harm writes the answer, but other layers write it if this one is ablated.
 
     >>> figure = direct_against_total(attribution, result)  # doctest: +SKIP
 """
@@ -103,7 +103,11 @@ def direct_against_total(
 
 
 def _direct_effects(attribution: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean direct effect of attention plus MLP, with interval, per task and layer."""
+    """Return the mean direct effect of each layer on each task: attention plus MLP, in logits.
+
+    Columns: family, task, layer, `direct` with its 95% interval `direct_low` to `direct_high`, and
+    n, the number of examples. Only the intact model's rows are used.
+    """
     if "condition" in attribution:
         attribution = attribution[attribution["condition"] == "intact"]
     written = attribution[attribution["part"].isin(("attn", "mlp"))]

@@ -1,6 +1,8 @@
-"""Harm map: harm of every layer for every task, protocol and `at`, as one heat map per protocol.
+"""Harm map: the harm of ablating each layer, as one heat map per protocol.
 
->>> figure = harm_map(result)  # doctest: +SKIP
+A map has a row for each task and each set of positions (`at`) at which the ablation acts.
+
+    >>> figure = harm_map(result)  # doctest: +SKIP
 """
 
 from typing import Any
@@ -19,7 +21,7 @@ _SATURATION = 1.5  # colours stop here; the value of a cell beyond it is printed
 def harm_map(
     result: SweepResult, *, ablation: str | None = None, protocol: str | None = None
 ) -> go.Figure:
-    """Draw harm, task by layer, on a scale that diverges around 0.
+    """Draw the harm of ablating each layer, tasks by layers, on a colour scale centred on 0.
 
     Harm is `-effect / (intact - chance)`: 1 means that the whole skill above chance is gone,
     negative that the ablation helps. A dot marks a cell whose interval excludes 0. Colours saturate
@@ -89,7 +91,7 @@ def saturation(harm: "pd.Series[float]") -> float:
 
 
 def _row_keys(part: pd.DataFrame) -> list[tuple[str, str, str]]:
-    """Return (family, task, at) of each row, from top to bottom."""
+    """Return (family, task, at) of each row of a protocol's heat map, from top to bottom."""
     swept = set(zip(part["family"], part["task"], part["at"], strict=True))
     return [
         (family, task, at)
@@ -158,13 +160,17 @@ def _draw_panel(
 
 
 def _rows_meta(part: pd.DataFrame, rows: list[tuple[str, str, str]]) -> dict[str, object]:
-    """Return `{"rows": [...]}` with the `select.trace_meta` of each row of the map."""
+    """Return `{"rows": [...]}`, with task, protocol, ablation and `at` of each heat-map row."""
     cells = [part[(part["task"] == task) & (part["at"] == at)] for _, task, at in rows]
     return {"rows": [select.trace_meta(cell) for cell in cells]}
 
 
 def _draw_hatching(figure: go.Figure, harm: np.ndarray, hover: np.ndarray, row: int) -> None:
-    """Draw hatched boxes where harm is undefined, which a heat map would leave blank."""
+    """Draw hatched boxes over the cells of undefined harm, which the heat map leaves blank.
+
+    `harm` and `hover` (hover texts) are indexed by row of the map and layer; `row` is the panel's
+    row.
+    """
     gaps = np.argwhere(np.isnan(harm))
     if not len(gaps):
         return
@@ -212,7 +218,11 @@ def _hover_text(line: dict[str, Any]) -> str:
 
 
 def why_undefined(line: dict[str, Any]) -> str:
-    """Return why harm is undefined: nothing ablated or scored, chance unknown, or no skill."""
+    """Return the reason why the harm in `line`, a row of `SweepResult.effects`, is undefined.
+
+    The reasons: the ablation acts on no token of the questions, the score has no chance level, no
+    example could be scored, or the intact model is not above chance.
+    """
     if not acted(line["at"], int(line["n_changed"])):
         return "no token of these questions stands where the ablation acts"
     if pd.isna(line["chance"]):

@@ -1,4 +1,4 @@
-"""Draw harm over depth in several runs, one below the other: of two models, or a run's tasks.
+"""Draw harm over depth in several runs, a panel for each: of two models, or of a run's tasks.
 
 >>> figure = harm_profiles({"base": base, "twin": twin})  # doctest: +SKIP
 >>> figure = harm_profiles({name: result[name] for name in tasks})  # doctest: +SKIP
@@ -111,6 +111,12 @@ def _choose_profile(
     name: str, effects: pd.DataFrame, chosen: Mapping[str, str | None]
 ) -> pd.DataFrame:
     """Return a run's effects of single layers for one task, protocol and set of positions.
+
+    Args:
+        name: the run's name, for the error message.
+        effects: the effects of single layers in the run.
+        chosen: the value to select in the columns `task`, `protocol` and `at`; None where the run
+            must have only one.
 
     Raises:
         InputError: several tasks, protocols or positions are left, or a choice is unknown.

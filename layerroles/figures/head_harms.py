@@ -16,12 +16,12 @@ _NAMED = 3
 def head_harms(heads: pd.DataFrame, *, ablation: str | None = None) -> go.Figure:
     """Draw the harm of ablating each head alone, layer by head, a panel per family and protocol.
 
-    The three critical heads (interval of harm above 0.2) with the most harm are named; none before
-    the run is finished.
+    The three critical heads (interval of harm above 0.2) with the most harm are named; before the
+    run is finished, no head is named.
 
     Args:
         heads: the table `Roles.heads`.
-        ablation: the kind applied to the heads; needed only where there were several.
+        ablation: the kind of ablation; needed only where heads were ablated in several ways.
 
     Raises:
         InputError: no head was ablated alone, none has a harm, or the kind is unknown or ambiguous.

@@ -29,15 +29,15 @@ _KNOWN = {
 
 @dataclass(frozen=True)
 class Look:
-    """How a head map is labelled.
+    """The labels of a head map, and the format of its values.
 
     Attributes:
         kind: the name of the public function that draws.
         title: title of the figure.
         unit: unit of the values, shown over the colour bar.
         subtitle: what a value is, and over how many examples.
-        heading: function that returns the text after family and task, from the rows of a panel and
-            the heads to name.
+        heading: function that takes the rows of a panel and those of the heads to name, and returns
+            the text after family and task in the panel's title.
         percent: whether values are shown as percentages.
         diverging: whether the colour scale has two sides even if no value is negative, as for harm.
     """
@@ -93,9 +93,10 @@ def head_map(frame: pd.DataFrame, *, value: str, top: int = 3) -> go.Figure:
 
 
 def head_means(frame: pd.DataFrame, value: str) -> pd.DataFrame:
-    """Return a frame of mean values: family, task, layer, head, value, n, low, high.
+    """Return the mean of the column `value` over examples, a row per task, layer and head.
 
-    `low` and `high` are the 95% interval of the mean by Student's t; NaN for a single example.
+    Columns: family, task, layer, head, value (the mean), n (the number of examples), low and high
+    (95% interval of the mean by Student's t; NaN for a single example).
 
     Raises:
         InputError: the frame is empty, lacks columns, or has no value in any row.
@@ -111,7 +112,7 @@ def head_means(frame: pd.DataFrame, value: str) -> pd.DataFrame:
 
 
 def farthest_heads(part: pd.DataFrame, top: int) -> pd.DataFrame:
-    """Return the `top` heads with the values farthest from 0."""
+    """Return the rows of the `top` heads whose values are farthest from 0."""
     return part.loc[part["value"].abs().nlargest(top).index]
 
 
@@ -131,7 +132,7 @@ def draw_map(
     Args:
         means: columns family, task, layer, head, value, low, high, n, as `head_means` returns, and
             optionally `hover`, the hover texts.
-        named: function that returns the rows to name, from the rows of a task.
+        named: function that takes the rows of a task and returns those of the heads to name.
         look: the labels of the map.
         about: rows for the caption to describe; `means` if None.
     """
@@ -227,7 +228,10 @@ def _draw_panel(
 def _heads_with_room(
     named: pd.DataFrame, n_layers: int
 ) -> Iterator[tuple["pd.Series[float]", bool]]:
-    """Yield (head, whether its name goes to its right) for heads whose name fits into the map."""
+    """Yield (row, whether the name goes at the right) for each head whose name fits into the map.
+
+    A name fits if it covers no cell of a named head and no other name.
+    """
     width = 0.06 * n_layers  # width of a name, in layers
     for _, part in named.sort_values("layer").groupby("head"):
         taken = [(layer - 0.5, layer + 0.5) for layer in part["layer"]]

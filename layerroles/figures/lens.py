@@ -26,7 +26,7 @@ _TITLES = {
 _HOVERS = {"rank": "median rank", "logprob": "mean log-probability", "kl": "mean divergence"}
 # Columns that distinguish the lines of a summary.
 _LINES = ("family", "task", "probe", "condition")
-# The divergence at the embedding is left off the axis if it is this many times all others.
+# The divergence at the embedding is left off the axis if it exceeds all others by this factor.
 _BEYOND = 1.5
 # Up to this many lines, the legend is above the figure; else beside it.
 _ABOVE = 4
@@ -35,12 +35,12 @@ _ABOVE = 4
 def lens_trajectories(
     lens: pd.DataFrame | Sequence[pd.DataFrame], *, measure: str = "rank"
 ) -> go.Figure:
-    """Draw rank (log scale, 1 = top), log-probability or divergence over depth.
+    """Draw the answer's rank (log scale, 1 = top) or log-probability, or divergence, over depth.
 
-    Layer -1 is the embedding, layer l the stream after block l, and the last one the model's own
-    output; the stream between attention and MLP is left out. Bands are 95% intervals: of the median
-    rank by order statistics, of means by Student's t. A task has a line for each lens and each
-    condition.
+    Layer -1 is the embedding, layer l the residual stream after block l, and the last layer the
+    model's own output; the stream between attention and MLP is left out. Bands are 95% intervals:
+    of the median rank by order statistics, of means by Student's t. A task has a line for each lens
+    and each condition.
 
     Args:
         lens: a frame of a lens probe, or several.
@@ -110,7 +110,11 @@ def lens_summary(lens: pd.DataFrame, *, measure: str) -> pd.DataFrame:
 
 
 def lens_traces(summary: pd.DataFrame, *, measure: str, legend: bool = True) -> list[go.Scatter]:
-    """Return a band and a line per task, lens and condition, in the colour of its family."""
+    """Return two traces per task, lens and condition of a summary: intervals as a band, and a line.
+
+    `summary` is the result of `lens_summary` for the same measure; `legend` sets whether the lines
+    are in the legend.
+    """
     traces = []
     for family, index, name, part in iter_lines(summary):
         hover = [_hover_text(name, line, measure) for _, line in part.iterrows()]
@@ -147,7 +151,11 @@ def band_and_line(
     *,
     legend: bool = True,
 ) -> list[go.Scatter]:
-    """Return two traces over `layer` in the family's colour: the band of intervals and the line."""
+    """Return two traces over `layer` in the family's colour: the band of intervals and the line.
+
+    The arguments are those that `iter_lines` yields, and a hover text for each row of `part`. The
+    index sets the dash of the line.
+    """
     hue, place = style.family_colour(family), part["layer"].tolist()
     # A legend lays the members of a group out vertically: no groups where it does not list them.
     group = f"lens {name}" if legend else ""
@@ -180,9 +188,9 @@ def band_and_line(
 
 
 def set_legend_beside(figure: go.Figure, n_lines: int) -> go.Figure:
-    """Move the legend beside the figure if there are more than 4 lines.
+    """Move the legend beside the figure if there are more than 4 lines, and return the figure.
 
-    Above the figure, so long a legend would overlap the subtitle.
+    Above the figure, a legend of that length would overlap the subtitle.
     """
     if n_lines > _ABOVE:
         legend = {"orientation": "v", "x": 1.01, "y": 1, "yanchor": "top"}
@@ -191,7 +199,7 @@ def set_legend_beside(figure: go.Figure, n_lines: int) -> go.Figure:
 
 
 def lens_axis(measure: str) -> dict[str, object]:
-    """Return the layout of the value axis; rank is reversed, so that rank 1 is at the top."""
+    """Return the layout of a measure's y axis; for ranks it is reversed, with rank 1 at the top."""
     if measure == "logprob":
         return {"title": {"text": "log-probability (nats)"}}
     if measure == "kl":
@@ -222,7 +230,10 @@ def _cut_embedding(figure: go.Figure, summary: pd.DataFrame) -> str:
 
 
 def _describe_training(lens: pd.DataFrame) -> str:
-    """Return a note on tuned lenses trained on fewer tokens than a map has parameters, or ""."""
+    """Return a note on tuned lenses that have more parameters per layer than training tokens.
+
+    "" if there are none.
+    """
     columns = ["trained_tokens", "map_parameters"]
     if not set(columns) <= set(lens):
         return ""

@@ -1,7 +1,7 @@
 """Outcome profile: the shares of right, wrong and failed answers, layer by layer.
 
-A model that cannot keep a format is not a model that cannot reason. So wrong answers are counted
-apart from answers that are missing, truncated, repetitive or empty.
+A model that fails to keep the answer format may still be able to reason. So wrong answers are
+counted apart from answers that are missing, truncated, repetitive or empty.
 
     >>> figure = outcome_profile(result)  # doctest: +SKIP
 """
@@ -14,7 +14,7 @@ from layerroles.errors import InputError
 from layerroles.figures import select, style
 from layerroles.results import SweepResult
 
-# Not the family palette, so that an outcome is never read as a family; patterns beside the colours.
+# Outcome: (colour, hatching). Not the family palette, so that an outcome is never read as a family.
 _LOOK = {
     "correct": ("#4f7fa8", ""),
     "wrong": ("#b9c1cc", ""),
@@ -30,14 +30,15 @@ _INTACT_AT = -2.0
 def outcome_profile(
     result: SweepResult, *, ablation: str | None = None, protocol: str = "generation"
 ) -> go.Figure:
-    """Draw the share of each outcome per ablated layer, a panel per task and `at`.
+    """Draw the shares of right, wrong and failed answers per ablated layer.
 
-    The bar left of layer 0 is the intact model.
+    There is a panel for each task and each set of positions (`at`) at which the ablation acts. The
+    bar left of layer 0 is the intact model.
 
     Args:
         result: a sweep over single layers.
         ablation: the kind of ablation; needed only where the sweep ran several.
-        protocol: a protocol that records how answers come out, in the column `outcome`.
+        protocol: a protocol that records outcomes, such as "correct" or "truncated".
 
     Raises:
         InputError: the protocol was not run or has no outcomes, or several ablations and no choice.
@@ -60,7 +61,7 @@ def outcome_profile(
     )
     ats = select.positions_of(effects)
     panels = [(task, at) for task in tasks for at in ats]
-    # Two fit side by side; more stand one below the other.
+    # Panels of a task stand side by side if there are two, else one below the other.
     n_columns = len(ats) if len(ats) <= 2 else 1
     n_rows = len(panels) // n_columns
     n_layers = select.n_layers_of(result, effects)

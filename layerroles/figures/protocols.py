@@ -36,7 +36,7 @@ def protocols(
 
     Args:
         result: a sweep over single layers.
-        family: the family whose tasks are drawn; needed only where the sweep asked several.
+        family: the family whose tasks are drawn; needed only where the sweep has several.
         task: one task; every task of the family if not given.
         ablation: the kind of ablation; needed only where the sweep ran several.
 
@@ -116,24 +116,24 @@ def likelihood_hides(
     ablation: str | None = None,
     at: str = "all",
 ) -> go.Figure:
-    """Draw what scoring by likelihood hides: harm under it and under generation, layer by layer.
+    """Draw what scoring by likelihood hides: each layer's harm under likelihood and generation.
 
     There is a row per task. Left: the harm of each layer under both protocols, joined by a line.
     Right: harm under generation minus harm under likelihood, with its 95% interval; the mark is
     filled if the interval excludes 0. Harm is `-effect / (intact - chance)`, so that protocols can
     be compared. It is undefined where the intact model is not above chance; a panel without any
-    difference says so.
+    defined value says so.
 
     Args:
-        result: a sweep over single layers, asked under both protocols.
+        result: a sweep over single layers, run under both protocols.
         likelihood: a protocol that scores given answers; by default the first in the result.
         generation: a protocol in which the model writes.
         ablation: the kind of ablation; needed only where the sweep ran several.
         at: the positions at which the ablation acts.
 
     Raises:
-        InputError: no task was asked under both, several ablations and no choice, or an unknown
-            name.
+        InputError: no task was run under both protocols, several ablations and no choice, or an
+            unknown name.
 
     Example:
         figure = lr.figures.likelihood_hides(result)

@@ -26,11 +26,11 @@ _APART = 0.07  # horizontal offset between methods, in layers dropped
 
 
 def pruned_harm(table: pd.DataFrame) -> go.Figure:
-    """Draw the harm of every plan by the number of layers dropped, a panel per task and protocol.
+    """Draw the harm of pruning plans by number of layers dropped, a panel per task and protocol.
 
     Args:
-        table: the result of `compare_plans`; rows without a harm (such as those in nats) are left
-            out.
+        table: the result of `compare_plans`; rows without a harm (such as those of scores in nats)
+            are left out.
 
     Raises:
         InputError: the table is empty, lacks a column, or has no row with a harm.

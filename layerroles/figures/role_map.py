@@ -28,13 +28,13 @@ _PANEL, _PROBE, _GAP = 78, 132, 30  # heights in pixels
 
 @dataclass(frozen=True)
 class _Mark:
-    """How a bar shows the verdict on its harm.
+    """The look of bars with one verdict on their harm.
 
     Attributes:
-        label: the text of the legend.
+        label: the text in the legend.
         shade: the opacity of the fill.
         outlined: whether the bar has an outline.
-        hue: the colour; empty for that of the family.
+        hue: the colour; empty for the family's colour.
     """
 
     label: str
@@ -175,7 +175,10 @@ def _describe_left_out(ats: list[str]) -> str:
 
 
 def _domains(sizes: list[int]) -> list[tuple[float, float]]:
-    """Return the vertical extents of the panels, top to bottom, as shares of the plot."""
+    """Return (bottom, top) of each panel, as shares of the plot, from heights in pixels.
+
+    Panels are in order from the top.
+    """
     total = sum(sizes) + _GAP * (len(sizes) - 1)
     tops = [1 - (sum(sizes[:i]) + _GAP * i) / total for i in range(len(sizes))]
     return [(max(0.0, top - size / total), top) for top, size in zip(tops, sizes, strict=True)]
@@ -196,7 +199,7 @@ def _add_heading(figure: go.Figure, text: str, domain: tuple[float, float]) -> N
 
 
 def _harm_range(effects: pd.DataFrame) -> list[float]:
-    """Return the harm axis range of all panels: it covers all intervals, up to fixed limits."""
+    """Return the range of the harm axis of all panels: all intervals, clipped to fixed limits."""
     low = float(np.nanmin([-0.25, *effects["harm_low"]]))
     high = float(np.nanmax([1.1, *effects["harm_high"]]))
     return [max(low, _LOWEST) - 0.05, min(high, _HIGHEST) + 0.05]
@@ -339,7 +342,7 @@ def _draw_attention(figure: go.Figure, means: pd.DataFrame, row: int) -> None:
 
 
 def _draw_legend(figure: go.Figure, ats: list[str]) -> None:
-    """Add legend entries for the marks drawn, in neutral grey; the panels name the families."""
+    """Add legend entries in grey for the marks drawn; panel titles show the families' colours."""
     for name, marker in list(_legend_marks(figure, ats)):
         figure.add_trace(
             go.Scatter(
@@ -349,7 +352,7 @@ def _draw_legend(figure: go.Figure, ats: list[str]) -> None:
 
 
 def _legend_marks(figure: go.Figure, ats: list[str]) -> Iterator[tuple[str, dict[str, object]]]:
-    """Yield text and marker of each legend entry."""
+    """Yield (text, marker) of each legend entry: the verdicts of drawn bars, then the circles."""
     drawn = {
         verdict for trace in figure.data if trace.type == "bar" for verdict in trace.customdata
     }

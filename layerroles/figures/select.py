@@ -53,13 +53,13 @@ def layer_effects(
 
 
 def positions_of(effects: pd.DataFrame) -> list[str]:
-    """Return the distinct positions (`at`): those in `ATS` in its order, then others by name."""
+    """Return the distinct values of `at`: those of `ATS` in its order, then others by name."""
     positions = list(dict.fromkeys(effects["at"]))
     return [at for at in ATS if at in positions] + sorted(at for at in positions if at not in ATS)
 
 
 def trace_meta(part: pd.DataFrame) -> dict[str, str]:
-    """Return task, protocol, ablation and `at` of a trace's rows, escaped for HTML.
+    """Return task, protocol, ablation and `at`, which the rows of a trace share, escaped for HTML.
 
     They are stored in the trace's `meta`, so that the report can respond to a click on a mark.
     """
@@ -148,7 +148,9 @@ def require_columns(frame: pd.DataFrame, columns: tuple[str, ...], what: str) ->
 
 
 def rows_of_one_condition(frame: pd.DataFrame, what: str) -> pd.DataFrame:
-    """Return the intact model's rows of a frame with several conditions; else all rows.
+    """Return all rows of a probe frame with one condition; of several, the intact model's rows.
+
+    `what` names the figure in the error message.
 
     Raises:
         InputError: several conditions, and the intact model is not among them.
@@ -163,6 +165,9 @@ def rows_of_one_condition(frame: pd.DataFrame, what: str) -> pd.DataFrame:
 
 
 def describe_condition(frame: pd.DataFrame, *, intact: str = "") -> str:
-    """Return `, under NAME` for a frame measured under a condition, else the text `intact`."""
+    """Return `, under NAME` for a frame of an ablated model, else the argument `intact`.
+
+    The text is added to the subtitle of a figure.
+    """
     name = str(frame["condition"].iloc[0]) if "condition" in frame else INTACT
     return intact if name == INTACT else f", under {name}"

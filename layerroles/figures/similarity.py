@@ -65,6 +65,8 @@ def similarity_triangle(similarity: pd.DataFrame) -> go.Figure:
 def influence_profile(similarity: pd.DataFrame) -> go.Figure:
     """Draw the influence of each block, `1 - cos(in, out)`, over depth, a line per task.
 
+    `in` and `out` are the residual stream before and after the block.
+
     Args:
         similarity: a similarity probe frame; of several conditions, the intact model's rows are
             drawn.
@@ -121,7 +123,11 @@ def influence_profile(similarity: pd.DataFrame) -> go.Figure:
 
 
 def run_means(similarity: pd.DataFrame, value: str) -> pd.DataFrame:
-    """Average a measure over examples, a row per family, task and run (`n` blocks from `layer`)."""
+    """Average the column `value` over examples, a row per task and run of blocks.
+
+    Columns: family, task, `layer` and `n` (the run is `n` blocks from block `layer`), `value` (the
+    mean), its 95% interval `low` to `high`, and `examples` (their number).
+    """
     select.require_columns(similarity, _COLUMNS, "the similarity figure")
     return select.mean_by(similarity, ["family", "task", "layer", "n"], value, count="examples")
 

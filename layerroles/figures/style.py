@@ -2,9 +2,9 @@
 
 A family has one colour and one marker symbol wherever it appears. The colours keep a distance of at
 least 15 (CIE76) from each other under simulated protanopia, deuteranopia and tritanopia (Machado et
-al. 2009) and a contrast of at least 3 against white and against the dark paper, so one palette
-serves both. Everything else that has a colour takes it from the template, so that a figure changes
-its look when its template is changed:
+al. 2009) and a contrast of at least 3 against the background of the light and of the dark template,
+so one palette serves both. Everything else that has a colour takes it from the template, so that a
+figure changes its look when its template is changed:
 
     >>> import plotly.graph_objects as go
     >>> themed(go.Figure(), "dark").layout.template.layout.paper_bgcolor
@@ -188,7 +188,10 @@ _NAMES = ("task", "family", "protocol", "ablation", "at", "probe", "method")
 
 
 def _describe_rows(about: pd.DataFrame) -> dict[str, list[Any]]:
-    """Map each naming column to its distinct escaped values, and "n" to its range [least, most]."""
+    """Map each column of `_NAMES` to its distinct values, escaped, and "n" to [least, most].
+
+    Columns that `about` lacks are left out.
+    """
     columns = [name for name in _NAMES if name in about]
     values: dict[str, list[Any]] = {
         name: list(map(escape, dict.fromkeys(about[name].dropna()))) for name in columns
@@ -215,7 +218,7 @@ _BETWEEN = 74  # pixels between panels, one above the other
 def make_square_panels(
     titles: Sequence[str], n_layers: int
 ) -> tuple[go.Figure, list[dict[str, int]], int]:
-    """Create a figure of panels with layers on both axes, two panels in a row.
+    """Create a figure of panels with layers on both axes, at most two panels in a row.
 
     Returns:
         The figure; for each panel, a dict of its `row` and `col` (from 1); and the height in pixels
@@ -283,7 +286,7 @@ def panel_title(family: str, *names: str) -> str:
 
 
 def layer_axis(n_layers: int, *, embedding: bool = False) -> dict[str, object]:
-    """Return ticks and range of a depth axis, readable for one layer up to several hundred.
+    """Return the ticks and range of a depth axis, readable from one layer to several hundred.
 
     `embedding` leaves room for layer -1, the embedding before block 0.
     """

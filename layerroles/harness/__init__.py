@@ -1,4 +1,4 @@
-"""lm-evaluation-harness (lm-eval): run its tasks in a sweep, or an ablated model in its own loop.
+"""lm-evaluation-harness (lm-eval): run its tasks in a sweep, or pass an ablated model to it.
 
 This is the only package that imports `lm_eval`, an optional dependency. Functions import it when
 they are called; the module of `AblatedLM`, whose base class is lm-eval's, is imported when that

@@ -96,7 +96,10 @@ class AblatedLM(TemplateLM):  # type: ignore[misc]
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
-        """Return each continuation's log-likelihood in nats, and whether it is the greedy one."""
+        """Return (log-likelihood, is greedy) for each request's continuation.
+
+        The log-likelihood is in nats; the continuation is greedy if greedy decoding writes it.
+        """
         pairs = [(instance.args[0], instance.args[1]) for instance in requests]
         return self._score(encode_scored(self.model, pairs, cut=self.max_length))
 

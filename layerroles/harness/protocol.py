@@ -127,10 +127,11 @@ class Harness(Protocol):
         return text
 
     def chance(self, examples: Sequence[Example]) -> float | None:
-        """Return the task's `chance` if it is set, else the mean share of right choices.
+        """Return the mean score of guessing: the task's `chance`, if that is set.
 
-        It is 0 for tasks that score a given text, and None if answers are generated, if the unit is
-        not `accuracy`, or if the share of some example is not known.
+        Else it is the mean over examples of the share of choices that are right. It is 0 for tasks
+        that score a given text, and None if answers are generated, if the unit is not `accuracy`,
+        or if the share of right choices is not known for some example.
         """
         if self.task.chance is not None:
             return self.task.chance
@@ -145,7 +146,7 @@ class Harness(Protocol):
     def prepare(
         self, engine: Engine, task: Task, examples: Sequence[Example], *, chat: bool = False
     ) -> Asked:
-        """Let lm-eval build the requests; return them as encoded likelihood or text requests."""
+        """Let lm-eval build the requests; return them encoded, for scoring or for generation."""
         instances = self._instances(engine.model, examples, chat=chat)
         flat = [
             instance.arguments for example_instances in instances for instance in example_instances
@@ -161,7 +162,7 @@ class Harness(Protocol):
     def _instances(
         self, model: TransformerBridge, examples: Sequence[Example], *, chat: bool
     ) -> list[list[Any]]:
-        """Return lm-eval's instances for each example, in the order of `examples`."""
+        """Return lm-eval's requests (`Instance`s), one list for each of `examples`."""
         ids = [example.id for example in examples]
         if chat:
             template = functools.partial(chat_text, model)
@@ -174,7 +175,7 @@ class Harness(Protocol):
 
 @dataclass(frozen=True)
 class AskedInstances(Asked):
-    """Requests made of lm-eval's instances; lm-eval scores the answers."""
+    """Requests made from lm-eval's `Instance`s; lm-eval scores the answers."""
 
     task: LmEval
     unit: Unit
@@ -182,7 +183,7 @@ class AskedInstances(Asked):
     instances: list[list[Any]]
 
     def read(self, found: Sequence[Any]) -> Iterator[tuple[list[Any], dict[str, dict[str, Any]]]]:
-        """Yield for each example the answers to its requests, and its metrics by filter.
+        """Yield for each example (the answers to its requests, its metrics by filter and name).
 
         Args:
             found: for each request, a pair: the response in lm-eval's form and the engine's answer.
@@ -206,7 +207,10 @@ class AskedInstances(Asked):
             yield example_responses, score_document(self.task.member(example), instances)
 
     def score(self, example: Example, metrics: dict[str, dict[str, Any]]) -> tuple[float, str]:
-        """Return the value of the metric that is the score, and the name of its filter.
+        """Return (score of an example, name of the filter that read the answer).
+
+        The score is the value of the task's metric; `metrics` maps filter and name to the values of
+        all metrics.
 
         Raises:
             InputError: the metric under this filter gives no number.
@@ -315,7 +319,10 @@ class AskedTexts(AskedInstances):
         return statistics.fmean(finite) if finite else None
 
     def _form(self, example: Example, reply: Reply) -> bool | None:
-        """Return whether the first line is as short as an answer; None if answers are long."""
+        """Return whether the first line of the reply is as short as an answer.
+
+        Return None if the right answer has more than 8 words, so that its form cannot be judged.
+        """
         if len(example.answer.split()) > _LONGEST_FORMED:
             return None
         return has_answer_length(reply.answer.strip().split("\n", 1)[0], example)

@@ -3,7 +3,7 @@
 If a task names a split other than the one that is asked (for worked examples, training or
 validation), the prompts are made from documents of that split. Otherwise the last documents in the
 order of asking are reserved for them. The worked examples in these prompts are never documents that
-are asked.
+are asked. A member is lm-eval's object of a single task, or of one task of a group.
 """
 
 import random
@@ -19,7 +19,7 @@ _MOST_TRIED = 256
 
 
 def find_other_split(member: Any) -> str | None:
-    """Return the split for reference prompts; None if the task names none but the asked one."""
+    """Return the split for reference prompts; None if the task has only the asked one."""
     config, shots = member.config, member.fewshot_cfg.split
     asked = config.test_split or config.validation_split
     splits = (shots, config.training_split, config.validation_split)
@@ -77,7 +77,7 @@ def make_prompts(member: Any, asked: Sequence[int], limit: int, seed: int) -> li
 
 
 def _load_other_docs(member: Any) -> Any:
-    """Return the documents of the other split, as lm-eval prepares them."""
+    """Return the documents of the split from `find_other_split`, as lm-eval prepares them."""
     split = find_other_split(member)
     if split == member.fewshot_cfg.split:
         return list(member.fewshot_docs())
@@ -99,7 +99,10 @@ def _pick_unasked(
 
 
 def _pick_shots(member: Any, asked_questions: set[str], rng: random.Random) -> list[Any]:
-    """Return the documents that may serve as worked examples, in lm-eval's own order."""
+    """Return at most 256 documents for worked examples, none with a question that is asked.
+
+    They are in lm-eval's own order.
+    """
     docs = member.sampler.fewshot_docs()
     # A sampler that takes the first documents is given the first ones.
     takes_first = type(member.sampler).__name__ == "FirstNSampler"
@@ -114,7 +117,7 @@ def _pick_shots(member: Any, asked_questions: set[str], rng: random.Random) -> l
 def _replace_shots(member: Any, shots: list[Any], doc: Any, rng: random.Random) -> Iterator[None]:
     """Let lm-eval draw the worked examples before `doc` from `shots` inside the `with` block."""
     sampler = getattr(member, "sampler", None)
-    # If both are of one split, lm-eval draws one more and removes the document itself.
+    # If worked examples are of the asked split, lm-eval draws one more and removes `doc` itself.
     one_split = member.fewshot_cfg.split == member.config.test_split
     try:
         if sampler is not None:

@@ -1,6 +1,7 @@
 """Load lm-evaluation-harness tasks by name, check them, and report their errors in one line.
 
-Importing lm-eval takes seconds, so it is imported only where it is needed.
+Importing lm-eval takes seconds, so it is imported only where it is needed. A member is lm-eval's
+object of a single task, or of one task of a group or tag.
 """
 
 import functools
@@ -62,15 +63,15 @@ _FAMILIES = MappingProxyType(
 )
 
 
-def guess_family(name: str, *, tell: bool = True) -> str:
-    """Return the family of a task by the prefix of its name; `language` if it is not known.
+def guess_family(name: str, *, warn: bool = True) -> str:
+    """Return the family of a task by the prefix of its name; `language` if no prefix is known.
 
-    With `tell`, log a warning if it is not known.
+    With `warn`, log a warning if no prefix is known.
     """
     beginnings = [begin for begin in _FAMILIES if name.startswith(begin)]
     if beginnings:
         return _FAMILIES[max(beginnings, key=len)]
-    if tell:
+    if warn:
         log.warning("lm-eval task %r is counted as language: give family= to change that", name)
     return "language"
 
@@ -213,7 +214,10 @@ def check_higher_is_better(member: Any, metric: str) -> None:
 
 
 def score_document(member: Any, instances: list[Any]) -> dict[str, dict[str, Any]]:
-    """Map each filter to a document's metrics, given its instances with filtered answers."""
+    """Return a document's metrics, computed by lm-eval, by filter and name.
+
+    `instances` are all of lm-eval's requests for the document, after its filters were applied.
+    """
     with raising_input_errors(member.task_name, "cannot score an answer"):
         return {
             name: member.process_results(
@@ -238,7 +242,10 @@ def _as_text(value: Any) -> str:
 
 @contextmanager
 def raising_input_errors(name: str, what: str) -> Iterator[None]:
-    """Turn errors of lm-eval or a task's code in the `with` block into one-line `InputError`s."""
+    """Turn errors of lm-eval or a task's code in the `with` block into one-line `InputError`s.
+
+    The message is `lm-eval task NAME WHAT: ERROR`, with the first line of the error's message.
+    """
     try:
         yield
     except InputError:
@@ -249,7 +256,7 @@ def raising_input_errors(name: str, what: str) -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or the error's type if that is empty."""
+    """Return the first line of an error's message, or the error's type if the line is empty."""
     return str(error).strip().split("\n", 1)[0] or type(error).__name__
 
 

@@ -3,8 +3,8 @@
 Documents become requests by the harness's templates and few-shot sampler, and answers become scores
 by its filters and metrics (Gao et al., "The Language Model Evaluation Harness"). Only the answers
 are computed by this package, so that a sweep shares work between conditions. A name may be that of
-a task, a group or a tag; a group is one task here, and its documents are taken from its members in
-turn.
+a task, a group or a tag. A group or a tag is one task here, and its documents are taken in turn
+from its members, the single tasks of lm-eval.
 
 Example:
     task("lm_eval:arc_easy", num_fewshot=5)
@@ -96,8 +96,8 @@ class LmEval(Task):
         """Load and check the task.
 
         Raises:
-            InputError: it is unknown, its data cannot be reached, or it is of a kind that cannot be
-                asked here.
+            InputError: the task is unknown or cannot be asked, its data cannot be reached, or a
+                parameter has a value that is not allowed.
         """
         if self.num_fewshot is not None:
             check_whole_number(self.name, "num_fewshot", self.num_fewshot, 0, 64)
@@ -110,7 +110,7 @@ class LmEval(Task):
             object.__setattr__(self, "chance", float(self.chance))
         is_family_given = self.family != _OF_THE_NAME
         if not is_family_given:
-            object.__setattr__(self, "family", guess_family(self.task, tell=False))
+            object.__setattr__(self, "family", guess_family(self.task, warn=False))
         check_one_of(self.name, "family", self.family, FAMILIES)
         self._check_members()
         if not is_family_given:
@@ -154,7 +154,7 @@ class LmEval(Task):
             for name, default in defaults.items()
             if getattr(self, name) != default
         ]
-        if self.family not in (_OF_THE_NAME, guess_family(self.task, tell=False)):
+        if self.family not in (_OF_THE_NAME, guess_family(self.task, warn=False)):
             parameters.append(f"family={self.family}")
         name = f"{self.name}@{self.version}"
         if not parameters:
@@ -206,7 +206,7 @@ class LmEval(Task):
         return random.Random(f"{self._data_key(name)}:{seed}").sample(range(n_docs), n_docs)
 
     def _order_members(self, seed: int) -> list[str]:
-        """Return the members in the order of their turns: drawn by seed unless `order='first'`."""
+        """Return the names of the members in the order of their turns; `seed` draws the order."""
         if self.order == "first":
             return list(self.members)
 
@@ -261,7 +261,8 @@ class LmEval(Task):
         """Build requests as lm-eval's `build_all_requests` does, for documents at any indices.
 
         lm-eval draws worked examples for all documents in order. Draws for documents in between are
-        made and discarded here, so that a prompt depends on its document alone.
+        made and discarded here, so that a prompt depends on its document alone. The requests are
+        returned by example id.
         """
         member, docs = self.members[name], self.documents[name]
         shots = member.config.num_fewshot or 0
@@ -309,10 +310,11 @@ class LmEval(Task):
         ][:limit]
 
     def n_reserved(self, seed: int) -> int:
-        """Return how many documents are reserved, over all members; 0 with another split to use.
+        """Return how many documents of all members are reserved for reference prompts.
 
         At most 64 in a single task; a group may have more, since each member's share of 64 is
-        rounded up. Also 0 with `order="first"`, which serves to reproduce lm-eval's own numbers.
+        rounded up. It is 0 for members with another split for references, and for all members with
+        `order="first"`, which serves to reproduce lm-eval's own numbers.
         """
         return sum(map(self._count_reserved, self.members))
 

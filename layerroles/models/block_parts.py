@@ -11,7 +11,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.sites import MODULE_OUT, Part, Site
 
-# What a block may mix tokens with in place of attention, as bridges call it.
+# Modules that may mix tokens in place of attention, as bridges call them.
 MIXERS = ("linear_attn", "mixer", "mamba", "conv", "ssm")
 _EXPERTS = ("moe", "shared_mlp")  # of Granite hybrids, added without a module for their sum
 _EMBEDDINGS = "post_per_layer_input_norm"  # of a layer, in Gemma 4
@@ -48,7 +48,7 @@ def part_modules(block: nn.Module) -> dict[Part, str]:
     names = module_names(block)
     modules: dict[Part, str] = {part: part for part in ("attn", "mlp") if part in names}
     mixers = [name for name in ("attn", *MIXERS) if name in names]
-    # What lies in the one slot of Nemotron-H.
+    # The type of module in the one slot of a Nemotron-H block.
     kind = str(getattr(block.original_component, "block_type", ""))
     if mixers == ["mixer"] and kind in ("mlp", "moe"):
         modules["mlp"] = "mixer"
@@ -60,7 +60,10 @@ def part_modules(block: nn.Module) -> dict[Part, str]:
 
 
 def other_writes(model: TransformerBridge, layer: int) -> dict[str, float]:
-    """Map hook names of the other terms that a block adds (not mixer or MLP) to their factors."""
+    """Return the factors of the terms that a block adds in addition to mixer and MLP, by hook name.
+
+    A term is the value at the hook, multiplied by its factor.
+    """
     block = model.blocks[layer]
     names = module_names(block)
     factor = float(getattr(block, "residual_contribution_scale", 1.0))
@@ -74,7 +77,7 @@ def other_writes(model: TransformerBridge, layer: int) -> dict[str, float]:
 
 
 def mixer_factor(model: TransformerBridge, layer: int) -> float:
-    """Return the factor by which a block scales its mixer's hooked value; 1 except in Granite."""
+    """Return a block's factor for the value at its mixer's hook: 1, except in Granite."""
     block = model.blocks[layer]
     if part_modules(block).get("mixer", "attn") == "attn":  # whose hook lies behind the factor
         return 1.0
@@ -87,7 +90,7 @@ def output_scale(model: TransformerBridge, layer: int) -> float:
 
 
 def unnamed_writers(block: Any) -> tuple[str, ...]:
-    """Return the names of a block's modules that may add to the stream and are in no part."""
+    """Return names of a block's modules that may add to the stream but belong to no part."""
     names, modules = module_names(block), part_modules(block)
     if not modules:  # as transformers calls them: the bridge does not know them
         own = [name for name, _ in block.original_component.named_children()]

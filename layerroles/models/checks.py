@@ -6,8 +6,8 @@
    term, and the sum is scaled; in Granite, the terms are scaled. Where the check fails, the values
    at the hooks are not what the block adds (some architectures scale or normalise afterwards):
    ablating sublayers is refused in that layer, ablating the whole block is not.
-2. *Hooks take effect.* The model continues with the value that a hook returns. Parts for which it
-   does not, at some layers, cannot be ablated there.
+2. *Hooks take effect.* The model continues with the value that a hook returns. In layers where a
+   part's hook has no effect, that part cannot be ablated.
 3. *Cached equals uncached.* The logits of tokens decoded with a cache equal those of one pass. Some
    pairs of library versions get this silently wrong, and with it every generated answer. A model
    without a cache (those of `TransformerBridge.boot_native`) reads the whole text again for every
@@ -46,7 +46,7 @@ _SUBLAYERS: tuple[Part, ...] = ("attn", "mlp", "mixer")
 _OF_ATTENTION = ("attn", "head", "kv_group")
 _N_TOKENS = 12
 _N_CACHED = 8
-# The newest version with which `make compat` passed.
+# The newest version that was tested.
 _TRIED = "transformers 5.24.0"
 _N_PADS = 5
 # Largest difference of logits, as a share of their standard deviation. A broken cache gives 1.
@@ -55,14 +55,14 @@ _TOLERANCE = {torch.float32: 1e-2, torch.float16: 0.1, torch.bfloat16: 0.35}
 
 @dataclass(frozen=True)
 class Checks:
-    """The outcome of the checks.
+    """The outcome of checks 1 to 3 of the module's docstring (a failure of check 4 is an error).
 
     Attributes:
         identity_error: per layer, the largest `|x + mixer + mlp - block(x)| / |block(x) - x|` over
             positions; NaN where neither sublayer has a hook.
         holds: per layer, whether `x + mixer + mlp` equals `block(x)` within rounding; false where
             neither sublayer has a hook.
-        unnamed: per layer, the modules of the block whose outputs may be missing in that sum.
+        unnamed: per layer, names of modules whose outputs may be missing in `x + mixer + mlp`.
         missing: for each part, the layers that have no hook for it.
         deaf: for each part, the layers that ignore the value that its hook returns.
         cache_error: largest difference between logits with and without a cache, in standard
@@ -114,8 +114,8 @@ def check_model(model: TransformerBridge, name: str) -> Checks:
     """Run all checks except `check_pads` on a short prompt, and return their outcome.
 
     Raises:
-        InputError: the model has no blocks with hooks, or more than one stream, or decoding with a
-            cache is wrong.
+        InputError: the model has no blocks with hooks, or more than one residual stream, or
+            decoding with a cache is wrong.
     """
     tokens = _make_prompt(model)
     missing = {part: _layers_without_hook(model, part) for part in PARTS}
@@ -165,10 +165,10 @@ def check_pads(
 
 
 def find_massive_writes(model: TransformerBridge, ids: Sequence[int]) -> dict[int, list[int]]:
-    """Map layers to the positions after the first at which their writes are massive.
+    """Return, by layer, the positions after the first at which the layer's write is massive.
 
     A write is massive if its norm is more than 50 times the layer's median; layers without massive
-    writes are left out. Such writes draw attention as the first token's does (M. Sun et al.,
+    writes are left out. Such writes draw attention as the first token's write does (M. Sun et al.,
     "Massive Activations in Large Language Models", arXiv 2402.17762): in Llama-2 at the first
     delimiter. A condition that acts at all positions but the first destroys them.
 
@@ -204,7 +204,7 @@ def find_massive_writes(model: TransformerBridge, ids: Sequence[int]) -> dict[in
 
 
 def library_versions() -> str:
-    """Return the versions of the libraries that run a model, for errors."""
+    """Return the versions of the libraries that run a model, as text for error messages."""
     return " and ".join(
         f"{package} {importlib.metadata.version(package)}"
         for package in ("transformer-lens", "transformers")
@@ -218,7 +218,7 @@ def _make_prompt(model: TransformerBridge) -> Tensor:
 
 
 def assume_checks(model: TransformerBridge) -> Checks:
-    """Return all checks as passed, with missing hooks listed; for models without weights."""
+    """Return checks that count as passed, for a model without weights; lists its missing hooks."""
     n = model.cfg.n_layers
     none: dict[Part, tuple[int, ...]] = dict.fromkeys(PARTS, ())
     missing = {part: _layers_without_hook(model, part) for part in PARTS}
@@ -309,7 +309,7 @@ def _find_deaf_layers(
     missing: dict[Part, tuple[int, ...]],
     holds: Sequence[bool],
 ) -> dict[Part, tuple[int, ...]]:
-    """Map each part to the layers that ignore the value that the part's hook returns."""
+    """Return, for each part, the layers that ignore the value that the part's hook returns."""
     layers = range(model.cfg.n_layers)
 
     def scaled(part: Part, factor: float) -> dict[str, Tensor]:

@@ -64,7 +64,7 @@ def built_in_folder() -> Path:
 
 
 def convert(file: Path, *, expected: str | None = None) -> Path:
-    """Return the Hugging Face folder of a GGUF file, which is de-quantized into the cache once.
+    """Convert a GGUF file, once, to a Hugging Face folder in the cache; return the folder.
 
     Raises:
         InputError: the file does not exist, transformers cannot read it, its SHA-256 is not

@@ -2,8 +2,8 @@
 
 Every model is a TransformerLens `TransformerBridge` on raw weights, in eval mode. Before it is
 returned, four things are checked on a short prompt (see `checks`): that its parts add up to its
-blocks, that the model uses what hooks return, that decoding with a cache gives what decoding
-without one gives, and that pads are not read.
+blocks, that the model uses what hooks return, that decoding with and without a cache gives the same
+logits, and that pads are not read.
 
 Example:
     model = load("smollm2-135m")               # the built-in, no hub needed
@@ -194,7 +194,7 @@ def load(
 
 
 def prepare(bridge: TransformerBridge, *, name: str | None = None) -> TransformerBridge:
-    """Check a bridge that was not made by `load`, and make it usable here; return the same object.
+    """Check a bridge that `load` did not make, and set it up for this package; return the bridge.
 
     Args:
         bridge: from `TransformerBridge.boot_transformers` or `boot_native`, on raw weights.
@@ -389,7 +389,10 @@ def check_sites(model: TransformerBridge, sites: "list[Site] | tuple[Site, ...]"
 
 
 def _groups_alike(model: TransformerBridge) -> bool:
-    """Return whether all layers have equally many key/value heads, which divide the query heads."""
+    """Return whether all layers group query heads by key/value head in the same way.
+
+    That is, layers do not differ in their number of key/value heads, and it divides `n_heads`.
+    """
     each = getattr(model.cfg, "per_layer_num_key_value_heads", None) or []
     size = size_of(model.cfg)
     return len(set(each)) < 2 and size.n_heads % size.n_kv_heads == 0
@@ -452,7 +455,7 @@ def _name_hooks(bridge: TransformerBridge, name: str) -> None:
 
 
 def _warn_of_massive_writes(bridge: TransformerBridge, name: str, tokenizer: Any) -> None:
-    """Log layers that write massive activations at positions other than the first token."""
+    """Log a warning for each layer with massive writes at positions after the first."""
     if tokenizer is None:
         return
     ids = tokenizer(_DELIMITED, add_special_tokens=True)["input_ids"][: bridge.cfg.n_ctx]
@@ -471,7 +474,7 @@ def _warn_of_massive_writes(bridge: TransformerBridge, name: str, tokenizer: Any
 
 
 def _reload_tokenizer(tokenizer: Any) -> Any:
-    """Load the tokenizer with its original settings: a bridge's copy is set to prepend BOS."""
+    """Load a bridge's tokenizer again, with its original settings: the bridge's prepends BOS."""
     from transformers import AutoTokenizer
 
     if not tokenizer.name_or_path:  # made in memory: no other copy, and BOS was not set

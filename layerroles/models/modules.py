@@ -44,7 +44,7 @@ _WRAPPER = "._original_component"
 
 
 def named_tensors(model: TransformerBridge) -> dict[str, Tensor]:
-    """Map transformers' names to parameters and buffers; weights on disk are not loaded."""
+    """Return parameters and buffers by their names in transformers; does not load those on disk."""
     original = model.original_model
     named = [*original.named_parameters(remove_duplicate=False), *original.named_buffers()]
     return {name.replace(_WRAPPER, ""): tensor for name, tensor in named}

@@ -55,7 +55,7 @@ def _make_contiguous(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ..
 
 
 def has_no_weights(device: torch.device) -> bool:
-    """Return whether a model on this device has shapes of weights without values (meta device)."""
+    """Return whether weights on this device have shapes but no values (the meta device)."""
     return device.type == "meta"
 
 

@@ -24,7 +24,7 @@ def end_of(text: object, length: int = PROMPT_TAIL) -> str:
 
 
 def start_of(text: object, length: int = ANSWER_HEAD) -> str:
-    """Return the start of a response.
+    """Return the start of a response, with the number of characters that are left out.
 
     >>> start_of("a long answer", 6)
     'a long… (7 characters more)'
@@ -119,7 +119,10 @@ class Texts:
     _places: dict[tuple[str, int], int] = field(default_factory=dict)
 
     def number(self, text: str, more: int = 0) -> int:
-        """Return the number of a text; add the text if it is new."""
+        """Return the number of a text; add the text if it is new.
+
+        `more` is how many characters were cut from its end.
+        """
         if (text, more) not in self._places:
             place = self._places[text, more] = len(self.all)
             self.all.append(text)

@@ -4,9 +4,8 @@ Everything that comes from a model or from data (prompts, answers, names) is esc
 the template engine, in the figures by `figures.style.escape`, in embedded JSON by
 `sections.embed_json`. The file holds its own copy of plotly.js and requests nothing from the
 network. In addition to the explorer (the interactive view of every condition's effects and
-answers), the page shows some answers that change when the most harmful layers are ablated, those
-whose ablation hurts most. If two runs are compared, the page shows how their effects differ, in
-words, tables and figures.
+answers), the page shows some of the answers that change under the ablations that hurt most. If two
+runs are compared, the page shows how their effects differ, in words, tables and figures.
 """
 
 import json
@@ -198,15 +197,15 @@ def _compact_json(data: dict[str, Any]) -> Markup:
 
 
 def _describe_ablation(roles: Roles) -> str:
-    """Return the ablation's kind, with its positions unless it acts at all of them."""
+    """Return the kind of ablation that is judged, and its positions unless they are "all"."""
     return roles.ablation if roles.at == "all" else f"{roles.ablation}, at {roles.at}"
 
 
 def _group_sentences(roles: Roles, shown_sections: Collection[str]) -> dict[str, Any]:
     """Return the verdict for the template: opening sentence, sentences by heading, and table rows.
 
-    Headings are the protocols, "In all" and "Seen by probes". A sentence's `see` is the id of the
-    section that shows its topic; empty if the page has no such section.
+    Headings are "Under PROTOCOL", "In all" and "Seen by probes". A sentence's `see` is the id of
+    the section that shows its topic; empty if `shown_sections` does not contain it.
     """
     opening, *rest = roles.sentences
     groups: dict[str, list[dict[str, str]]] = {}
@@ -247,7 +246,7 @@ def run_names(comparison: Comparison) -> tuple[str, str]:
 
 
 def comparison_section(a: SweepResult, b: SweepResult, comparison: Comparison) -> dict[str, Any]:
-    """Return template data for comparing two runs: names, unmatched items, tables and figures."""
+    """Return template data for comparing two runs: names, what only one has, tables and figures."""
     profile_figures = list(_draw_profiles(a, b, comparison))
     return {
         "names": run_names(comparison),
@@ -282,8 +281,8 @@ def changed_answers(
     """Yield, for each task, answers that change when a layer is ablated.
 
     The layers are those whose ablation hurts the task most (see `_most_harmful`). Answers are shown
-    under a protocol in which the model generates text, if there is one. Tasks without such answers
-    are left out.
+    under a protocol in which the model generates text, if there is one. Tasks without changed
+    answers are left out.
 
     Yields:
         A dict with `task`, `family`, `protocol` and `layers`. Each layer is its row of `effects`,
@@ -308,10 +307,17 @@ def changed_answers(
 
 
 def _most_harmful(cell: pd.DataFrame, roles: Roles, family: str, protocol: str) -> pd.DataFrame:
-    """Return up to three layers that hurt a task most, by depth; empty if none is shown to hurt.
+    """Return a row for each of up to three layers whose ablation hurts a task most, by layer.
 
-    Effects that spare the first token (`after_first`) and layers that are not critical for every
-    family (general) are preferred, since ablating a sink or a general layer breaks every task.
+    Only ablations shown to hurt (the interval of the effect lies below 0) are returned; there may
+    be none. Preferred are ablations that spare the first token (`after_first`), and layers that are
+    not general (critical for every family): ablating a sink or a general layer breaks every task.
+
+    Args:
+        cell: effects of ablating single layers, on one task under one protocol.
+        roles: the run's roles, which say which layers are general.
+        family: the task's family.
+        protocol: the protocol.
     """
     row = roles.frame[(roles.frame["family"] == family) & (roles.frame["protocol"] == protocol)]
     general = set(row["general"].iloc[0]) if len(row) else set()
@@ -319,5 +325,6 @@ def _most_harmful(cell: pd.DataFrame, roles: Roles, family: str, protocol: str) 
     not_general = ~cell["layer"].isin(general)
     for choice in (spared & hurts & not_general, spared & hurts, hurts & not_general, hurts):
         if choice.any():
-            return cell[choice].nsmallest(_LAYERS_SHOWN, "effect").sort_values("layer")
+            ranked = cell[choice].sort_values("effect").drop_duplicates("layer")
+            return ranked.head(_LAYERS_SHOWN).sort_values("layer")
     return cell.iloc[:0]

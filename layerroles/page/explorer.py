@@ -108,7 +108,7 @@ class Book:
         return places[prompt]
 
     def first(self, task: str, example: str) -> int | None:
-        """Return a question's number in the first run that asked it; None if none did."""
+        """Return a question's number in the first run that has the question; None if none has."""
         return next(iter(self._numbers_of.get((task, example), {}).values()), None)
 
 
@@ -156,7 +156,10 @@ def _rows_of_cells(frame: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.Da
 
 
 def _add_kind(effects: pd.DataFrame) -> pd.DataFrame:
-    """Add `kind`, the kind of site that each condition ablates, and sort by family."""
+    """Add `kind`, the kind of site that each condition ablates, and sort by family.
+
+    The kind is the part, such as "block" or "head"; "several sites" for a joint ablation.
+    """
     single = ~effects["site"].str.contains("+", regex=False) & effects["layer"].notna()
     alone = single & effects["part"].isin([*_ONE, *_SEVERAL])
     kind = effects["part"].where(alone, _JOINT)
@@ -177,7 +180,8 @@ def _sort_by_depth(rows: pd.DataFrame) -> pd.DataFrame:
 def _collect_verdicts(all_roles: Sequence[Roles]) -> dict[tuple[str, ...], tuple[str, float]]:
     """Map (ablation, `at`, family, protocol, layer) to the verdict and `needed` of `Roles.layers`.
 
-    `, general` or `, specific` is appended to the verdicts of such layers.
+    `needed` is how many questions would decide an undecided layer. `, general` or `, specific` is
+    appended to the verdicts on layers listed as general or specific in `Roles.frame`.
     """
     verdict_of: dict[tuple[str, ...], tuple[str, float]] = {}
     for roles in all_roles:
@@ -247,7 +251,11 @@ class NumberedAnswers:
         return self._book.texts.number(*self._book.room.start(text)) + 1
 
     def _read_answers(self, condition: str) -> tuple[list[str | None], list[int]]:
-        """Return each question's answer (None beyond the limit on examples) and grade number."""
+        """Return the answers under a condition and the numbers of their grades, by question.
+
+        An answer is None beyond the limit on examples; a number is -1 if the question was not
+        asked.
+        """
         texts: list[str | None] = [""] * len(self._columns)
         got = [_NOT_ASKED] * len(self._columns)
         most = self._book.room.examples
@@ -266,7 +274,7 @@ class NumberedAnswers:
 
 
 def _questions_of(result: SweepResult, task: str) -> dict[str, tuple[str, str]]:
-    """Map each example of a task to prompt and answer; empty if the run has no examples."""
+    """Map each example of a task to (prompt, right answer); empty if the run stores no examples."""
     if result.examples.empty:
         return {}
     rows = result.examples[result.examples["task"] == task]
@@ -281,7 +289,14 @@ def _lay_out_site(
     *,
     judged: bool,
 ) -> dict[str, Any]:
-    """Return a condition's data: its effect, its verdict (if `judged`) and its answers."""
+    """Return the data of a condition, a row of effects: its effect, verdict and answers.
+
+    Args:
+        line: the row of effects, with `kind`.
+        cell: the answers of the row's task and protocol.
+        judged_layers: verdicts on layers, as `_collect_verdicts` returns them.
+        judged: false before the run is finished: the verdict is then "undecided".
+    """
     of_roles = None
     if line.kind == "block":
         key = (line.ablation, line.at, line.family, line.protocol, str(line.layer))
@@ -310,7 +325,10 @@ def _lay_out_site(
 
 
 def _judge_site(line: Any) -> tuple[str, float]:
-    """Return the verdict by a condition's own interval, and how many questions would decide it."""
+    """Return the verdict by a condition's interval of harm, and how many questions would decide it.
+
+    The number is NaN if the verdict is decided or the harm is not known; see `count_needed`.
+    """
     interval = stats.Interval(line.harm_low, line.harm_high)
     harm = stats.Contrast(line.harm, interval, pd.Series(dtype=float))
     return judge_interval(interval), count_needed(harm, line.n)
@@ -336,7 +354,11 @@ def _add_comparison(slices: list[dict[str, Any]], comparison: Comparison) -> Non
 
 
 def _lay_out_lenses(probes: dict[str, pd.DataFrame], book: Book) -> Iterator[dict[str, Any]]:
-    """Yield each lens's ranks (from 1) and log-probabilities (nats) by depth, per question."""
+    """Yield the readings of each lens under each condition, by question and depth.
+
+    `read` maps the number of a question to the answer's ranks (from 1) and log-probabilities (nats)
+    at `depths`.
+    """
     for name in _LENSES:
         if name not in probes:
             continue

@@ -21,8 +21,8 @@ def make_glance(roles: Roles, decided: str = "") -> dict[str, Any]:
 
     Args:
         roles: the roles of the run.
-        decided: how many verdicts or claims are decided (`roles.describe_decided`), for a run that
-            stopped asking once they were; "" for a run that asked all questions.
+        decided: text on how many verdicts or claims are decided (`roles.describe_decided`), for a
+            run that stops asking questions once they are decided; "" for a run of all questions.
     """
     layers = sorted(int(layer) for layer in roles.layers["layer"].unique())
     sentences = []
@@ -37,7 +37,11 @@ def make_glance(roles: Roles, decided: str = "") -> dict[str, Any]:
 
 
 def _rows(roles: Roles) -> Iterator[dict[str, Any]]:
-    """Yield a row per family and protocol; `cells` is empty if harm cannot be measured."""
+    """Yield a row of the picture per family and protocol.
+
+    A row's `cells` are rows of `Roles.layers`, by layer, with `needed` as text; empty if harm
+    cannot be measured. `n` is the number of questions, as text.
+    """
     for (family, protocol), layers in roles.layers.groupby(["family", "protocol"], sort=False):
         measured = layers[layers["verdict"] != NOT_MEASURABLE].sort_values("layer")
         yield {
@@ -114,7 +118,10 @@ def _list_sinks(roles: Roles) -> str:
 
 
 def _say_certainty(roles: Roles, decided: str) -> str:
-    """Return sentences on how many verdicts are undecided, and which claims are decided."""
+    """Return sentences on how many verdicts are undecided, and which claims are decided.
+
+    `decided`, the argument of `make_glance`, replaces the first sentence unless it is empty.
+    """
     measured = roles.layers[roles.layers["verdict"] != NOT_MEASURABLE]
     undecided = int((measured["verdict"] == UNDECIDED).sum())
     needed = describe_needed(measured)

@@ -104,7 +104,7 @@ _HOW = {
     ),
 }
 
-# The same, where it differs before the run is finished.
+# How to read the figures of a run that is not finished, where that differs.
 _HOW_INTERIM = {
     "role": (
         "Read it downwards: a layer is one vertical line through every panel. Bars are harm with "
@@ -148,7 +148,7 @@ _SEEN = {
 
 
 def section_of(about: str) -> str:
-    """Return the id of the report section for the topic `about` of a verdict's sentence."""
+    """Return the id of the report section that shows `about`, the topic of a verdict's sentence."""
     return _SEEN.get(about, about)
 
 
@@ -188,7 +188,7 @@ def _make_section(name: str, heading: str, how: str, drawn: list[go.Figure]) -> 
 def figure_data(name: str, figure: go.Figure) -> dict[str, Any]:
     """Return a figure for the page: title and subtitle as text, the rest as JSON.
 
-    Title and template are removed from `figure`.
+    Title and template are removed from `figure`, and the space of the title from its height.
     """
     title = html.unescape(figure.layout.title.text)
     subtitle = html.unescape(figure.layout.title.subtitle.text)

@@ -1,4 +1,4 @@
-"""Models whose layers have known roles, since their weights are set by hand, to check verdicts.
+"""Models with weights set by hand, whose layers have known roles, to check verdicts about roles.
 
 A planted model is a small transformer that looks up keys in its prompt, follows a chain of two
 look-ups, and recalls facts. The caller chooses which layers do which of these. Nothing is trained.

@@ -91,7 +91,7 @@ class CachedBlock(NativeBlock):
         past_key_values: DynamicCache | None = None,
         **_others: Any,
     ) -> tuple[Tensor]:
-        """Return the stream with the writes of attention and MLP added."""
+        """Return a tuple of one tensor: the stream plus the writes of attention and MLP."""
         written, _ = self.attn(
             self.ln1(hidden_states), attention_mask=attention_mask, past_key_values=past_key_values
         )

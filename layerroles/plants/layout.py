@@ -45,7 +45,7 @@ class RoleLayout:
     """The roles that a planted model's layers and heads are to have; checked when constructed.
 
     Attributes:
-        n_layers, heads: number of layers, and of heads per layer.
+        n_layers, heads: numbers of layers, and of heads per layer.
         retrieval: layer of the head that attends to the previous word, and of the first look-up; or
             empty.
         reasoning: layer of the second look-up; or empty.
@@ -103,14 +103,15 @@ class RoleLayout:
     def roles(self) -> dict[str, tuple[int, ...]]:
         """For each family, the layers planted for it, doubles included.
 
-        Those of reasoning do the second look-up; the layers before them count as retrieval's.
+        For reasoning, these are the layers of the second look-up; the layers of the first look-up
+        count as retrieval's.
         """
         kinds_of: dict[str, tuple[StepKind, ...]] = {**NEEDS, "reasoning": ("second",)}
         return {family: self._layers_of(kinds_of[family]) for family in self.families}
 
     @property
     def truth(self) -> dict[str, tuple[int, ...]]:
-        """For each family, the layers whose ablation alone lowers its score (none has a double)."""
+        """For each family, the layers whose ablation alone lowers its score; none has a double."""
         return {family: self._layers_of(NEEDS[family], n=1) for family in self.families}
 
     @property

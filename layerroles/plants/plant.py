@@ -42,17 +42,17 @@ _TASKS: dict[str, type[PlantedQuestion]] = {
     "knowledge": Fact,
     "reasoning": Chain,
 }
-# Questions of each family that check a model, and from which expected harms are computed.
+# Numbers of questions of a family: to check a model, and to compute expected harms.
 _N_TRIED, _N_COUNTED = 24, 200
 # The layer that is inert by default.
 _INERT = 6
-# The largest share of the answers that should be lost that may be right, by luck.
+# Of the answers that should be lost, the largest share that may be right by luck.
 _BY_LUCK = 0.25
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Plant:
-    """A model whose roles are known, and tasks that show them.
+    """A model whose layers have known roles, and tasks that test these roles.
 
     Attributes:
         model: a prepared bridge.
@@ -64,7 +64,7 @@ class Plant:
             this includes the layers of retrieval. Layers with a double are in `joint` instead.
         joint: for each family, the pairs of layers that do the same step: the score falls only if
             both are ablated.
-        sites: for each family, the heads and MLPs that it depends on, as in `truth`.
+        sites: for each family, the heads and MLPs that it depends on, in the layers of `truth`.
         harms: for each family, the harm to expect from ablating each of `sites`, 0 to 1: the share
             of its questions whose answer needs that head or MLP.
     """
@@ -114,7 +114,7 @@ def planted(
     *,
     heads_of: Mapping[int, Sequence[int]] = MappingProxyType({}),
 ) -> Plant:
-    """Make a model whose roles are known because its weights are set, not trained.
+    """Make a model whose layers have known roles because its weights are set, not trained.
 
     Args:
         n_layers: number of layers, 1 to 64.
@@ -129,7 +129,7 @@ def planted(
             reasoning fails only if layers 5 and 7 are both ablated.
         heads: number of heads per layer, 1 to 16. A step uses one, drawn by `seed`, unless
             `heads_of` names its heads.
-        strength: share of examples that need the planted layers, 0.2 to 1, in hundredths; the
+        strength: share of examples that need the planted layers, 0.2 to 1, in steps of 0.01; the
             prompts of the others end in their answer. The harm of ablating a layer in `truth` is
             about `strength` (times the layer's share of the table, if several layers hold facts).
         noise: length of the random vectors that layers without a role, unused heads and unused MLP
@@ -137,7 +137,8 @@ def planted(
         seed: seed of the noise, the heads, and the words that the model prefers if it finds no
             answer.
         heads_of: the heads that share a layer's step: with `{2: (0, 3)}` heads 0 and 3 of layer 2
-            each do it for a part of the words, so that ablating one loses a part of the answers.
+            each do the step for a part of the words, so that ablating one head loses a part of the
+            answers.
 
     Raises:
         InputError: layers out of range or named twice, `retrieval` with neither 0 nor 2 layers, a
@@ -270,14 +271,14 @@ def _expect_harms(
 def _check_answers(
     model: TransformerBridge, layout: RoleLayout, shares: list[Share], noise: float
 ) -> None:
-    """Check that ablations lose the answers of every family that `is_lost` says, and no others.
+    """Check that ablations make exactly those answers wrong that `is_lost` predicts.
 
     Answers are checked with nothing ablated, and with each layer, each backup pair and each head
     that shares a step ablated.
 
     Raises:
-        InputError: an answer is wrong that should be right, or more than a quarter of those that
-            should be lost are right.
+        InputError: an answer that should be right is wrong, or more than a quarter of the answers
+            that should be wrong are right.
     """
     family_examples = [
         (family, example)
@@ -307,7 +308,7 @@ def _check_answers(
 def _are_right(
     model: TransformerBridge, gone: Sequence[Site], tokens: Tensor, answers: Tensor
 ) -> Bool[Tensor, " row"]:
-    """Return a mask of the answers that are right with these layers and heads ablated."""
+    """Return a mask of the answers that are right if the layers and heads `gone` are ablated."""
     ablations = {site: Skip() if site.part == "block" else Zero() for site in gone}
     condition = Condition(ablations) if gone else INTACT
     with applied(model, condition, {}):
@@ -328,5 +329,5 @@ def _to_dict(name: str, given: Any) -> dict[Any, Any]:
 
 
 def _make_task(family: str, strength: float) -> Task:
-    """Return the task of a family."""
+    """Return the task of a family; that of `language` has no `strength`."""
     return Echo() if family == "language" else _TASKS[family](strength=strength)

@@ -59,7 +59,7 @@ class Question(Generated):
     """Base class of the tasks. All prompts have the same length, so there are no worked examples.
 
     Attributes:
-        marker: the word of the prompt that tells the model what is asked.
+        marker: the word of the prompt that tells the model the task, such as `find`.
         num_fewshot: must be 0.
     """
 
@@ -80,7 +80,11 @@ class Question(Generated):
 
     @property
     def kinds(self) -> int:
-        """The number of kinds of questions: 100, so that `strength` can be set in hundredths."""
+        """The number of kinds of questions, 100; each kind occurs once in every hundred questions.
+
+        In tasks with a `strength`, the kind decides whether a prompt ends in its answer, so
+        `strength` has steps of 0.01.
+        """
         return _N_KINDS
 
     def prompt_ends_in_answer(self, kind: int) -> bool:
@@ -120,8 +124,8 @@ class PlantedQuestion(Question):
     """Base class of the tasks that need planted layers.
 
     Attributes:
-        strength: the share of examples that need the planted layers, in hundredths; the others
-            contain their answer.
+        strength: the share of examples that need the planted layers, in steps of 0.01; the
+            prompts of the others end in their answer.
     """
 
     strength: float = 1.0

@@ -16,7 +16,7 @@ A step is one operation that an answer takes. A head or an MLP does it:
 
 - `previous`: position p attends to p - 1 and copies its word into `previous`.
 - `first`: attends from the last position to the value whose `previous` equals that of the last
-  position (the word asked, which precedes the marker), and copies that value into `first`: an
+  position (the word asked about, which precedes the marker), and copies that value into `first`: an
   induction head (Olsson et al. 2022, arXiv 2209.11895).
 - `second`: attends to the value whose `previous` equals `first`, and copies it into `second`.
 - `fact`: a hidden unit of the MLP for each subject writes the subject's word into `fact`.
@@ -98,8 +98,8 @@ class Wiring:
 
     Attributes:
         model: the bridge, without a tokenizer.
-        sites: for each step and each of its layers, the MLP or the heads that do it. With several
-            heads, number `i` of `n` copies the words `i`, `i + n`, ... of the vocabulary.
+        sites: for each step and each of its layers, the MLP or the heads that do the step. With
+            several heads, number `i` of `n` copies the words `i`, `i + n`, ... of the vocabulary.
     """
 
     model: TransformerBridge
@@ -148,7 +148,14 @@ def build_wiring(layout: RoleLayout, noise: float, seed: int) -> Wiring:
 def _wire_step(
     model: TransformerBridge, step: PlantedStep, heads: list[Sequence[int]], n_parts: int
 ) -> tuple[tuple[Site, ...], ...]:
-    """Set the weights of a step in each of its layers, and return its sites by layer."""
+    """Set the weights of a step in each of its layers; return, for each layer, its sites.
+
+    Args:
+        model: the bridge.
+        step: the step.
+        heads: for each layer of the model, the heads that do its step, if it has one.
+        n_parts: number of parts of the table of facts.
+    """
     if step.kind == "fact":
         for layer in step.layers:
             _wire_facts(model, layer, step.part, n_parts)
@@ -220,7 +227,10 @@ def _wire_look_back(head: HeadWeights) -> None:
 
 
 def _wire_look_up(head: HeadWeights, kind: StepKind) -> None:
-    """Make the head attend to the value whose previous word is the one looked up."""
+    """Make the head attend to the value that follows the word that it looks up.
+
+    `kind` is `first` or `second`, the look-up that the head does.
+    """
     source, opener = _READS[kind]
     sharpness = _SCALE * SHARPNESS
     head.q[:_N, subspace(source)] = sharpness * torch.eye(_N)

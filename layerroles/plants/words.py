@@ -1,6 +1,6 @@
 """The language of planted models: some forty words, each one token, and prompts of one length.
 
-A prompt is four pairs of words, then two words that ask:
+A prompt is four pairs of words, then two words that make the question:
 
     ghost silver summer hammer dragon road hotel ghost ghost find
 
@@ -22,7 +22,7 @@ from layerroles.tasks import NAMES, NOUNS
 # Few, so that a sweep takes seconds.
 WORDS = tuple(NOUNS[::9][:16])
 SUBJECTS = tuple(NAMES[:16])
-# The word before the last, or the last, says what is asked.
+# One of the last two words of a prompt tells the model the task.
 FIND, FOLLOW, RECALL, ECHO = "find", "follow", "recall", "echo"
 # The answer of a model that found nothing.
 UNSURE = "unsure"

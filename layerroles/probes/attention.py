@@ -1,9 +1,9 @@
 """Attention: which tokens each head attends to, from the answering position or from every token.
 
 For each head, the probe takes its attention weights `a` from the answering position. It reports the
-shares of attention on the evidence, on the question and on the first token (sums of `a` over them),
-and the entropy `-sum a ln a`. Prompts are read a piece at a time and only sums over the last
-position's pattern are kept, so memory does not grow with layers x heads x length^2.
+shares of attention on the evidence, on the question and on the first token (sums of `a` over the
+tokens of each), and the entropy `-sum a ln a`. Prompts are read a piece at a time and only sums
+over the last position's pattern are kept, so memory does not grow with layers x heads x length^2.
 
 `head_patterns` returns the whole pattern of chosen heads on one text.
 
@@ -37,11 +37,11 @@ from layerroles.tasks import Example
 class Attention(Probe):
     """Measure attention from the answering position, by layer and head.
 
-    Columns: layer, head; evidence, first and question (shares of attention, 0 to 1, on the
-    evidence, on the first token, the usual attention sink, and on the rest of the prompt's last
-    paragraph), entropy (nats; 0 if one token gets all attention) and uniform (the share of the
-    evidence if attention were spread evenly). If an example has no evidence, `evidence` and
-    `uniform` are NaN.
+    Columns: layer; head; evidence, first and question, the shares of attention (0 to 1) on the
+    evidence, on the first token (the usual attention sink) and on the prompt's last paragraph
+    without the evidence and the first token; entropy (nats; 0 if one token gets all attention); and
+    uniform (the share that the evidence would get if attention were spread evenly). If an example
+    has no evidence, `evidence` and `uniform` are NaN.
 
     Example:
         attention = lr.probes.Attention().measure(model, tasks, limit=8)
@@ -179,7 +179,10 @@ def find_question(example: Example) -> tuple[tuple[int, int], ...]:
 def find_tokens(
     model: TransformerBridge, example: Example, spans: Iterable[tuple[int, int]]
 ) -> tuple[int, ...]:
-    """Return the positions in an example's context of tokens that overlap spans of its prompt."""
+    """Return the positions, in an example's context, of the tokens that overlap `spans`.
+
+    Spans are character offsets (start, stop) in the example's prompt.
+    """
     context = example.context()
     shift = len(context) - len(example.prompt)
     context_spans = [(start + shift, stop + shift) for start, stop in spans]
@@ -188,7 +191,10 @@ def find_tokens(
 
 
 def _mark_positions(batch: Batch, positions: list[tuple[int, ...]]) -> Bool[Tensor, "row pos"]:
-    """Return a mask of the padded batch, true at `positions` of each row's real tokens."""
+    """Return a mask of the padded batch, true at the `positions` of each row.
+
+    Positions count from the row's first real token.
+    """
     mask = torch.zeros_like(batch.attended, dtype=torch.bool)
     for row, (begin, row_positions) in enumerate(
         zip(batch.attended.argmax(-1), positions, strict=True)

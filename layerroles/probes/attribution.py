@@ -7,9 +7,9 @@ in `x`. So with `u` the unembedding of the answer minus the mean unembedding of 
 
     logit(answer) - mean logit(others) = sum_p u . (g * center(p) / s) + bias,
 
-where center subtracts the mean for a layer norm and does nothing for an RMS norm. Each term is the
-*direct* effect of one part. It leaves out the effects through later layers that read the part;
-ablating the part measures the total effect.
+where `p` is each part in turn, and center subtracts the mean for a layer norm and does nothing for
+an RMS norm. Each term is the *direct* effect of one part. It leaves out the effects through later
+layers that read the part; ablating the part measures the total effect.
 
 The arithmetic is that of TransformerLens's `direct_logit_attribution`, by its
 `ActivationCache.apply_ln_to_stack`. That tool itself needs folded weights; models here keep their
@@ -51,9 +51,10 @@ class DirectAttribution(Probe):
     """Measure how much each layer's attention and MLP add directly to the answer's logit.
 
     Columns: layer (0-based; -1 for `embed` and `bias`), part (`attn`, `mlp`; `embed`, the stream
-    before layer 0; `bias`, that of the final norm and the unembedding) and logit (before a soft cap
-    or scale, if the model has one). The parts of an example add up to the model's logit of the
-    answer token, minus the mean logit of the other choices if there are any; this is checked.
+    before layer 0; `bias`, the biases of the final norm and the unembedding) and logit (what the
+    part adds, before a soft cap or scale if the model has one). The parts of an example add up to
+    the model's logit of the answer token, minus the mean logit of the other choices if there are
+    any; this is checked.
 
     Raises:
         InputError: this architecture cannot be decomposed, because attention and MLP do not add up
@@ -136,7 +137,7 @@ def _subtract_others(values: Float[Tensor, "*part token"]) -> Float[Tensor, "*pa
 def _check_sum(
     model: TransformerBridge, summed: Float[Tensor, " token"], model_logits: Float[Tensor, " token"]
 ) -> None:
-    """Check that summed parts give the model's logits, once its soft cap or scale is applied."""
+    """Check that the summed parts, after the model's soft cap or scale, give the model's logits."""
     logits = model.adapter.apply_output_logits_transform(summed)
     error = float((logits.to(model_logits.device) - model_logits).abs().max())
     if not error <= _TOLERANCE[model.cfg.dtype]:

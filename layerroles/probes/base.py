@@ -1,4 +1,4 @@
-"""The interface of probes: measurements on the model, on the prompts that a sweep asks.
+"""The interface of probes: measurements on a model while it reads the prompts of a sweep.
 
 The model may be intact, or ablated as a condition says, for example to see what a skipped layer
 changes downstream. Probes read the *answering position*: the position whose next token is the first
@@ -117,7 +117,7 @@ class Probe(ABC):
     def _rows_under(
         self, model: TransformerBridge, batch: "Batch", condition: Condition
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield the probe's rows; the condition is applied in every pass that the probe makes."""
+        """Yield the probe's rows, with the condition applied in every forward pass."""
         with (
             nullcontext()
             if condition.is_intact
@@ -154,8 +154,8 @@ class Batch:
         attended: 1 at real tokens, 0 at pads.
         answers: for each example, the answer's first token that differs from other choices; without
             choices, its first token.
-        others: for each example, the tokens of the other choices at the position of the answer's
-            token, each once, without the answer's; empty if there are no choices.
+        others: for each example, the distinct tokens that the other choices have at the position of
+            the answer's token, without that token; empty if there are no choices.
         prompts: the contexts with the positions of their evidence, by which a condition's `at`
             (such as `"evidence"`) finds the tokens to ablate.
 

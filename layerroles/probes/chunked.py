@@ -26,8 +26,8 @@ NoteValue = Callable[[Tensor, int], None]
 # end `[row head query key]`, and the column at which the piece begins.
 NotePattern = Callable[[int, Tensor, int], None]
 
-# A piece has this many positions, or as many as keep one layer's patterns below so many numbers
-# (128 MB in float32), but at least a few.
+# Most positions of a piece; most numbers in the patterns of one layer (128 MB in float32), which
+# shortens a piece further; and fewest positions of a piece.
 _LONGEST, _MOST_WEIGHTS, _SHORTEST = 256, 2**25, 16
 
 
@@ -50,9 +50,9 @@ def read_in_pieces(
         hooks: functions `(value, start)` by hook point; `value` is that of the piece that begins at
             column `start`.
         cache: keys and values of the columns before `tokens`; None if there are none.
-        chunk: positions of a piece; None for as many as fit (see the module). Ignored, with one
-            piece for all, if some layers are not attention, since those continue from a cache by
-            only one token at a time, or if the model keeps no cache.
+        chunk: positions of a piece; None for as many as fit (see the module). Ignored if the model
+            keeps no cache, or if some layers are not attention (these continue from a cache by only
+            one token at a time): then the batch is read in one piece.
         keep_cache: whether to return the keys and values even if one piece is enough.
 
     Raises:

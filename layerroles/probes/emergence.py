@@ -128,7 +128,7 @@ def depth_intervals(
 def find_lasting_layer(
     holds: Bool[np.ndarray, "example depth"], layers: Sequence[int]
 ) -> Float[np.ndarray, " example"]:
-    """Return the first layer from which `holds` is true up to the last layer; NaN if none."""
+    """Return each example's first layer from which `holds` is true to the last layer, else NaN."""
     n_held = np.logical_and.accumulate(holds[:, ::-1], axis=1).sum(axis=1)
     depths = np.array([*layers, np.nan], dtype=float)
     first_layers: np.ndarray = depths[holds.shape[1] - n_held]
@@ -136,7 +136,13 @@ def find_lasting_layer(
 
 
 def _pivot_layers(frame: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Pivot a column: a row for each example and a column for each layer, in order."""
+    """Return a column of a probe frame as a table: a row per example, a column per layer in order.
+
+    Only rows of part `block` are used.
+
+    Raises:
+        InputError: the frame lacks the column, or the columns example and layer.
+    """
     needed = {"example", "layer", column}
     if missing := sorted(needed - set(frame.columns)):
         raise InputError(f"depths need a frame that a probe measured; {missing[0]!r} is not in it")
@@ -159,9 +165,9 @@ def _make_rows(
 
 
 def median_bounds(ordered: Float[np.ndarray, " example"]) -> tuple[float, float]:
-    """Return the values that enclose the population's median with 95% probability or more.
+    """Return (low, high), which enclose the population's median with 95% probability or more.
 
-    They are two of the values in `ordered`; NaN if there are fewer than six.
+    Both are values of `ordered`, a sorted sample; NaN if it has fewer than six.
     """
     n = len(ordered)
     below = int(binom.ppf(0.025, n, 0.5)) - 1 if n else -1

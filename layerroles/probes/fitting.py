@@ -1,8 +1,8 @@
 """Train the maps of a tuned lens, to lower the KL divergence from the final distribution.
 
-Each map takes `z = (h - mean) / std`, with the mean and standard deviation of each dimension of the
-stream over the first texts: some dimensions are a hundred times as large as others, and Adam takes
-steps of the same size for all weights.
+Each map normalizes the stream `h` to `z = (h - mean) / std`, with the mean and standard deviation
+of each dimension over the first texts: some dimensions are a hundred times as large as others, and
+Adam takes steps of the same size for all weights.
 
     T(h) = h + std * (W z + c)
 
@@ -83,7 +83,7 @@ class Maps:
 
 
 def train_maps(model: TransformerBridge, texts: Sequence[str], fit: Fit) -> Maps:
-    """Train a map for each depth; log a warning if it has more parameters than training tokens.
+    """Train a map for each depth; log a warning if a map has more parameters than training tokens.
 
     Raises:
         InputError: no text of two tokens or more, or a model that no lens can read.
@@ -161,7 +161,7 @@ def _read_batches(
 def _read_streams(
     model: TransformerBridge, rows: list[list[int]]
 ) -> dict[Place, Float[Tensor, "token d_model"]]:
-    """Return the streams at all tokens of some texts, without each text's first, by depth."""
+    """Return, by depth, the streams at all tokens of some texts except each text's first token."""
     tokens, attended = pad_left(rows, model)
     is_kept = attended.cumsum(-1) > 1
     streams = read_streams(model, tokens, attended)

@@ -17,7 +17,7 @@ from layerroles.probes.base import PROBES
 def group_by_probe(
     probes: Iterable[pd.DataFrame], condition: str | None = INTACT.name
 ) -> dict[str, pd.DataFrame]:
-    """Map the name of each probe to one frame, its rows under one condition.
+    """Map the name of each probe to a frame of its rows under one condition.
 
     Args:
         probes: frames that `Probe.measure` returned. A frame without a column `condition` counts as
@@ -60,7 +60,11 @@ def _is_of_condition(frame: pd.DataFrame, condition: str | None) -> "pd.Series[b
 
 
 def _join_frames(name: str, frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Concatenate the frames of a probe; raise if two have an example under the same condition."""
+    """Concatenate the frames of a probe.
+
+    Raises:
+        InputError: two frames have the same example under the same condition.
+    """
     if len(frames) == 1:
         return frames[0]
     frames = [frame.assign(condition=frame.get("condition", INTACT.name)) for frame in frames]

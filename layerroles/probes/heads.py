@@ -138,7 +138,7 @@ class HeadScores(Probe):
 def match_keys(
     tokens: Int[Tensor, "row key"], real: Bool[Tensor, "row key"], start: int
 ) -> Iterator[Bool[Tensor, "row query key"]]:
-    """Yield a mask of the matching keys of each of `KINDS`, for queries from column `start` on."""
+    """Yield, for each of `KINDS`, a mask of the keys that match queries from column `start` on."""
     columns = torch.arange(tokens.shape[1], device=tokens.device)
     distance = columns[start:, None] - columns  # how far back a key lies
     is_real = real[:, start:, None] & real[:, None]
@@ -175,7 +175,8 @@ class RetrievalScore(Probe):
     found its needle: take the rows with `recall >= 0.5`.
 
     Attributes:
-        max_gen_toks: the maximum number of tokens of an answer; it also ends at a line break.
+        max_gen_toks: the maximum number of tokens of an answer; an answer also ends at a line
+            break.
 
     Raises:
         InputError: `max_gen_toks` is not above 0.

@@ -102,8 +102,8 @@ class Lens(Probe):
 
         Returns:
             A tidy frame with the columns probe, model, condition, text (its index), position, token
-            (the one at that position) and those of the lens. `rank` and `logprob` are those of the
-            next token of the text, NaN at the last.
+            (the token at that position) and the columns of the lens. `rank` and `logprob` are those
+            of the text's next token, NaN at the last position.
 
         Raises:
             InputError: no text, an empty text, a text longer than the model's context, a lens of
@@ -230,7 +230,7 @@ class LogitLens(Lens):
         top: the number of likeliest tokens to return at each depth.
 
     Raises:
-        InputError: `top` is no whole number, or `sublayers` neither true nor false.
+        InputError: `top` is not a whole number, or `sublayers` is neither true nor false.
 
     Example:
         lens = lr.probes.LogitLens().measure(model, tasks, limit=8)

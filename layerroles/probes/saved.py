@@ -73,7 +73,7 @@ def read_saved(run: str | Path, *, condition: str | None = "intact") -> list[pd.
 
     Args:
         run: the folder.
-        condition: the name of the condition they were measured under; None for all conditions.
+        condition: the name of the condition whose frames are returned; None for all conditions.
 
     Raises:
         InputError: a stored frame cannot be read.

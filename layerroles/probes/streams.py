@@ -91,7 +91,10 @@ def read_streams(
 def record_streams(
     model: TransformerBridge, sublayers: bool, positions: slice
 ) -> tuple[dict[Place, Tensor], dict[str, Any]]:
-    """Return an empty dict, and hooks by hook point that fill it with the stream at each depth."""
+    """Return an empty dict, and hooks that fill it with the stream at each depth when they run.
+
+    The hooks are functions by hook point; they keep only `positions` of the stream.
+    """
     streams: dict[Place, Tensor] = {}
 
     def record_stream(value: Tensor, place: Place) -> None:

@@ -73,8 +73,8 @@ class Trained:
 class TunedLens(Lens):
     """Read out the stream at each depth through trained maps; for the columns, see `Lens`.
 
-    Create it by `fit` or `load`. Two more columns, the same in each row, say how much training it
-    had: trained_tokens and map_parameters (`n_tokens` and `n_parameters` of `Trained`).
+    Create it by `fit` or `load`. Two more columns, the same in each row, say how much training the
+    lens had: trained_tokens and map_parameters (`n_tokens` and `n_parameters` of `Trained`).
 
     Attributes:
         maps: the matrices `A`, for the embedding and after each block but the last.
@@ -116,9 +116,9 @@ class TunedLens(Lens):
     ) -> "TunedLens":
         """Train a lens for a model on texts, at all tokens but each text's first.
 
-        The first is left out since in many models it is an attention sink, with a stream unlike all
-        others. Equal arguments give an equal lens on the same machine. A warning is logged if fewer
-        tokens are read than each map has parameters.
+        The first token is left out because in many models it is an attention sink, with a stream
+        unlike all others. Equal arguments give an equal lens on the same machine. A warning is
+        logged if fewer tokens are read than each map has parameters.
 
         Args:
             model: from `load` or `prepare`; it is not changed.

@@ -160,7 +160,7 @@ class Protocol(ABC):
     ) -> "Asked":
         """Encode the requests for these examples; with `chat`, in the model's chat template.
 
-        Returns the requests with the rules to judge the answers to them.
+        Returns an `Asked`, which holds the requests and judges the answers to them.
         """
 
 
@@ -177,7 +177,7 @@ class Asked(ABC):
 
         examples = tasks[0].examples(limit=2, seed=0)
         asked = Continuation().prepare(lr.Engine(model), tasks[0], examples)
-        len(asked.requests)  # one for each choice of each
+        len(asked.requests)  # one for each choice of each example
     """
 
     requests: Sequence[Scored] | Sequence[Written]
@@ -190,8 +190,8 @@ class Asked(ABC):
     def shuffled(self, found: Sequence[Any]) -> float | None:
         """Estimate the score of guessing: the mean score if answers are shuffled among examples.
 
-        Used for accuracies whose chance the protocol cannot state. None (the default) if shuffling
-        gives no estimate either.
+        Used for accuracies whose chance the protocol cannot state. Returns None (the default) if
+        the score of guessing cannot be estimated in this way.
         """
         return None
 

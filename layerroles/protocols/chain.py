@@ -50,11 +50,11 @@ class ChainLogprob(LikelihoodProtocol):
         return None
 
     def context(self, example: Example) -> str:
-        """Return shots and question as one text; shots show worked solutions if they have them."""
+        """Return the shots, with worked solutions if any, and the question as one text."""
         return join_turns(self.turns(example))
 
     def turns(self, example: Example) -> list[Turn]:
-        """Return shots, with worked solutions if they have them, and question as chat turns."""
+        """Return the shots, with worked solutions if any, and the question as chat turns."""
         return turns_with_solutions(example)
 
     def continuations(self, example: Example) -> list[str]:
@@ -70,7 +70,7 @@ class ChainLogprob(LikelihoodProtocol):
         return pairs
 
     def judge(self, example: Example, scores: list[Score]) -> Answer:
-        """Score the whole solution, in nats per token.
+        """Score an example by the log-likelihood of its whole solution, in nats per token.
 
         Details: `steps`, the log-likelihood of each step in nats per token.
         """
@@ -82,7 +82,7 @@ class ChainLogprob(LikelihoodProtocol):
 def split_steps(solution: str) -> list[str]:
     r"""Split a solution into steps at ends of lines and sentences.
 
-    Joined, the steps give the solution without white space around it, after one space.
+    The joined steps are one space, then the solution without white space at its start and end.
 
     Example:
         >>> split_steps("2 + 3 = 5.\nThe answer is 5.")

@@ -18,10 +18,11 @@ def add_coherence(
     found: Sequence[Any],
     answers: Sequence[Answer],
 ) -> list[Answer]:
-    """Return the answers, with `coherence` (nats per token) added to the details of generated ones.
+    """Return the answers, with the coherence of the generated texts added to their `details`.
 
     Args:
-        coherence_of: coherence of texts, as returned by `score_coherence`.
+        coherence_of: log-likelihood of each text in nats per token, from `score_coherence`; the
+            answer of a text that is not in it stays unchanged.
         requests: the requests; unless they are generation requests, answers are returned unchanged.
         found: what the model wrote for each request.
         answers: the judged answer to each request.
@@ -36,9 +37,10 @@ def add_coherence(
 
 
 def find_written_texts(requests: Sequence[Any], found: Sequence[Any]) -> Iterator[WrittenText]:
-    """Yield the generated texts with their contexts, without empty or non-finite ones.
+    """Yield the token ids of each request's context and of the text generated after it.
 
-    Yields nothing unless the requests are generation requests.
+    Leaves out empty texts, and texts with a logit that was NaN or infinite. Yields nothing unless
+    the requests are generation requests.
     """
     if requests and isinstance(requests[0], Written):
         texts = (find_written_text(*pair) for pair in zip(requests, found, strict=True))
@@ -62,7 +64,10 @@ def score_coherence(engine: Engine, texts: Iterable[WrittenText]) -> dict[Writte
 
 
 def find_written_text(request: Written, writing: Writing) -> WrittenText | None:
-    """Return the written text with its context; None if it is empty or not finite."""
+    """Return the token ids of a request's context and of the text generated after it.
+
+    Returns None if the text is empty, or if one of its logits was NaN or infinite.
+    """
     if not writing.text.strip() or not writing.ids or not writing.finite:
         return None
     return request.context, writing.ids

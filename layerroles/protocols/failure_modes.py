@@ -53,8 +53,8 @@ def outcome(text: str, grade: Grade, *, ended: bool) -> Outcome:
 def is_in_form(grade: Grade, outcome: Outcome) -> bool:
     """Return whether an answer, right or wrong, has the form that the shots show.
 
-    False unless the outcome is `correct` or `wrong`. If the grade's `form` is None, wrong answers
-    count as in form, and correct ones if they are strictly right.
+    False unless the outcome is `correct` or `wrong`. If the grade's `form` is None, a wrong answer
+    counts as in form, and a correct answer only if it is right in the strict form.
     """
     if outcome not in ("correct", "wrong"):
         return False
@@ -62,7 +62,7 @@ def is_in_form(grade: Grade, outcome: Outcome) -> bool:
 
 
 def repeated_share(text: str) -> float:
-    """Return the share of a text's 4-word sequences that occurred before in it; 0 if none exist."""
+    """Return the share of a text's 4-word sequences that repeat an earlier one; 0 without any."""
     runs = _ngrams(text.split(), _NGRAM)
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 

@@ -107,17 +107,17 @@ class Generation(GenerationProtocol):
         return self.max_gen_toks or task.max_gen_toks
 
     def context(self, example: Example) -> str:
-        """Return shots and question as one text; shots show worked solutions if they have them."""
+        """Return the shots, with worked solutions if any, and the question as one text."""
         return join_turns(self.turns(example))
 
     def turns(self, example: Example) -> list[Turn]:
-        """Return shots, with worked solutions if they have them, and question as chat turns."""
+        """Return the shots, with worked solutions if any, and the question as chat turns."""
         return turns_with_solutions(example)
 
     def judge(self, task: Task, example: Example, writing: Writing) -> Answer:
         """Grade a text: 1 if it gives the right answer in any form that the task accepts, else 0.
 
-        If a logit was not finite, the score is NaN and there are no grades.
+        If a logit was not finite, the score is NaN, and `correct`, `strict` and `form` are None.
         """
         grade = task.grade(writing.text, example)
         kind = outcome(writing.text, grade, ended=writing.ended)
@@ -156,7 +156,7 @@ class AskedWritings(Asked):
     apart: ClassVar[bool] = False  # rows of several conditions are decoded in one batch
 
     def judge(self, found: Sequence[Writing]) -> list[Answer]:
-        """Judge the text written for each example, without a thinking block before it.
+        """Judge the text written for each example, leaving out its thinking block if it has one.
 
         The details of an answer are `repetition`, `distinct_1` and `distinct_2` of the whole text
         (see `failure_modes`) and, if there was a thinking block, its text `thinking`. If the block
@@ -170,7 +170,7 @@ class AskedWritings(Asked):
     def shuffled(self, found: Sequence[Writing]) -> float | None:
         """Estimate chance: the mean score if each example is given the answers to other examples.
 
-        None if there are no finite scores.
+        Returns None if there are no finite scores.
         """
         n = len(self.examples)
         scores = [

@@ -73,7 +73,7 @@ class ChoiceProtocol(LikelihoodProtocol):
         """Check that the example has choices.
 
         Raises:
-            InputError: it has fewer than two.
+            InputError: the example has fewer than two choices.
         """
         check_choices(self.name, example)
 
@@ -82,14 +82,17 @@ class ChoiceProtocol(LikelihoodProtocol):
         return sum(1 / len(example.choices) for example in examples) / len(examples)
 
     def compared(self, example: Example, scores: list[Score]) -> list[float]:
-        """Return a number per choice, to compare them: by default the log-likelihood in nats."""
+        """Return the number by which each choice is compared; the choice with the largest wins.
+
+        By default the number is the choice's log-likelihood in nats.
+        """
         return [score.logprob for score in scores]
 
     def judge(self, example: Example, scores: list[Score]) -> Answer:
         """Judge an example as right if the right choice is the likeliest; ties are wrong.
 
         Details: `logprobs`, the log-likelihood of each choice in nats, and `margin`, the number by
-        which the right choice is compared (see `compared`) minus the largest of the others.
+        which the right choice is compared (see `compared`) minus the largest number of the others.
         """
         n = len(example.choices)
         right = example.choices.index(example.answer)
@@ -130,11 +133,11 @@ class Continuation(ChoiceProtocol):
         check_one_of("continuation", "norm", self.norm, NORMS, kind="protocol")
 
     def context(self, example: Example) -> str:
-        """Return shots and question as one text; shots show bare answers."""
+        """Return the shots (with bare answers) and the question as one text."""
         return join_turns(self.turns(example))
 
     def turns(self, example: Example) -> list[Turn]:
-        """Return shots, with bare answers, and question as chat turns."""
+        """Return the shots (with bare answers) and the question as chat turns."""
         return turns_with_answers(example)
 
     def evidence(
@@ -147,11 +150,11 @@ class Continuation(ChoiceProtocol):
         return None if self.norm == "unconditional" else super().evidence(example, context)
 
     def continuations(self, example: Example) -> list[str]:
-        """Return each choice after one space."""
+        """Return the texts to be scored: each choice, preceded by one space."""
         return [f" {choice}" for choice in example.choices]
 
     def pairs(self, example: Example, context: str, *, chat: bool) -> list[tuple[str, str]]:
-        """Return (context, choice) pairs; for `unconditional`, then also ("", choice) pairs."""
+        """Return (context, choice) pairs; for `unconditional`, followed by ("", choice) pairs."""
         pairs = super().pairs(example, context, chat=chat)
         return pairs + [("", text) for _, text in pairs] * (self.norm == "unconditional")
 
@@ -187,10 +190,10 @@ class Letter(ChoiceProtocol):
     """
 
     def check(self, example: Example) -> None:
-        """Check that the example and its shots have choices, and at most 26.
+        """Check that the example and each of its shots have 2 to 26 choices.
 
         Raises:
-            InputError: there are fewer than 2, or more than 26.
+            InputError: one of them has fewer than 2 choices, or more than 26.
         """
         for shown in (example, *example.shots):
             check_choices(self.name, shown)
@@ -200,11 +203,11 @@ class Letter(ChoiceProtocol):
                 )
 
     def context(self, example: Example) -> str:
-        """Return shots, question, lettered choices and `Answer:` as one text."""
+        """Return shots and question, each with lettered choices and `Answer:`, as one text."""
         return join_turns(self.turns(example))
 
     def turns(self, example: Example) -> list[Turn]:
-        """Return shots and question, with lettered choices, as chat turns."""
+        """Return the shots and the question, each with lettered choices, as chat turns."""
         shots = [
             turn
             for shot in example.shots
@@ -216,7 +219,7 @@ class Letter(ChoiceProtocol):
         return [*shots, Turn("user", _list_under_letters(example))]
 
     def continuations(self, example: Example) -> list[str]:
-        """Return each letter after one space."""
+        """Return the texts to be scored: the letter of each choice, preceded by one space."""
         return [f" {letter}" for letter in ascii_uppercase[: len(example.choices)]]
 
 
@@ -257,15 +260,15 @@ class Exact(LikelihoodProtocol):
         return float(text in (example.answer, *example.aliases))
 
     def context(self, example: Example) -> str:
-        """Return shots and question as one text; shots show bare answers."""
+        """Return the shots (with bare answers) and the question as one text."""
         return join_turns(self.turns(example))
 
     def turns(self, example: Example) -> list[Turn]:
-        """Return shots, with bare answers, and question as chat turns."""
+        """Return the shots (with bare answers) and the question as chat turns."""
         return turns_with_answers(example)
 
     def continuations(self, example: Example) -> list[str]:
-        """Return the answer, then each alias, after one space."""
+        """Return the texts to be scored: the answer and each alias, each preceded by one space."""
         return [f" {text}" for text in (example.answer, *example.aliases)]
 
     def judge(self, example: Example, scores: list[Score]) -> Answer:
@@ -304,19 +307,19 @@ class AnswerLogprob(LikelihoodProtocol):
         return None
 
     def context(self, example: Example) -> str:
-        """Return shots and question as one text; shots show bare answers."""
+        """Return the shots (with bare answers) and the question as one text."""
         return join_turns(self.turns(example))
 
     def turns(self, example: Example) -> list[Turn]:
-        """Return shots, with bare answers, and question as chat turns."""
+        """Return the shots (with bare answers) and the question as chat turns."""
         return turns_with_answers(example)
 
     def continuations(self, example: Example) -> list[str]:
-        """Return the answer after one space."""
+        """Return the text to be scored: the answer, preceded by one space."""
         return [f" {example.answer}"]
 
     def judge(self, example: Example, scores: list[Score]) -> Answer:
-        """Score the answer, in nats per token."""
+        """Score an example by the log-likelihood of its answer, in nats per token."""
         (score,) = scores
         return make_measurement(score.logprob / score.n_tokens, scores, {})
 
@@ -367,9 +370,9 @@ def _right_or_wrong(
 
 
 def make_measurement(score: float, scores: Sequence[Score], details: Mapping[str, Any]) -> Answer:
-    """Return an answer whose score is a measurement; NaN if one of `scores` is not finite.
+    """Return an answer whose score is the measurement `score`, in the protocol's unit.
 
-    `details` are left out in that case.
+    If one of `scores` is not finite, the score is NaN and `details` are left out.
     """
     finite = all(each.finite for each in scores)
     return Answer(

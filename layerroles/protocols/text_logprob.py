@@ -70,9 +70,9 @@ class TextLogprob(LikelihoodProtocol):
         return list(split_windows(empty_context_ids(model), ids, model.cfg.n_ctx))
 
     def judge(self, example: Example, scores: list[Score]) -> Answer:
-        """Score the text, in nats per byte.
+        """Score the text by its log-likelihood, in nats per byte.
 
-        Details: `nats`, the log-likelihood of the whole text.
+        Details: `nats`, the log-likelihood of the whole text in nats.
         """
         nats = sum(score.logprob for score in scores)
         return make_measurement(nats / len(example.answer.encode()), scores, {"nats": nats})
@@ -81,9 +81,10 @@ class TextLogprob(LikelihoodProtocol):
 def split_windows(prefix: tuple[int, ...], ids: Sequence[int], longest: int) -> Iterator[Scored]:
     """Yield requests of at most `longest` tokens that together score every token once.
 
-    The first begins with `prefix`. Each later one scores its new tokens after as many tokens before
-    them as fit, at least one. These are the windows of lm-eval's `get_rolling_token_windows` with
-    `context_len=1` for a model that reads `longest - 1` tokens.
+    The first request begins with `prefix`. Each later request scores at most `longest - 1` tokens;
+    its context is the tokens before them, at least one and as many as fit. These are the windows of
+    lm-eval's `get_rolling_token_windows` with `context_len=1` for a model that reads `longest - 1`
+    tokens.
     """
     first = longest - len(prefix)
     yield Scored(prefix, tuple(ids[:first]))

@@ -37,12 +37,12 @@ class Turn:
 
 
 def turns_with_answers(example: Example) -> list[Turn]:
-    """Return turns for the shots with bare answers, then for the question."""
+    """Return chat turns: the shots, with bare answers, then the question."""
     return _make_turns(example, [shot.answer for shot in example.shots])
 
 
 def turns_with_solutions(example: Example) -> list[Turn]:
-    """Return the shots, with worked solutions if they have them, then the question, as turns."""
+    """Return chat turns: the shots, with worked solutions if they have them, then the question."""
     return _make_turns(example, [shot.solution or shot.answer for shot in example.shots])
 
 

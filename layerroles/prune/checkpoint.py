@@ -63,10 +63,10 @@ def export(model: TransformerBridge, *, drop: Iterable[int], path: str | Path) -
         The folder.
 
     Raises:
-        InputError: `drop` is empty or names all layers, a layer twice or a layer that the model
-            lacks; the folder is not empty or cannot be written; the model has no weights, is not
-            from transformers, is quantized or is spread over several devices; or its blocks depend
-            on their layer number, so that the remaining blocks would change.
+        InputError: `drop` is no list of integers, is empty, or names all layers, a layer twice or a
+            layer that the model lacks; the folder is not empty or cannot be written; the model has
+            no weights, is not from transformers, is quantized or is spread over several devices; or
+            its blocks depend on their layer number, so that the remaining blocks would change.
 
     Example:
         real = lr.load("smollm2-135m")
@@ -126,8 +126,8 @@ def check_layers(model: TransformerBridge, drop: Any) -> set[int]:
     """Return the layers to drop as a set, checked against the model.
 
     Raises:
-        InputError: `drop` is empty, or names all layers, a layer twice, or a layer that the model
-            lacks.
+        InputError: `drop` is no list of integers, is empty, or names all layers, a layer twice, or
+            a layer that the model lacks.
     """
     n_layers, name = model.cfg.n_layers, prepared(model).name
     try:
@@ -171,7 +171,7 @@ def check_exportable(model: TransformerBridge) -> Any:
 
 
 def _build_smaller(model: TransformerBridge, original: Any, kept_layers: Sequence[int]) -> Any:
-    """Return the smaller model, which shares the tensors of the larger one.
+    """Return a transformers model of the kept layers, which shares the tensors of the larger one.
 
     Raises:
         InputError: the smaller model cannot be built, or its blocks would differ from those of the

@@ -111,7 +111,10 @@ def _condition_name(result: SweepResult, plan: PruningPlan) -> str:
 def _role_aware_condition(
     result: SweepResult, plans: Sequence[PruningPlan], plan: PruningPlan
 ) -> str | None:
-    """Return the condition name of the `role_aware` plan that drops as many layers, or None."""
+    """Return the condition name of the `role_aware` plan that drops as many layers as `plan`.
+
+    None if there is no such plan.
+    """
     for other in plans:
         if other.method == "role_aware" and len(other.layers) == len(plan.layers):
             return _condition_name(result, other)

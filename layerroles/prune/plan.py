@@ -86,7 +86,8 @@ class PruningPlan:
         tasks: labels of the tasks that represent these families.
         without_skill: labels of tasks that were asked but do not count, since the intact model is
             not above chance on them.
-        protocols: the protocols under which tasks were asked; empty if the method asks nothing.
+        protocols: the protocols under which tasks were asked; empty if the method scores no
+            answers.
         limit: the number of examples of each task.
         seed: the seed of the examples.
 

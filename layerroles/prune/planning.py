@@ -1,12 +1,13 @@
-"""Choose the layers whose loss costs the named skills least.
+"""Choose layers to drop so that the families to keep lose the least skill.
 
 The search is greedy, with joint re-evaluation. Harm is the share of the skill above chance that an
 ablation removes. Every layer is skipped alone, and the one whose loss does least harm is dropped.
 Then, for each further layer to drop, the most promising of the rest are each skipped *together
-with* those dropped before, and the least harmful is added: two layers that do no harm alone may
-back each other up. The most promising layers are taken in turn from two lists, least single-layer
-harm and least block influence (how much the block changes the residual stream), since each measure
-alone misleads: harm is noisy, and influence does not measure skill.
+with* those dropped before, and the layer whose loss does least harm is added: two layers whose
+single loss does no harm may back each other up. The most promising layers are taken in turn from
+two lists, least single-layer harm and least block influence (how much the block changes the
+residual stream), since each measure alone misleads: harm is noisy, and influence does not measure
+skill.
 
 Methods of other authors are included for comparison: `block_influence` (ShortGPT, Men et al. 2024,
 arXiv 2403.03853), `angular` (the run of layers over which the residual stream changes direction
@@ -195,7 +196,9 @@ def _search_greedily(
     drop: int,
     screen: int,
 ) -> list[Step]:
-    """Return the steps: each adds the layer with the least harm, jointly with those chosen before.
+    """Return the steps of a plan, each of which chooses one layer.
+
+    The chosen layer does the least harm when it is skipped together with those chosen before.
 
     Args:
         sweep: the sweep that asks the kept tasks.

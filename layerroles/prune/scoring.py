@@ -69,7 +69,7 @@ class PlanningSweep:
         self._limit, self._seed = limit, seed
 
     def intact(self) -> SweepResult:
-        """Ask the intact model alone; return the result.
+        """Run the intact model alone on the tasks; return the result.
 
         Raises:
             InputError: a family has no skill above chance.
@@ -77,7 +77,7 @@ class PlanningSweep:
         return self._run([])
 
     def harms(self, conditions: Sequence[Condition]) -> list[Harm]:
-        """Ask all conditions in one sweep; return the harm of each, in the same order."""
+        """Run all conditions in one sweep; return the harm of each, in the same order."""
         result = self._run(conditions)
         harm_by_name = harm_of_conditions(result)
         return [harm_by_name[name_in_result(result, condition)] for condition in conditions]
@@ -283,7 +283,9 @@ def measure_changes(
     seed: int,
     path: Path,
 ) -> list[Change]:
-    """Return the mean change over each run of `n` consecutive blocks, in order of first block.
+    """Return how much each run of `n` consecutive blocks changes the residual stream, on average.
+
+    The runs are in order of their first block.
 
     Influence is measured at all tokens, as in ShortGPT (arXiv 2403.03853), and angular distance at
     the last token, as in the paper that proposed it (arXiv 2403.17887).
@@ -315,7 +317,7 @@ def _mean_change(run: pd.DataFrame, measure: str) -> Change:
 
 
 def _task_mean(values: "pd.Series[float]") -> IntervalEstimate:
-    """Return the mean and its 95% Student's t interval, unknown for fewer than two values."""
+    """Return the mean with its 95% Student's t interval, which is NaN for fewer than two values."""
     if len(values) < 2:
         return IntervalEstimate(float(values.mean()), UNKNOWN)
     mean, reach = float(values.mean()), stats.t.ppf(0.975, len(values) - 1) * values.sem()

@@ -73,9 +73,9 @@ class CellPair:
         """Test whether the two cells have equal profiles of harm over the named conditions.
 
         Returns the p value for all conditions together and an array of p values, one per condition
-        (see `stats.profiles_differ_p`). The latter are not corrected for the number of conditions;
-        all are valid together with the sweep's other looks (`stats.Looks`). A condition with an
-        unknown harm gets NaN; the first p value is NaN if all do.
+        (see `stats.profiles_differ_p`). The latter are not corrected for the number of conditions.
+        All account for the number of times that the sweep looks at its results (`stats.Looks`). A
+        condition with an unknown harm gets NaN; the first p value is NaN if all harms are unknown.
         """
         changes = [harm_changes(*self.harms({name: 1.0})) for name in names]
         table = pd.concat(changes, axis=1, keys=range(len(names)))
@@ -96,7 +96,7 @@ class CellPair:
         return max(cell.looks.adjust_p(float(p), cell.n_asked(names)) for cell in cells)
 
     def narrowed(self, names: Sequence[str]) -> "CellPair":
-        """Return the pair with the questions asked under all named conditions in both cells."""
+        """Return the pair, limited to questions asked under all named conditions in both cells."""
         asked = [cell.asked_by_all(names) for cell in (self.one, self.two)]
         both = [
             pair
@@ -129,7 +129,10 @@ class CellPair:
         }
 
     def profiles(self) -> Iterator[tuple[dict[str, str], list[str]]]:
-        """Yield a dict of ablation, `at` and part, and the condition names in both cells."""
+        """Yield the conditions that both cells have, grouped by ablation, `at` and part.
+
+        Each group is a dict of these three, and a list of the names of its conditions.
+        """
         kinds = self.one.conditions.groupby(["ablation", "at", "part"], sort=False)
         for (ablation, at, part), group in kinds:
             names = [str(name) for name in group.index if name in self.two.conditions.index]

@@ -20,7 +20,7 @@ INTACT = "intact"
 # Values of `at` that select positions in every text: an edit that changes nothing there acted on a
 # write of 0.
 _EVERYWHERE = ("all", "after_first")
-# Columns that name a family, whose p values are corrected together.
+# Rows that agree in these columns are one family of tests: their p values are corrected together.
 FAMILY = ["ablation", "at", "part", "task", "protocol"]
 
 
@@ -85,7 +85,8 @@ class Cell:
     def n_changed(self) -> "pd.Series[int]":
         """The number of examples in which an edit changed a write, by condition.
 
-        Examples for which this was not recorded count as changed.
+        A write is what a site adds to the residual stream (for a head, its `z`). Examples for which
+        this was not recorded count as changed.
         """
         changed = self.rows["changed"].astype("boolean").fillna(True)
         return changed.groupby(self.rows["condition"]).sum().astype(int)
@@ -106,7 +107,9 @@ class Cell:
         return asked[INTACT].intersection(*(asked.get(name, set()) for name in conditions))
 
     def level(self, conditions: Iterable[str]) -> float:
-        """Return the level of one interval, so that all looks of the sweep together have 95%.
+        """Return the level of one interval that gives the intervals of all looks together 95%.
+
+        A look is one of the numbers of questions at which the sweep looks at its results.
 
         Args:
             conditions: the names of the conditions that the interval compares.
@@ -157,8 +160,8 @@ class Cell:
             weights: the weight of each condition, by name.
             examples: the examples to use; None for all.
             level: the confidence level that the intervals of all looks of the sweep have together.
-            guessed: if false and the score of guessing was measured, chance is taken to be 0, so
-                skill is the whole score.
+            guessed: if false and the cell has `guesses`, chance is taken to be 0, so the skill is
+                the whole score.
         """
         values, rows, columns = self._array
         columns_used = (
@@ -257,7 +260,7 @@ class Cell:
         return self._acted[condition]
 
     def rng(self, *names: str) -> np.random.Generator:
-        """Return a generator seeded by cell and names; no other row of a table affects it."""
+        """Return a new random generator, seeded by the run's seed, the cell and `names`."""
         text = "\n".join([*names, self.task, self.protocol]).encode()
         return np.random.default_rng([self.seed, zlib.crc32(text)])
 
@@ -273,14 +276,18 @@ def acted(at: str, n_changed: int) -> bool:
     """Return whether a condition acted: changed a write, or has an `at` with tokens in every text.
 
     A condition whose `at` may select no token, such as the evidence in a text without evidence,
-    measured nothing if it changed nothing. A condition that acts at all tokens and changes nothing
-    has a harm of 0.
+    measured nothing if it changed nothing. A condition with tokens in every text that changes
+    nothing has a harm of 0.
+
+    Args:
+        at: the positions that the condition ablates, such as "all".
+        n_changed: the number of examples in which the condition changed a write.
     """
     return n_changed > 0 or at in _EVERYWHERE
 
 
 def make_cells(frame: pd.DataFrame, manifest: dict[str, Any], examples: pd.DataFrame) -> list[Cell]:
-    """Return the cells of a sweep's rows, in the order of the rows; see `SweepResult`."""
+    """Return a sweep's cells in the order of its rows; for the arguments, see `SweepResult`."""
     manifest_cells = {(cell["task"], cell["protocol"]): cell for cell in manifest.get("cells", [])}
     noise = {
         (line["task"], line["protocol"]): line["n_changed"] / line["n"]

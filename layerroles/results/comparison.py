@@ -121,7 +121,7 @@ def compare(a: SweepResult, b: SweepResult) -> Comparison:
     frame[["p_adjusted", "detectable"]] = np.nan
     for (_, _, part, *_), family in frame.groupby(FAMILY, sort=False):
         frame.loc[family.index, "p_adjusted"] = effects.adjust_p(family["p"], part)
-        # The rarer direction of change is taken as chance, and as frequent in the other direction.
+        # Changes in the rarer direction are taken as chance, which changes as many the other way.
         background = min(family["gained"].sum(), family["lost"].sum()) / max(1, family["n"].sum())
         frame.loc[family.index, "detectable"] = effects.find_detectable(family, float(background))
     profiles = [row for matched in matches for row in _profile_rows(matched)]
@@ -289,7 +289,10 @@ def _names_by_site(cell: Cell) -> dict[tuple[str, ...], list[str]]:
 
 
 def _find_other_prompts(a: SweepResult, b: SweepResult) -> set[tuple[str, str]]:
-    """Return (task, example id) of examples whose prompts differ in the runs; empty if unknown."""
+    """Return (task, example id) of the examples whose prompts differ between the two runs.
+
+    Empty if a run does not store its prompts.
+    """
     if a.examples.empty or b.examples.empty:
         return set()
     columns = ["task", "example", "prompt"]

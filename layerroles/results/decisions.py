@@ -5,7 +5,9 @@ once the whole interval of the harm lies in one region of `results.regions`. A c
 ablates one whole layer at all positions may be critical only because the layer writes the attention
 sink, at the first token. If the sweep has the same ablation `after_first`, which leaves the first
 token as it is, the verdict on such a layer is "sink". The `after_first` condition may be deferred:
-asked only if the layer is critical at all positions.
+questions are asked under it only if the layer is critical when it is ablated at all positions. A
+sweep with `until` looks at its results several times and asks no further questions under a
+condition once the verdict on it, or the claims that depend on it, are decided.
 """
 
 import json
@@ -43,9 +45,9 @@ class Decision:
         harm: the mean harm over the cells; its interval has the level of `verdict_levels`.
         kept: the name of the condition with the same ablation `after_first`, which shows whether
             the layer is a sink; None if the sweep has none.
-        is_deferred: whether `kept` is asked only if the layer is critical.
-        spared: the mean harm under `kept`; unknown if `harm` is not critical or `kept` was not
-            asked.
+        is_deferred: whether questions are asked under `kept` only if the layer is critical.
+        spared: the mean harm under `kept`; unknown if `harm` is not critical or no questions were
+            asked under `kept`.
         gone: `harm` minus `spared`, paired by question; unknown if `spared` is.
     """
 
@@ -61,17 +63,18 @@ class Decision:
 
     @property
     def verdict(self) -> str:
-        """A verdict of `results.regions`, sink, not measured, or not measurable."""
+        """A verdict of `results.regions`, or "sink", "not measured" or "not measurable"."""
         if not self.cells:
             return NOT_MEASURABLE
         return judge(self.harm, self.spared, self.gone, sink_asked=self.is_deferred)
 
     @property
     def may_be_sink(self) -> bool:
-        """Whether the layer is critical at all positions and it is not yet known if it is a sink.
+        """Whether the harm is critical, and more questions may show that the layer is a sink.
 
-        That is settled once the layer is shown to be a sink, or once more than half of its
-        harm, or a harm above 0.2, is shown to remain when the first token is not ablated.
+        False once the layer is shown to be a sink, or once more than half of the harm, or a harm
+        above 0.2, is shown to remain when the first token is not ablated. False also if the sweep
+        has no condition that leaves the first token as it is (`kept`).
         """
         if self.kept is None or judge(self.harm, self.spared, self.gone) != "critical":
             return False
@@ -80,7 +83,7 @@ class Decision:
 
     @property
     def is_open(self) -> bool:
-        """Whether more questions may change or add to the verdict."""
+        """Whether more questions may change the verdict."""
         if self.verdict == NOT_MEASURED:
             return all(map(self._acts, self.cells))
         return self.may_be_sink or self.verdict == UNDECIDED
@@ -98,15 +101,15 @@ def judge(
 ) -> str:
     """Return the verdict on a harm: that of `judge_interval`, "sink" or "not measured".
 
-    A critical harm is a sink's if sparing the first token is shown to remove more than half of it
-    and to leave less than 0.2.
+    The verdict on a critical harm is "sink" if sparing the first token is shown to remove more than
+    half of the harm and to leave less than 0.2.
 
     Args:
         harm: the harm if all tokens are ablated.
         spared: the harm if the first token is not ablated; unknown if not measured.
         gone: `harm` minus `spared`; unknown if not measured.
         sink_asked: whether the sweep measures `spared` wherever the harm is critical. A critical
-            harm is then "undecided" until `spared` is known.
+            harm is then "undecided" as long as `spared` is unknown.
     """
     if math.isnan(harm.value):
         return NOT_MEASURED
@@ -161,7 +164,7 @@ def decisions_of(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> list[Dec
 
 
 def _measure(decision: Decision, level: float) -> Decision:
-    """Return the decision with its harms; `spared` and `gone` only where the layer is critical."""
+    """Return the decision with `harm` and, if that is critical, `spared` and `gone` computed."""
     cells, name, kept = decision.cells, decision.condition, decision.kept
     harm = _mean_harm(cells, {name: 1.0}, level)
     if kept is None or not harm.interval.low > CRITICAL:
@@ -183,7 +186,7 @@ def tabulate_decisions(
     Args:
         cells: the cells of a result.
         manifest: the manifest of the run.
-        interim: whether the run is unfinished, so that every condition with a known harm is
+        interim: whether the run is unfinished. Every condition with a known harm is then given as
             undecided.
     """
     rows = []
@@ -215,9 +218,9 @@ def tabulate_decisions(
 
 
 def describe_decisions(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> str:
-    """Return a phrase: how many verdicts a sweep `until="decided"` has, with how many answers.
+    """Return a phrase: how many verdicts are decided, with how many answers and what error.
 
-    Conditions of families without skill are not counted. "" for other sweeps.
+    Conditions of families without skill are not counted. "" for a sweep without `until`.
     """
     if not manifest.get("until"):
         return ""
@@ -238,7 +241,8 @@ def describe_decisions(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> st
 def describe_answers(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> str:
     """Return a phrase: how many answers a sweep has, and their share of all up to its limit.
 
-    "All" leaves out the deferred conditions (`find_waiting`) of which a cell was asked nothing.
+    In "all", a deferred condition (`find_waiting`) counts only for the cells that asked questions
+    under it.
     """
     n_answers = sum(len(cell.rows) for cell in cells)
     names = [str(entry["name"]) for entry in manifest["conditions"]]
@@ -256,8 +260,8 @@ def verdict_levels(manifest: Mapping[str, Any]) -> dict[str, float]:
     """Map each condition's name to the confidence level of the harm interval of its verdict.
 
     It is `1 - Decided.error`; with `Decided.simultaneous`, the error is divided by the number of
-    conditions of the same ablation, `at` and parts. The map is empty for a sweep that asks
-    everything: its level is 95%.
+    conditions of the same ablation, `at` and parts. The map is empty for a sweep without `until`;
+    the level is then 95%.
     """
     until = manifest.get("until")
     if not until:
@@ -278,8 +282,8 @@ def find_waiting(conditions: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Map the hash of each deferred condition to the name of the condition that it waits for.
 
     A deferred condition ablates one whole layer `after_first`, and the sweep also has the same
-    ablation of that layer at all positions: the condition that it waits for. The deferred condition
-    is asked only if the layer turns out to be critical under the ablation at all positions.
+    ablation of that layer at all positions: the condition that it waits for. Questions are asked
+    under the deferred condition only if the layer turns out to be critical at all positions.
 
     Args:
         conditions: entries of a manifest.
@@ -291,16 +295,18 @@ def find_waiting(conditions: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 def find_deferred(
     conditions: Sequence[Mapping[str, Any]], plan: Mapping[str, Any], *, only_needed: bool
 ) -> set[str]:
-    """Return the hashes of a command's conditions that earlier answers may make unnecessary.
+    """Return the hashes of the conditions that earlier answers may make unnecessary.
 
-    They are those of `find_waiting` and, if the command asks until claims are decided, those of all
-    ablations but the first.
+    With `only_needed`, these are the conditions of `find_waiting`. If the plan stops once claims
+    are decided, they are also the plan's conditions of all ablations but the first.
 
     Args:
         conditions: entries of a manifest.
-        plan: one call of `Sweep.run`: its `conditions` (hashes, in order) and, if it stops early,
-            `until`: what it decides, "layers" or "claims".
-        only_needed: whether the sweep asks layers `after_first` only where they are critical.
+        plan: what one call of `Sweep.run` asks: its `conditions` (hashes, in order) and, if it may
+            stop early, `until`: "layers" if it stops once the verdicts on layers are decided,
+            "claims" if once the claims are.
+        only_needed: whether a layer is ablated `after_first` only if it is critical at all
+            positions.
     """
     deferred = set(find_waiting(conditions)) if only_needed else set()
     if plan.get("until") != "claims":
@@ -311,11 +317,11 @@ def find_deferred(
 
 
 def ablations_asked(conditions: Sequence[Mapping[str, Any]], plan: Mapping[str, Any]) -> list[str]:
-    """Return the names of the ablations in a command's conditions, in order of first appearance.
+    """Return the names of the ablations in a plan's conditions, in order of first appearance.
 
     Args:
         conditions: entries of a manifest.
-        plan: one call of `Sweep.run`: its `conditions` (hashes, in order).
+        plan: what one call of `Sweep.run` asks: its `conditions` (hashes, in order).
     """
     kind_of = {entry["hash"]: str(entry["ablation"]) for entry in conditions}
     kinds = dict.fromkeys(kind_of[hash] for hash in plan["conditions"])

@@ -53,10 +53,10 @@ def tabulate_effects(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> pd.D
 
 
 def _row(cell: Cell, about: dict[Any, Any], harm_level: float) -> dict[str, Any]:
-    """Return the row of one condition.
+    """Return the row of one condition in the table of effects.
 
     Args:
-        cell: a cell.
+        cell: the task and protocol of the row.
         about: the condition's row of `Cell.conditions`.
         harm_level: the level of the interval of harm.
     """
@@ -99,7 +99,11 @@ def _row(cell: Cell, about: dict[Any, Any], harm_level: float) -> dict[str, Any]
 
 
 def _format_columns(cell: Cell, name: str) -> dict[str, float]:
-    """Return the `format_` columns: the share of answers in the shots' format, and its change."""
+    """Return a condition's `format` columns: the share of answers in the shots' format.
+
+    Shots are the worked examples in the prompt. The columns are the intact and the ablated share,
+    and their difference (ablated minus intact) with its interval and p value.
+    """
     intact, form, clusters = cell.answered_by_both(name, of="form")
     n_asked = cell.n_asked([name])
     level = cell.looks.level(n_asked)
@@ -166,8 +170,8 @@ def adjust_p(p: "pd.Series[float]", part: str, n_more: int = 0) -> Float[np.ndar
     Args:
         p: the p values of tests that are reported together.
         part: the part that was ablated, such as `"block"` or `"head"`.
-        n_more: the number of tests of the same family that were skipped, since others made them
-            pointless; each counts as p = 1.
+        n_more: the number of planned tests of the same family without a p value in `p`, such as
+            those of layers that were not ablated `after_first`; each counts as p = 1.
     """
     correct = stats.benjamini_hochberg if part in _MANY else stats.holm
     padded = np.concatenate([p.to_numpy(float), np.ones(max(0, n_more))])
@@ -175,7 +179,10 @@ def adjust_p(p: "pd.Series[float]", part: str, n_more: int = 0) -> Float[np.ndar
 
 
 def _count_planned(manifest: Mapping[str, Any]) -> Counter[tuple[str, str, str]]:
-    """Count planned single-site conditions by ablation, `at` and part; empty if all are asked."""
+    """Count planned single-site conditions by ablation, `at` and part.
+
+    Empty if the sweep defers no conditions (`only_needed` is false).
+    """
     if not manifest.get("only_needed", False):
         return Counter()
     return Counter(
@@ -218,7 +225,7 @@ def clustered_p(
     clusters: stats.Clusters,
     bounds: tuple[float, float] | None,
 ) -> float:
-    """Return the larger of `p`, which assumes independent examples, and the p for clusters."""
+    """Return the larger of `p`, which assumes independent examples, and `stats.cluster_p`."""
     if not stats.are_clusters(clusters):
         return p
     of_clusters = stats.cluster_p(change, clusters, bounds)
@@ -288,9 +295,10 @@ def mean_or_nan(values: Float[np.ndarray, " example"]) -> float:
 
 
 def label_conditions(frame: pd.DataFrame) -> "pd.Series[str]":
-    """Return each row's label: the condition's name without site and `at`, as `clip[length=0.25]`.
+    """Return each row's label: the condition's name without the site and `at` at its end.
 
-    The label is "" if the name does not end in site and `at`, as for a name given by the user.
+    The label of `clip[length=0.25] L0 after_first` is `clip[length=0.25]`. It is "" if the name
+    does not end in site and `at`, as for a name given by the user.
     """
     sites = frame[["condition", "site", "at"]].drop_duplicates()
     label_of = {

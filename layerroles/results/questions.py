@@ -52,7 +52,10 @@ def _select_task(examples: pd.DataFrame, task: object) -> pd.DataFrame:
 
 
 def _name_by_example(rows: pd.DataFrame, task_examples: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per example: question `name`, `given` (did the task set it?), and `answer`."""
+    """Return a row per example: the question's `name`, whether it is `given`, and the `answer`.
+
+    A name is given if the task sets it; otherwise it is the example's id.
+    """
     questions = task_examples.reindex(rows["example"].astype(str).unique()).astype(object)
     is_given = questions["question"].fillna("").astype(bool)
     name = (

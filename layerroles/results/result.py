@@ -41,9 +41,10 @@ def _range(numbers: Sequence[int]) -> str:
 
 
 def _is_past_first_look(result: "SweepResult") -> bool:
-    """Return whether a run `until="decided"` has had its first look at every condition.
+    """Return whether a run with `until` has answered all questions up to its first look.
 
-    Conditions that wait for earlier answers (`find_deferred`) are not counted.
+    Conditions that earlier answers may make unnecessary (`find_deferred`) are left out. False for a
+    run without `until`.
     """
     manifest, cells = result.manifest, cells_of(result)
     if not manifest.get("until"):
@@ -106,10 +107,11 @@ class SweepResult:
     def interim(self) -> str:
         """How much of the run is done, such as "8 of 32 questions"; "" if it is finished.
 
-        An unfinished run has estimates and intervals, but no verdicts: to stop as soon as a verdict
-        looks right raises its error rate above 5%. A run `until="decided"` has verdicts that are
-        valid at any look, so it counts as finished from its first look on. Also "" for runs of
-        earlier versions, which do not record whether they are finished.
+        An unfinished run has estimates and intervals, but no verdicts: stopping as soon as a
+        verdict looks right would raise its error rate above 5%. A run with `until` looks at its
+        results several times, and its verdicts are valid at each of these looks, so it counts as
+        finished from the first look on. Also "" for runs of earlier versions, which do not record
+        whether they are finished.
         """
         if not self.manifest.get("unfinished") or _is_past_first_look(self._whole or self):
             return ""
@@ -133,21 +135,22 @@ class SweepResult:
     def effects(self) -> pd.DataFrame:
         """Compare every condition with the intact model: a row per condition, task and protocol.
 
-        `score`, `intact` and `effect` are means over the `n` examples that both answered; pairs
-        with a score that is not finite are left out and counted in `n_failed`. `effect` is
-        `score - intact`: negative means that the ablation hurts. Intervals have a level of 95%; in
-        a sweep `until="decided"`, which looks at its results several times, the intervals of all
+        `score` (under the condition), `intact` and `effect` are means over the `n` examples with
+        both scores; pairs with a score that is not finite are left out and counted in `n_failed`.
+        `effect` is `score - intact`: negative means that the ablation hurts. Intervals have a level
+        of 95%; in a sweep with `until`, which looks at its results several times, those of all
         looks together have it, and `p` accounts for looks too. They are Wilson's for a 0/1 score
         and Tango's for its effect, bootstrap for other scores; the interval of harm has the level
         of verdicts (`1 - Decided.error`). `p` is that of McNemar's exact test or a sign-flip test;
         `p_adjusted` is corrected over the conditions of one ablation, `at` and part in one task and
         protocol: by Holm, or by Benjamini and Hochberg over heads and key/value groups. Layers that
-        were not asked `after_first`, because they are not critical at all positions, count as tests
+        were not ablated `after_first`, since they are not critical at all positions, count as tests
         too. `detectable` is the smallest drop that `n` examples show with 80% power after that
         correction (`stats.minimum_detectable`).
 
-        `n_changed` counts the examples for which an edit changed a write: 0, for example, if an
-        ablation acts on generated tokens and the answer is one token.
+        `n_changed` counts the examples for which an edit changed a write (what a site adds to the
+        residual stream): 0, for example, if an ablation acts on generated tokens and the answer is
+        one token.
 
         `harm` is `-effect / (intact - chance)`: 1 if all skill above chance is lost. It is NaN
         unless a chance level is known, the intact score is shown to lie above it, and the ablation
@@ -169,9 +172,10 @@ class SweepResult:
         Columns: task, family, protocol, n, score, score_low, score_high, chance (the score of the
         best guess that does not read the question; NaN if unknown), chance_shuffled (the score if
         each answer were given to another example; NaN if not measured), above_chance (whether the
-        score is shown to lie above chance), unit, n_failed, format (share of answers in the form of
-        the shots; NaN outside generation), format_low, format_high, noise (share of answers that
-        another batch shape changes; NaN if not measured).
+        score is shown to lie above chance), unit, n_failed (examples whose score is not finite),
+        format (share of answers in the format of the shots, the worked examples in the prompt; NaN
+        outside generation), format_low, format_high, noise (share of answers that another batch
+        shape changes; NaN if not measured).
         """
         return tabulate_intact(self._cells)
 
@@ -182,12 +186,12 @@ class SweepResult:
         condition, ablation, at, layer (NA unless the condition ablates one layer), verdict
         (critical, spare, partial, helps, sink, undecided, not measured or not measurable; see
         `roles`), harm with the interval `low` to `high` by which it was judged, n (questions asked,
-        summed over tasks), look (how many times a sweep `until="decided"` had looked when it
-        stopped asking; 0 for other sweeps) and needed (about how many questions would decide an
-        undecided condition, if its harm stayed the same; else NaN).
+        summed over tasks), look (how many times a sweep with `until` had looked at its results by
+        then; 0 for other sweeps) and needed (about how many questions would decide an undecided
+        condition, if its harm stayed the same; else NaN).
 
-        In a sweep `until="decided"`, intervals and verdicts are valid although the sweep stops
-        asking about a condition as soon as its verdict is decided. The estimated harms of such
+        In a sweep with `until`, intervals and verdicts are valid although the sweep stops asking
+        questions under a condition once its verdict is decided. The estimated harms of such
         conditions are biased away from 0 (docs/statistics.md says by how much).
 
         Example:
@@ -219,8 +223,8 @@ class SweepResult:
 
         Pairs are those of `agreement`. `difference` is `harm_b - harm_a`. If only one protocol of
         the pair scores given answers, it is `a`, so a positive difference means that likelihood
-        shows less harm than writing. The interval of the difference and `p` (a sign-flip test) are
-        paired over the `n` shared questions; `p_adjusted` is corrected for the number of sites
+        shows less harm than generation. The interval of the difference and `p` (a sign-flip test)
+        are paired over the `n` shared questions; `p_adjusted` is corrected for the number of sites
         (Holm). NaN unless both harms are defined.
         """
         return self._differences.copy()

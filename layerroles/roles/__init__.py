@@ -13,8 +13,8 @@ calls a layer
 - partial: the interval lies between 0 and 0.4;
 - helps: the interval lies below 0, so the model does better without the layer;
 - undecided: none of these. More questions decide more layers (column `needed` of `Roles.layers`);
-- not measured: its harm is unknown. It was not swept, had no finite score, or the ablation had no
-  position to act at.
+- not measured: the harm of the layer is unknown. No condition of the sweep ablates it, no score was
+  finite, or the ablation had no position to act at.
 
 A layer is general when it is critical for every measured family, the copying control (family
 language) among them, and specific when it is critical for one family and, by its interval, below

@@ -58,9 +58,9 @@ class Number:
 
     Attributes:
         quantity: name of the number.
-        measured: its value if ablations act at the judged positions (`Harms.at`).
-        kept: its value if the first token is not ablated (`after_first`); None if that was not
-            swept.
+        measured: its value under ablation at the positions `Harms.at`.
+        kept: its value under ablation at `after_first`, which keeps the first token; None if the
+            sweep has no such conditions.
         smallest: its smallest effect of interest.
     """
 
@@ -71,16 +71,16 @@ class Number:
 
     @property
     def sign(self) -> int:
-        """1 if the interval lies above the smallest effect, -1 if below it, else 0.
+        """1 if the interval of `measured` lies above the smallest effect, -1 if below it, else 0.
 
-        Also 0 if the interval under `after_first`, where swept, lies on another side.
+        Also 0 if `kept` is given and its interval does not lie on the same side.
         """
         side = self.judged_sign
         return side if self.kept is None or self._side(self.kept) == side else 0
 
     @property
     def judged_sign(self) -> int:
-        """1, -1 or 0 as in `sign`, but by the interval at the judged positions alone."""
+        """1, -1 or 0 as in `sign`, but by the interval of `measured` alone, without `kept`."""
         return self._side(self.measured)
 
     def _side(self, contrast: stats.Contrast) -> int:
@@ -98,7 +98,7 @@ class Number:
 
     @property
     def is_near(self) -> bool:
-        """Whether an undecided interval lies between 0 and twice the smallest effect.
+        """Whether an interval that includes the smallest effect lies between 0 and twice it.
 
         More questions may then show that the number is above or below its smallest effect, but not
         by enough to matter.
@@ -114,7 +114,7 @@ class Number:
 
     @property
     def words(self) -> str:
-        """Text with the estimate and its interval, or text that says that it is not known."""
+        """Text with the estimate and its interval, or that says that the number is not known."""
         if not self.measured.known:
             return f"{self.quantity} not known (it takes skill, and every layer that it is about)"
         text = f"{self.quantity} {format_estimate(*self.measured.numbers)}"
@@ -125,7 +125,10 @@ class Number:
         return f"{text}, with the first token kept {format_estimate(*self.kept.numbers)}"
 
     def records(self, ablation: str) -> Iterator[dict[str, Any]]:
-        """Yield a record of ablation, quantity, estimate, low, high and n for each known value."""
+        """Yield a record for each of `measured` and `kept` that is known.
+
+        Its keys are ablation, quantity, estimate, low, high and n (the number of questions).
+        """
         contrasts = [(self.quantity, self.measured)]
         if self.kept is not None:
             contrasts.append((f"{self.quantity}, first token kept", self.kept))
@@ -138,8 +141,8 @@ class Number:
     def needed(self) -> float:
         """The number of questions that would decide `sign` if the estimate stayed the same.
 
-        NaN if the sign is decided already or the number is not known; infinite if the estimate
-        equals the smallest effect.
+        Computed for `measured`, or for `kept` if `measured` is decided or not known. NaN if neither
+        is both known and undecided; infinite if the estimate equals the smallest effect.
         """
         for contrast in (self.measured, self.kept):
             if contrast is None or not contrast.known or self._side(contrast):
@@ -160,15 +163,15 @@ class Finding:
 
     Attributes:
         ablation: name of the kind.
-        mechanism: mechanism of the kind; empty if a claim cannot rest on it.
-        sign: 1 if it shows the claim, -1 if the opposite, 0 if neither.
+        mechanism: mechanism of the kind; empty if it declares none, so that no claim rests on it.
+        sign: 1 if the kind shows the claim, -1 if it shows the opposite, 0 if neither.
         words: the finding as text, with its numbers.
         numbers: records of ablation, quantity, estimate, low, high, and n, the number of questions.
-        needed: number of questions that would decide it if the estimates stayed the same; NaN if
-            not known.
+        needed: number of questions that would decide `sign` if the estimates stayed the same; NaN
+            if not known.
         is_open: whether more questions may decide `sign`.
-        asks_kept: whether the numbers at the judged positions alone would decide `sign`, so that it
-            depends on those with the first token kept.
+        asks_kept: whether `sign` is 0 only because of the numbers with the first token kept
+            (`Number.kept`); those at `Harms.at` alone would decide it.
         is_near: whether a number is known to lie so near its smallest effect that more questions
             would not decide `sign`.
     """
@@ -227,12 +230,12 @@ def find_by_kind(
 
 
 def was_asked(kind: AblationKind, first: AblationKind, keys: Sequence[Key]) -> bool:
-    """Return whether a kind was run on all tasks with skill in `keys` that the first was run on."""
+    """Return whether `kind` was run on all tasks with skill of `keys` that `first` was run on."""
     return all(set(first.harms.tasks(*key)) <= set(kind.harms.tasks(*key)) for key in keys)
 
 
 def not_asked(kind: AblationKind) -> Finding:
-    """Return the finding, with sign 0, of a kind that was not run on all tasks of a claim."""
+    """Return the finding of a kind that was not run on all tasks of a claim: sign 0, open."""
     return Finding(
         kind.ablation,
         kind.mechanism,
@@ -243,7 +246,7 @@ def not_asked(kind: AblationKind) -> Finding:
 
 
 def left_undecided(finding: Finding) -> Finding:
-    """Return the finding with sign 0 and not open, regardless of its numbers."""
+    """Return a copy of a finding, with sign 0 and closed: more questions would not decide it."""
     return replace(finding, sign=0, needed=math.nan, is_open=False, is_near=False)
 
 
@@ -253,12 +256,15 @@ def measure_number(
     measured: Callable[[str], stats.Contrast],
     smallest: float = SMALLEST,
 ) -> Number:
-    """Return a number at the judged positions and, if swept, under `after_first`.
+    """Return a number of a claim under one kind of ablation.
+
+    Its value is measured with ablation at `harms.at` and, if the sweep has conditions with
+    `at="after_first"`, which keep the first token, with these too.
 
     Args:
-        harms: the harms under one kind of ablation.
+        harms: the harms under that kind.
         quantity: the name of the number.
-        measured: returns the value at given positions (`at`).
+        measured: a function from `at`, the positions of the ablation, to the value.
         smallest: the smallest effect of interest.
     """
     first_token_kept = measured(AFTER_FIRST) if harms.after_first else None
@@ -388,7 +394,8 @@ def _explain_undecided(findings: Sequence[Finding], decided: set[str]) -> str:
 def _describe_needed(findings: Sequence[Finding]) -> str:
     """Return text on how many questions would decide a claim under each kind of ablation.
 
-    If no number is known, the text names the kinds that were not run on all tasks; empty if none.
+    If no such count is known, the text names the kinds that were not run on all tasks; empty if
+    there are none.
     """
     needed = [
         f"{finding.ablation} {_format_count(finding.needed)}"

@@ -62,7 +62,7 @@ def _claims_on_layers(result: SweepResult, kinds: Sequence[AblationKind]) -> Ite
 def describe_decided(result: SweepResult) -> str:
     """Return text on how many claims or verdicts a sweep has decided, and with how many answers.
 
-    "" for sweeps without `until`, which do not stop when they are decided.
+    Empty for a sweep without `until`, which does not stop early.
     """
     until = result.manifest.get("until")
     if not until or until.get("goal") != "claims":
@@ -91,8 +91,8 @@ def decide_claims(
     Args:
         result: a sweep.
         kinds: its kinds of ablation, first the judged kind.
-        base: a sweep of the model that this one was distilled or trained from; None if there is
-            none.
+        base: a sweep of the model that the model of `result` was distilled or trained from; None if
+            there is none.
         probes: probe frames; only `similarity` is used.
     """
     if base is not None:
@@ -116,7 +116,10 @@ def decide_claims(
 
 
 def _lesser_skills(result: SweepResult) -> dict[str, str]:
-    """Map each family to the narrower skills of its tasks (`Task.skill`), if all tasks name one."""
+    """Map families to text on the narrower skills of their tasks (`Task.skill`).
+
+    A family is left out if one of its tasks names no narrower skill.
+    """
     skills_of: dict[str, set[str]] = {}
     for cell in result.manifest.get("cells", []):
         if "family" in cell:
@@ -131,14 +134,14 @@ def _lesser_skills(result: SweepResult) -> dict[str, str]:
 def measure_kinds(
     result: SweepResult, judged_kind: str, at: str | None = None
 ) -> list[AblationKind]:
-    """Return the judged kind of ablation, then other kinds swept at the same positions.
+    """Return the judged kind of ablation, then the other kinds that act at the same positions.
 
-    Other kinds that were swept at several settings are left out.
+    Other kinds that were swept at several settings, such as noise scales, are left out.
 
     Args:
         result: a sweep.
         judged_kind: the name of the ablation to judge.
-        at: the positions to judge; None for the default of `Harms`.
+        at: the ablation positions on which claims are judged; None for the default of `Harms`.
     """
     mechanism_of = mechanisms(result)
     judged = Harms(result, judged_kind, at)
@@ -163,7 +166,7 @@ def _ablation_kinds(result: SweepResult) -> list[str]:
 
 
 def choose_kind(result: SweepResult, ablation: str | None) -> str:
-    """Return the kind of ablation to judge.
+    """Return the kind of ablation to judge: `ablation` or, if None, the sweep's only kind.
 
     Raises:
         InputError: no condition ablates one whole layer, the kind is unknown, or none is given and

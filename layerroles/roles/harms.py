@@ -46,13 +46,13 @@ Place = tuple[int, int]
 
 
 class Harms:
-    """Harm of each layer or head that one ablation ablates alone, per family and protocol.
+    """Harm of ablating each layer or head alone, by one kind of ablation, per family and protocol.
 
     Args:
         result: a sweep.
         ablation: the kind of ablation.
-        at: the positions at which the conditions act, called the judged positions; by default `all`
-            if swept, else the first by name.
+        at: the ablation positions on which verdicts and claims are judged; by default `all` if the
+            sweep has conditions that act there, else the first of its positions by name.
         part: `"block"` for whole layers, or `"head"`.
 
     Raises:
@@ -169,10 +169,10 @@ class Harms:
     def _judge(
         self, place: Place, harm: stats.Contrast, spared: stats.Contrast, gone: stats.Contrast
     ) -> str:
-        """Return the verdict on a place.
+        """Return the verdict on a place (layer or head); for the contrasts, see `results.judge`.
 
-        Until the run is finished, it is only "undecided" or "not measured". A critical layer whose
-        answers under `after_first` are still missing may be a sink, so it is undecided too.
+        Before the run is finished, the verdict is "undecided" or "not measured". A critical layer
+        whose answers under `after_first` are still missing may be a sink, so it is undecided too.
         """
         sink_asked = self.after_first and place[0] in self._only_if_critical
         verdict = judge(harm, spared, gone, sink_asked=sink_asked)
@@ -203,9 +203,9 @@ class Harms:
     ) -> str | None:
         """Return the name of the condition that ablates one place; None if there is none.
 
-        `at` is by default the judged positions. A sweep with `only_needed` runs `after_first` only
-        for layers that are critical at all positions; for a layer that is not, `at="after_first"`
-        returns the condition at all positions instead.
+        The default of `at` is `self.at`. A sweep with `only_needed` runs `after_first` only for
+        layers that are critical at all positions; for other layers, `at="after_first"` returns the
+        name of the condition at all positions instead.
         """
         at = at or self.at
         if at == AFTER_FIRST and place[0] in self._only_if_critical:
@@ -234,10 +234,7 @@ class Harms:
         return self._skills[task, protocol]
 
     def scores(self, task: str, protocol: str) -> pd.DataFrame:
-        """Return a row of scores per condition, intact first; NaN if not finite or missing.
-
-        The columns are the examples.
-        """
+        """Return the scores, condition x example, intact first; NaN if not finite or missing."""
         return self._cell_by_key[task, protocol].scores
 
     def did_act(self, task: str, protocol: str, condition: str) -> bool:
@@ -261,7 +258,7 @@ class Harms:
             family: a family.
             protocol: a protocol.
             weights: map of places (layer, head) to weights.
-            at: the positions at which the conditions act; by default the judged ones.
+            at: the positions at which the conditions act; `self.at` by default.
             level: confidence level of the interval.
         """
         at = at or self.at
@@ -324,9 +321,10 @@ class Harms:
         return {(layer, -1): sign / len(chosen) for layer in chosen}
 
     def holds_with_first_token_kept(self, family: str, protocol: str) -> bool:
-        """Return whether early minus late has the same sign if the first token is not ablated.
+        """Return whether early minus late harm keeps its sign if the first token is not ablated.
 
-        True if the interval at the judged positions contains 0, or `after_first` was not swept.
+        Both signs are judged by intervals. True if the interval at `self.at` contains 0, or if
+        `self.after_first` is false, so that there is nothing to compare with.
         """
         judged = self.early_minus_late(family, protocol)
         if not self.after_first or not (judged.interval.low > 0 or judged.interval.high < 0):
@@ -343,14 +341,15 @@ class Harms:
     ) -> stats.Contrast:
         """Return the mean harm of all layers under `protocol` minus that under `other`.
 
-        Compares the questions that were asked under both protocols, of tasks of the family with
-        skill under both (or of two tasks that ask the same questions), and averages over tasks.
-        `stats.NO_CONTRAST` if there are none, or if not all layers of the model were swept.
+        The comparison is over questions that were asked under both protocols, of tasks of the
+        family with skill under both (or of two tasks that ask the same questions), and is averaged
+        over tasks. `stats.NO_CONTRAST` if there are no such questions, or if not all layers of the
+        model were swept.
 
         Harm under protocols in which the model writes is computed in two ways. If the score of
         guessing is subtracted from the intact score, harm is overestimated, since a broken model
-        scores below a guess; if not, it is underestimated. The difference nearer 0 is returned,
-        with an interval that covers both intervals.
+        scores below a guess; if not, it is underestimated. Of the two differences, the one nearer 0
+        is returned, with an interval that covers both intervals.
         """
         if len(self.swept) < self.n_layers:
             return stats.NO_CONTRAST
@@ -380,7 +379,7 @@ class Harms:
         return any(pair.one.protocol != pair.two.protocol for pair in pairs)
 
     def both_have_skill(self, family: str, protocol: str, other: str) -> bool:
-        """Return whether any shared questions are of tasks with skill under both protocols."""
+        """Return whether there are shared questions of tasks with skill under both protocols."""
         pairs = pairs_of(self._asked_both_ways(family, protocol, other))
         return any(
             pair.one.protocol != pair.two.protocol
@@ -400,8 +399,8 @@ class Harms:
         """Return a table with a row per task with skill.
 
         Columns: family, protocol, task, unit, n, clusters (of the questions; 0 if they have none),
-        intact, chance, and detectable: the median over conditions of the smallest drop that is
-        detected with 80% power (NaN if there is none).
+        intact, chance, and detectable: the median over conditions of the smallest drop of the score
+        that is detected with 80% power (NaN if no drop is).
         """
         judged = self.effects[self.effects["at"] == self.at]
         smallest_drop = judged.groupby(["task", "protocol"])["detectable"].median()
@@ -438,20 +437,20 @@ class Harms:
 
 
 def single_site_effects(result: SweepResult, part: str = "block") -> pd.DataFrame:
-    """Return the effects of conditions that ablate one whole layer, or one head."""
+    """Return the effects of conditions that ablate one whole layer (for part `head`, one head)."""
     effects = result.effects()
     number = "head" if part == "head" else "layer"
     return effects[(effects["part"] == part) & effects[number].notna()]
 
 
 def positions_swept(result: SweepResult, ablation: str, part: str = "block") -> set[str]:
-    """Return the positions at which the single-site conditions of an ablation act."""
+    """Return the positions (values of `at`) of an ablation's conditions on one layer or head."""
     effects = single_site_effects(result, part)
     return set(effects.loc[effects["ablation"] == ablation, "at"])
 
 
 def has_one_setting(result: SweepResult, ablation: str) -> bool:
-    """Return whether an ablation was swept at one setting, so that a layer has one harm."""
+    """Return whether a sweep has one setting of an ablation, and not, say, two noise scales."""
     effects = single_site_effects(result)
     return bool(ambiguous_rows(effects[effects["ablation"] == ablation]).empty)
 
@@ -461,7 +460,7 @@ def _place_of(row: Any) -> Place:
 
 
 def _waiting_layers(result: SweepResult, ablation: str) -> set[int]:
-    """Return the layers that the sweep asks under `after_first` only if they are critical."""
+    """Return the layers that the sweep ablates `after_first` only if they are critical at `all`."""
     if not result.manifest.get("only_needed", False):
         return set()
     entries = result.manifest.get("conditions", [])

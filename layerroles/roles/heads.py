@@ -1,4 +1,4 @@
-"""Find the heads that a family needs: ablated alone, screened by a cheap score, or jointly.
+"""Find the heads that a family needs, by ablating heads one at a time or jointly.
 
 A head is judged as layers are: it is critical if the interval of its harm lies above 0.2. A sweep
 may ablate hundreds of heads, so their p values are corrected by Benjamini and Hochberg
@@ -56,14 +56,15 @@ _PLACE = ["layer", "head"]
 
 
 def heads_of(result: SweepResult, at: str) -> pd.DataFrame:
-    """Return the rows of `Roles.heads`, for every ablation of single heads; empty if none.
+    """Return the table `Roles.heads`: harm and verdict of each head that was ablated alone.
 
-    For an unfinished run, no head is judged, and `attrs["interim"]` says how much of it is done.
+    Empty if no head was. For an unfinished run, every measured head is undecided, and
+    `attrs["interim"]` of the table says how much of the run is done.
 
     Args:
         result: a sweep.
-        at: the positions at which layers are judged. Heads are judged there too if they were
-            ablated there, else at `all`, else at the first positions by name.
+        at: the ablation positions on which layers are judged. Heads are judged on the same
+            positions if they were ablated there, else on `all`, else on the first by name.
     """
     frames = []
     for kind in dict.fromkeys(single_site_effects(result, "head")["ablation"]):
@@ -79,9 +80,9 @@ def heads_of(result: SweepResult, at: str) -> pd.DataFrame:
 
 
 def _p_values(harms: Harms, frame: pd.DataFrame) -> dict[str, "pd.Series[float]"]:
-    """Return `p` and `p_adjusted`, with the index of `frame`.
+    """Return the columns `p` and `p_adjusted` for a table of heads, with the index of `frame`.
 
-    `p` tests that a head has an effect on any task of a family; `p_adjusted` is corrected over
+    `p` tests whether a head has an effect on any task of a family; `p_adjusted` is corrected over
     heads.
     """
     effects = harms.effects[harms.effects["at"] == harms.at]
@@ -103,7 +104,9 @@ def _p_values(harms: Harms, frame: pd.DataFrame) -> dict[str, "pd.Series[float]"
 
 
 class HeadSearch:
-    """A screen of heads: which to confirm, and which to audit for what the screen missed.
+    """The heads to ablate after a screen: the best to confirm, and some of the rest to audit.
+
+    Confirming and auditing both measure a head's harm; the audit shows what the screen missed.
 
     Args:
         scores: a score for every head, indexed by layer and head; larger for heads that may matter
@@ -167,8 +170,8 @@ class HeadSearch:
 
         Args:
             result: a sweep that holds these conditions; other conditions are ignored.
-            top: misses are counted among the critical heads, and also among this many heads with
-                the most harm.
+            top: the screen's misses are counted for the critical heads, and also for this many
+                heads with the most harm.
 
         Raises:
             InputError: the sweep is not finished, lacks a head of `conditions()` or has
@@ -328,7 +331,7 @@ class _HeadSet:
 
     @property
     def layers(self) -> tuple[tuple[str, int], ...]:
-        """Pairs of layer name and number of heads, sorted."""
+        """Pairs of a layer's name and the number of these heads in it, sorted."""
         return tuple(sorted(Counter(head.partition(".")[0] for head in self.heads).items()))
 
 
@@ -350,7 +353,7 @@ def _joint_sets(result: SweepResult, at: str) -> list[_HeadSet]:
 
 
 def _was_asked(heads: _HeadSet, cells: Sequence[Cell]) -> bool:
-    """Return whether the condition of a set of heads was asked in every cell."""
+    """Return whether a set of heads was ablated in every cell (task under a protocol)."""
     return all(heads.condition in cell.conditions.index for cell in cells)
 
 
@@ -375,7 +378,17 @@ def _choose_set(
 def _judge_set(
     cells: Sequence[Cell], mechanism: str, chosen: _HeadSet, others: Sequence[_HeadSet]
 ) -> Finding:
-    """Judge the claim by the harm of the chosen heads and its excess over the other sets."""
+    """Judge the claim that a few heads carry a family, by one chosen set of heads.
+
+    To show the claim, the set's harm has to exceed 0.2, and its excess over the mean harm of other
+    sets has to exceed the smallest effect.
+
+    Args:
+        cells: the family's cells with skill under one protocol, one per task.
+        mechanism: the mechanism of the ablation.
+        chosen: the set of heads to judge.
+        others: the sets to compare it with.
+    """
     harm = Number("harm", _mean_harm(cells, {chosen.condition: 1.0}), smallest=CRITICAL)
     excess = Number("more than others", _excess_over_others(cells, chosen, others))
     harms_of_others = [_mean_harm(cells, {other.condition: 1.0}) for other in others]
@@ -398,7 +411,7 @@ def _judge_set(
 
 
 def _mean_harm(cells: Sequence[Cell], weights: Mapping[str, float]) -> stats.Contrast:
-    """Return a weighted sum of the harms of conditions, averaged over tasks."""
+    """Return a weighted sum of the harms of conditions, averaged over the tasks of `cells`."""
     return stats.mean_of([cell.harm(weights) for cell in cells])
 
 

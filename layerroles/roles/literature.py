@@ -45,10 +45,10 @@ def literature_claims(kinds: Sequence[AblationKind], control: str) -> Iterator[C
     """Yield the claims on depth that ablations of single layers can test.
 
     Args:
-        kinds: kinds of ablation at the same positions, first the one that was asked about the most
+        kinds: kinds of ablation at the same positions, first the one that was run on the most
             families.
-        control: the copying control: a family whose answers are as long but need no skill except
-            writing them.
+        control: the copying control: a family whose answers are as long as those of other families
+            but need no skill except writing them.
     """
     yield from _claims_on_shallow(kinds, control)
     yield from _claims_on_order(kinds)
@@ -90,7 +90,9 @@ def _claims_on_shallow(kinds: Sequence[AblationKind], control: str) -> Iterator[
 def _compare_with_copying(
     verb: str, alone: Sequence[Finding], beyond: Sequence[Finding], both_findings: Sequence[Finding]
 ) -> str:
-    """Return text on whether a family leans on a depth more than copying does; empty if not shown.
+    """Return text on whether a family leans on a depth, and whether more than copying does.
+
+    Empty if it is not shown to lean on the depth.
 
     Args:
         verb: the verb of the text, such as "leans".
@@ -119,7 +121,7 @@ def _early_minus_late(harms: Harms, key: Key) -> Number:
 def _difference_over_depth(
     harms: Harms, key: Key, other: Key, quantity: str = "beyond copying"
 ) -> Number:
-    """Measure the early minus late harm of one family minus that of another."""
+    """Measure the early minus late harm of family `key` minus that of family `other`."""
 
     def measured(at: str) -> stats.Contrast:
         return stats.difference_of(
@@ -144,7 +146,10 @@ def _claims_on_order(kinds: Sequence[AblationKind]) -> Iterator[Claim]:
 
 
 def _claims_on_deep(kinds: Sequence[AblationKind], control: str) -> Iterator[Claim]:
-    """Yield claims that reasoning needs the middle and last third of layers more than copying."""
+    """Yield claims that reasoning needs middle and deep layers, and more than copying does.
+
+    These are the middle and the last third of the layers.
+    """
     first = kinds[0].harms
     for family, protocol in first.keys:
         if family == "reasoning":
@@ -167,8 +172,9 @@ def _judge_need(kind: AblationKind, protocol: str, control: str | None) -> Findi
     """Judge whether reasoning needs both the middle and the last third of layers.
 
     A third is needed if, after subtracting the harm to the family `control`, the mean harm of its
-    layers is above the smallest effect or the harm of one layer is above 0.2; it is not needed if
-    the mean and all layers are shown to be below. If `control` is None, nothing is subtracted.
+    layers is above the smallest effect or the harm of one layer is above 0.2. It is not needed if
+    the mean is shown to be below the smallest effect, and every layer below 0.2. If `control` is
+    None, nothing is subtracted.
     """
     harms = kind.harms
     nothing = Finding(kind.ablation, kind.mechanism, 0, "")

@@ -32,7 +32,7 @@ from layerroles.roles.redundancy import effective_number, measure_pairs
 from layerroles.roles.result import Roles, Sentence
 from layerroles.roles.verdict import interim_sentence, verdict_sentences
 
-# Label of the contrast between the judged positions and all but the first.
+# Label of the contrast between ablation at `Harms.at` and at all positions but the first.
 _KEPT = f"{{}} - {AFTER_FIRST}"
 _MEAN = ("mean_harm", "mean_harm_low", "mean_harm_high")
 
@@ -55,10 +55,10 @@ def localize(
         probes: probe frames, measured on the same tasks; only rows of the intact model are used.
         ablation: the kind to judge, required if the sweep has several. The others serve as second
             kinds for claims, unless they were swept at several settings.
-        at: the positions to judge, at which conditions act, such as `"prompt"`; by default `"all"`
-            if swept, else the first by name.
+        at: the ablation positions on which verdicts and claims are judged, such as `"prompt"`; by
+            default `"all"` if the sweep has conditions that act there, else the first by name.
         base: a sweep, on the same questions, of the model that the swept model was distilled or
-            trained from: `claims` then says whether the swept model reasons more robustly.
+            trained from: `Roles.claims` then says whether the swept model reasons more robustly.
 
     Raises:
         InputError: no single-layer block condition, an unknown or ambiguous ablation, positions
@@ -261,7 +261,8 @@ def _find_leanings(harms: Harms) -> dict[tuple[str, str], int]:
 def _find_differences(harms: Harms) -> frozenset[tuple[str, str, str, str]]:
     """Return the keys (at, protocol, family, against) of contrasts shown to differ from 0.
 
-    The intervals are simultaneous over the contrasts of one kind under a protocol.
+    The intervals are simultaneous over the contrasts of one kind under a protocol: those between
+    families, or those between `harms.at` and `after_first`.
     """
     differences = set()
     for protocol in dict.fromkeys(protocol for _, protocol in harms.keys):

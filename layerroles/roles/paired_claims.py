@@ -44,9 +44,10 @@ ALIKE = "Neighbouring layers are similar"
 
 
 def claims_on_contexts(result: SweepResult, kinds: Sequence[AblationKind]) -> Iterator[Claim]:
-    """Yield a claim for each pair of tasks in which one adds a context.
+    """Yield the claim that a context changes which layers matter, for each pair of tasks.
 
-    Both tasks ask the same questions, one of them after a text with evidence.
+    Both tasks of a pair ask the same questions, one of them after a text with evidence, the
+    context.
     """
     for pair in pairs_of(cells_of(result)):
         ordered = _order_by_context(result.examples, pair)
@@ -100,8 +101,8 @@ def _adds_context(with_context: pd.DataFrame, without: pd.DataFrame) -> bool:
 def _find_changes(kinds: Sequence[AblationKind], pair: CellPair) -> list[Finding]:
     """Return one finding per kind of ablation on the claim that the harm of some layer changes.
 
-    If kinds of other mechanisms show changes too, a kind shows the claim only if one of them shows
-    the same layer to change in the same direction.
+    If kinds of other mechanisms show changes too, a kind shows the claim only if one of these kinds
+    shows that the harm of the same layer changes in the same direction.
     """
     changes_by_kind = [_measure_changes(kind, pair) for kind in kinds]
     shown_by_kind = [_shown_layers(changes_at) for changes_at in changes_by_kind]
@@ -142,13 +143,17 @@ def _find_changes(kinds: Sequence[AblationKind], pair: CellPair) -> list[Finding
 
 
 def _measure_changes(kind: AblationKind, pair: CellPair) -> list["_Changes"]:
-    """Return the changes at the judged positions, then under `after_first` if it was swept."""
+    """Return the changes of layers' harm between the two cells of a pair, as a list.
+
+    The first item is for ablation at `kind.harms.at`. If the sweep has conditions with
+    `at="after_first"`, which keep the first token, a second item is for these.
+    """
     positions = [kind.harms.at, *([AFTER_FIRST] if kind.harms.after_first else [])]
     return [_Changes(kind.harms, pair, at) for at in positions]
 
 
 def _shown_layers(changes_at: Sequence["_Changes"]) -> frozenset[tuple[int, int]]:
-    """Return (layer, sign) of the layers shown to change the same way at all positions."""
+    """Return the pairs (layer, sign) that every item has in `shown`; see `_Changes.shown`."""
     return frozenset.intersection(*(changes.shown for changes in changes_at))
 
 
@@ -168,8 +173,8 @@ def _records(kind: AblationKind, changes: "_Changes", pair: CellPair) -> tuple[d
 class _Changes:
     """Change of each layer's harm between the two cells of a pair: the second minus the first.
 
-    The mean change over layers is subtracted: if harm falls equally everywhere, the same layers
-    matter.
+    The ablation acts at the positions `at`. The mean change over layers is subtracted: if harm
+    falls equally everywhere, the same layers matter.
     """
 
     def __init__(self, harms: Harms, pair: CellPair, at: str) -> None:
@@ -205,7 +210,11 @@ class _Changes:
 
     @property
     def shown(self) -> frozenset[tuple[int, int]]:
-        """(layer, sign) of layers whose change exceeds the smallest effect; empty if unknown."""
+        """Pairs (layer, sign) of the layers whose harm is shown to change.
+
+        The sign is 1 if harm grows by more than the smallest effect, -1 if it falls by more. The
+        intervals are simultaneous over layers. Empty unless all layers were measured.
+        """
         sides = {
             layer: int(change.interval.low > SMALLEST) - int(change.interval.high < -SMALLEST)
             for layer, change in self._simultaneous.items()
@@ -214,7 +223,10 @@ class _Changes:
 
     @property
     def sign(self) -> int:
-        """1 if some layer changes by more than the smallest effect, -1 if none does, else 0."""
+        """1 if some layer's harm is shown to change by more than the smallest effect.
+
+        -1 if all are shown to change by less, else 0.
+        """
         if not self.known:
             return 0
         if self.shown:
@@ -224,9 +236,9 @@ class _Changes:
 
     @property
     def is_near(self) -> bool:
-        """Whether some layer is shown to change, but none by over twice the smallest effect.
+        """Whether some layer's harm is shown to change, but none by over twice the smallest effect.
 
-        False if `sign` is decided. Else more questions may decide it, but not by enough to matter.
+        More questions may then decide `sign`, but not by enough to matter. False if it is decided.
         """
         intervals = [change.interval for change in self._simultaneous.values()]
         some_change = any(i.low > 0 or i.high < 0 for i in intervals)
@@ -253,7 +265,10 @@ class _Changes:
 
     @property
     def needed(self) -> float:
-        """Number of questions that would decide the claim at the same changes; NaN if unknown."""
+        """Number of questions that would decide `sign` if the estimated changes stayed the same.
+
+        NaN if the changes are not known.
+        """
         if not self.known:
             return math.nan
         largest = self._largest_layer
@@ -322,7 +337,7 @@ def _compare_robustness(
 ) -> Finding:
     """Judge by one kind of ablation whether the model is more robust than its base.
 
-    Undecided if that ablation differs between the two runs.
+    The finding has sign 0 if that ablation differs between the two runs.
 
     Args:
         kind: the kind of ablation, in this model's run.
@@ -372,8 +387,9 @@ def _compare_robustness(
 def claims_on_neighbours(similarity: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """Yield a row of `Roles.claims` per family on how similar neighbouring layers are.
 
-    The row has the mean angular distance over one block and the status "described", which is no
-    verdict. Yields nothing if the frame of the similarity probe has no angular distances.
+    The row has the mean angular distance of the residual stream over one block, as a share of pi,
+    and the status "described", which is no verdict. Yields nothing if the frame of the similarity
+    probe has no angular distances.
     """
     if "angular" not in similarity:
         return

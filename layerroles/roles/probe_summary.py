@@ -73,7 +73,7 @@ def _first_lasting_layer(
     column: str,
     holds: Callable[[Float[np.ndarray, "example layer"]], Bool[np.ndarray, "example layer"]],
 ) -> "pd.Series[float]":
-    """Return per example the first layer from which `holds` stays true; NaN for never."""
+    """Return per example the first layer from which `holds(column)` stays true; NaN for never."""
     if "part" in frame:  # a lens may also be read between attention and MLP
         frame = frame[frame["part"] == "block"]
     values = frame.pivot(index=["task", "example"], columns="layer", values=column)
@@ -126,7 +126,7 @@ def _top_attention_heads(attention: pd.DataFrame) -> list[dict[str, object]]:
 
 
 def _top_heads(frame: pd.DataFrame, measures: tuple[str, ...]) -> list[dict[str, object]]:
-    """Return rows for the three heads with the largest means, for each measure."""
+    """Return summary rows of the three heads with the largest mean, for each of `measures`."""
     return [
         {**_name_site(row["layer"], row["head"]), "n": n, "measure": measure, "value": row[measure]}
         for measure in measures
@@ -141,12 +141,15 @@ def _top_heads(frame: pd.DataFrame, measures: tuple[str, ...]) -> list[dict[str,
 
 
 def _with_evidence_written(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return rows of examples in which the model wrote half of the evidence; all if unknown."""
+    """Return the rows of examples in which the model wrote at least half of the evidence.
+
+    All rows if the share written (`recall`) is unknown.
+    """
     return scores[scores["recall"] >= FOUND] if "recall" in scores else scores
 
 
 def _least_changing_layers(frame: pd.DataFrame) -> list[dict[str, object]]:
-    """Return rows for the three layers whose block changes the stream least."""
+    """Return summary rows of the three layers whose block changes the residual stream least."""
     single = frame[frame["n"] == 1].groupby("layer")["influence"].mean()
     measure = f"influence {describe_averaging(frame)}"
     return [
@@ -164,7 +167,7 @@ def describe_averaging(similarity: pd.DataFrame) -> str:
 
 
 def _most_writing_layers(frame: pd.DataFrame) -> list[dict[str, object]]:
-    """Return rows for the three layers that add most to the answer's logit."""
+    """Return summary rows of the three layers that add most to the answer's logit."""
     written = frame[frame["part"].isin(("attn", "mlp"))]
     logits = written.groupby(["task", "example", "layer"])["logit"].sum().groupby("layer").mean()
     return [

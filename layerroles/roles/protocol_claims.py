@@ -33,10 +33,11 @@ NOT_SPLIT = "stricter scoring and writing are not distinguished: that takes prot
 
 
 def claims_on_protocols(kinds: Sequence[AblationKind]) -> Iterator[Claim]:
-    """Yield claims on mean harm where the model writes minus that where given answers are scored.
+    """Yield claims that harm is larger where the model writes than where given answers are scored.
 
-    There is a claim for each family and pair of such protocols. If the protocol `exact` was run
-    too, also yield claims on the two parts: stricter scoring, and writing.
+    Harm is the mean over layers. There is a claim for each family and pair of a protocol in which
+    the model writes and one that scores given answers. If the protocol `exact` was run too, also
+    yield claims on the two parts of the difference: stricter scoring, and writing.
     """
     first = kinds[0].harms
     for family in dict.fromkeys(family for family, _ in first.keys):
@@ -115,7 +116,10 @@ def _describe_parts(
 
 
 def _read_same_contexts(harms: Harms, family: str, first: str, second: str) -> bool:
-    """Return whether both protocols show the same text before the answer; True if unknown."""
+    """Return whether both protocols show the model the same text before the answer.
+
+    True if the texts are unknown.
+    """
     examples = harms.result.examples
     if "contexts" not in examples:
         return True

@@ -25,7 +25,7 @@ _ENDS = ["difference", "ci_low", "ci_high"]
 
 
 def protocol_sentences(protocol: str, roles: Roles, setting: Setting) -> Iterator[Sentence]:
-    """Yield sentences on depth, layers, spread, precision, pairs and heads, in this order."""
+    """Yield a protocol's sentences on depth, layers, spread, precision, pairs and heads."""
     rows = roles.frame[roles.frame["protocol"] == protocol]
     layers = roles.layers[roles.layers["protocol"] == protocol]
     known_rows = rows[rows["early_minus_late"].notna()]
@@ -94,7 +94,15 @@ def _say_depth(
 def _say_first_token_kept(
     protocol: str, changed: pd.DataFrame, contrasts: pd.DataFrame
 ) -> list[str]:
-    """Return a sentence, in a list, on early minus late harm if the first token is not ablated."""
+    """Return a sentence, in a list, on how early minus late harm changes with the first token kept.
+
+    Empty if `changed` has no rows.
+
+    Args:
+        protocol: the protocol.
+        changed: the rows of `Roles.contrasts` on changes that are shown.
+        contrasts: all rows of that table under the protocol.
+    """
     kept_by_family = contrasts[contrasts["at"] == AFTER_FIRST].set_index("family")
     changes = [
         f"{r.family} to {format_estimate(*kept_by_family.loc[r.family, _ENDS])} "
@@ -204,7 +212,7 @@ def _say_spread(protocol: str, rows: pd.DataFrame) -> list[str]:
 
 
 def _say_precision(protocol: str, layers: pd.DataFrame, tasks: pd.DataFrame) -> list[str]:
-    """Return sentences on the width of intervals, and on families with too few questions."""
+    """Return a sentence, in a list, on the width of intervals and on too few questions."""
     known_layers = layers[layers["harm"].notna()]
     if known_layers.empty:
         return []
@@ -236,7 +244,11 @@ def _say_precision(protocol: str, layers: pd.DataFrame, tasks: pd.DataFrame) -> 
 
 
 def _say_power(tasks: pd.DataFrame) -> str:
-    """Return text on detectable drops in accuracy; empty if no task is scored by accuracy."""
+    """Return text on the smallest drops in accuracy that are detected; empty if `tasks` is empty.
+
+    Args:
+        tasks: the rows of `Harms.precision` for tasks scored by accuracy.
+    """
     if tasks.empty:
         return ""
     drops = tasks["detectable"].dropna()
@@ -274,7 +286,12 @@ def _say_pairs(protocol: str, pairs: pd.DataFrame) -> list[str]:
 
 
 def _say_heads(protocol: str, heads: pd.DataFrame) -> list[str]:
-    """Return sentences that name the critical single heads."""
+    """Return a sentence for each kind of ablation and `at`, with each family's critical heads.
+
+    Args:
+        protocol: the protocol.
+        heads: the rows of `Roles.heads` under the protocol.
+    """
     heads = heads[heads["harm"].notna()]
     lines = []
     for (ablation, at), of_ablation in heads.groupby(["ablation", "at"], sort=False):

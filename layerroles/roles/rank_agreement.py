@@ -68,7 +68,7 @@ def probe_agreement(
         result: a sweep.
         probes: probe frames measured on the same tasks; only rows of the intact model are used.
         ablation: one kind of ablation; every kind by default.
-        at: the positions at which the conditions act; each of them by default.
+        at: only conditions that act at these positions; by default, each of the sweep's positions.
 
     Returns:
         A row per probe, measure, part (block or head), ablation, at, task and protocol: n_sites,
@@ -109,13 +109,14 @@ def probe_agreement(
 
 @dataclass(frozen=True, eq=False)
 class _Profile:
-    """One measure of a probe: a row per task and example, a column per place (layer, head).
+    """One measure of a probe, for every example at every place (layer, or head of a layer).
 
     Attributes:
         probe: the probe's name.
         measure: the name of the measure.
         part: `block` if places are whole layers, or `head`.
-        values: the table.
+        values: the table, with a row per task and example and a column per place: (layer, head), or
+            (layer, -1) for a whole layer.
     """
 
     probe: str
@@ -150,7 +151,7 @@ def _layer_numbers(harms: Harms, task: str, protocol: str) -> Iterator[_Profile]
 
 
 def _read_profiles(name: str, frame: pd.DataFrame) -> Iterator[_Profile]:
-    """Yield a profile of each measure of a probe, by layer and, for a probe of heads, by head."""
+    """Yield a profile over layers for each measure; for a probe of heads, also one over heads."""
     if name in _GAINS:
         if "part" in frame:
             frame = frame[frame["part"] == "block"]
@@ -223,10 +224,10 @@ def _correlate(
 def _align(
     harms: Harms, task: str, protocol: str, probe_table: pd.DataFrame
 ) -> tuple[Float[np.ndarray, "site example"], Float[np.ndarray, "site example"], stats.Clusters]:
-    """Return costs, probe values and clusters for sites and examples in both sweep and probe.
+    """Return costs of ablation, probe values, and the cluster of each example.
 
-    A cost is the intact score minus the ablated score. The third array names the cluster of each
-    example.
+    The sites and examples are those that both the sweep and the probe measured. A cost is the
+    intact score minus the ablated score.
     """
     scores = harms.scores(task, protocol)
     condition_of = {place: harms.condition(task, protocol, place) for place in harms.places}

@@ -1,15 +1,16 @@
 """Measure how a family's harm is shared: layers that back each other up, and spread of harm.
 
 **Backups.** Where one layer stands in for another, ablating either alone shows nothing. What two
-single ablations explain of the pair is computed example by example: an answer counts as lost if
-either of them loses it,
+single ablations explain of the pair's harm is computed example by example: an answer counts as lost
+if either ablation loses it,
 
     excess = mean(min(score of one, score of the other) - score of both) / (intact - chance)
 
-so two layers that are both needed have no excess, however much each of them hurts. Its interval is
-that of harm, a ratio of two means over the same questions; its p on 0/1 scores is McNemar's. An
-excess says that the harms of the two layers do not add up. That one stands in for the other is the
-simplest reading; that the model survives one loss and not two is another.
+so two layers that are both needed have no excess, however much each of them hurts. The interval of
+an excess is computed like that of harm, for a ratio of two means over the same questions; its p on
+0/1 scores is McNemar's. An excess says that the harms of the two layers do not add up. That one
+layer stands in for the other is the simplest reading; that the model survives one loss and not two
+is another.
 
 **Effective number of critical layers.** The participation ratio of harm `h` over layers,
 
@@ -53,7 +54,10 @@ Pair = tuple[int, int]
 
 
 def measure_pairs(harms: Harms) -> pd.DataFrame:
-    """Return `Roles.pairs`: pairs of whole layers, under the ablation and `at` of `harms`."""
+    """Return the table `Roles.pairs`, for pairs of whole layers that were ablated jointly.
+
+    Only conditions with the ablation and the `at` of `harms` are used.
+    """
     effects = _pair_effects(harms.result, harms.ablation, harms.at)
     rows = [
         _pair_row(harms, family, protocol, pair, rows_of_family)
@@ -72,7 +76,7 @@ def measure_pairs(harms: Harms) -> pd.DataFrame:
 def _pair_effects(
     result: SweepResult, ablation: str, at: str
 ) -> dict[Pair, dict[tuple[str, str], dict[str, Any]]]:
-    """Map (layer, other), then (task, protocol), to the row of effects of ablating both layers."""
+    """Map a pair of layers, then (task, protocol), to the row of effects of ablating both."""
     effects = result.effects()
     effects = effects[
         (effects["ablation"] == ablation)
@@ -220,13 +224,16 @@ def effective_number(
 
 
 def _count_clusters(harms: Harms, task: str, protocol: str) -> int:
-    """Return the number of clusters of a task's questions; each question in none adds one."""
+    """Return the number of clusters of a task's questions; a question in none counts as one."""
     examples = list(_asked_by_all(harms, task, protocol).columns)
     return len(set(harms.cell_of(task, protocol).clusters_of(examples)))
 
 
 def _asked_by_all(harms: Harms, task: str, protocol: str) -> pd.DataFrame:
-    """Return a task's scores for the examples that were run with every place ablated."""
+    """Return a task's scores, condition x example, for examples run under all single ablations.
+
+    That is, each of these examples was run with every place (layer or head) ablated alone.
+    """
     cell = harms.cell_of(task, protocol)
     names = [harms.condition(task, protocol, place) for place in harms.places]
     asked = cell.asked_by_all(name for name in names if name is not None)
@@ -238,9 +245,9 @@ def _resample_harms(
 ) -> tuple[Float[np.ndarray, " layer"], Float[np.ndarray, "resample layer"]] | None:
     """Return the harm of every layer, as measured and per bootstrap resample; NaN where undefined.
 
-    All layers use the same resamples, and each task is resampled separately. The skill by which
-    effects are divided is held fixed, since it cancels out of the effective number. None if no task
-    has skill.
+    Harms are averaged over the tasks with skill; None if there are none. All layers use the same
+    resamples, and each task is resampled separately. The skill by which effects are divided is held
+    fixed, since it cancels out of the effective number.
     """
     measured, draws = [], []
     for task in harms.tasks(family, protocol):

@@ -45,7 +45,7 @@ class Roles:
             (over all layers swept) and claim, a sentence.
         layers: a row per family, protocol and layer: n, n_failed, harm, harm_low, harm_high;
             after_first_harm, after_first_low, after_first_high (harm under `after_first`, NaN if
-            not swept); gone, gone_low, gone_high (paired harm under "all" minus harm under
+            not measured); gone, gone_low, gone_high (paired harm under "all" minus harm under
             "after_first"); verdict (critical, sink, spare, partial, helps, undecided, not measured,
             or not measurable without skill); and needed, how many questions would decide an
             undecided layer if its estimate stayed the same (NaN for other verdicts).
@@ -65,7 +65,7 @@ class Roles:
             with the columns of `layers`, p and p_adjusted (over heads).
         probes: what the probes measured per family (see `summarize_probes`); empty without probes.
         ablation: the kind of ablation that is judged.
-        at: the positions that are judged.
+        at: the ablation positions on which verdicts and claims are judged.
         sentences: the sentences of the verdict.
         interim: how much of the run is done, such as "8 of 32 questions"; "" if it is finished.
             Until then every measured layer, head and pair is undecided, all lists of layers but

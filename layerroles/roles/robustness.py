@@ -67,9 +67,10 @@ class Robustness:
 
     @property
     def sentence(self) -> str:
-        """In how many set-ups the claim holds, what the others say, and how far the number varies.
+        """Text on how many set-ups the claim holds in, the other verdicts, and the spread.
 
-        Such as "... holds in 15 of 16 reasonable set-ups", where 16 set-ups were tried.
+        Such as "... holds in 15 of 16 reasonable set-ups", where 16 set-ups were tried. The spread
+        is that of the claim's number between set-ups.
         """
         counts = self.frame["verdict"].value_counts()
         n, n_holds = len(self.frame), int(counts.get(HOLDS, 0))

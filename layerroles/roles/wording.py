@@ -28,9 +28,9 @@ class Setting:
         n_layers: number of layers of the model.
         swept: number of layers swept.
         ablation: the kind of ablation that is judged.
-        at: the positions that are judged.
+        at: the ablation positions on which verdicts and claims are judged.
         after_first: whether layers were also ablated at all positions but the first.
-        second: names of the other kinds of ablation.
+        second: names of the second kinds of ablation, those of other mechanisms.
         control: the family of the copying control.
         noise_floor: the table of `SweepResult.noise_floor`.
         tasks: a row per task with skill above chance: family, protocol, unit, n, intact, chance and
@@ -184,7 +184,7 @@ def describe_agreement(
         other: early minus late harm under the second kind.
         ablation: the name of the second kind.
         both_hold: whether, under both kinds, the sign stays the same if the first token is not
-            ablated; true if that was not swept.
+            ablated; see `Harms.holds_with_first_token_kept`.
     """
     first = sign_of(float(line["ci_low"]), float(line["ci_high"]))
     second = sign_of(other.interval.low, other.interval.high)
@@ -208,7 +208,7 @@ def reach_unchanged(tasks: pd.DataFrame, n: int | None = None) -> float:
 
     Args:
         tasks: a row per task, from `Harms.precision`.
-        n: the examples of each task; None for as many as it was asked.
+        n: the number of examples of each task; None for the number that were asked.
     """
     reach = [
         _unchanged(n or int(task.n), float(task.intact), float(task.chance), int(task.clusters))

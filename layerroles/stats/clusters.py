@@ -10,7 +10,7 @@ Satterthwaite degrees of freedom, in which the correlation within clusters is es
 Imbens and M. Kolesar, Review of Economics and Statistics 98:701, 2016); with clusters of equal size
 they are one fewer than the clusters. Third, changes that are rare in the sample may fill whole
 clusters that were not sampled, so their design effect is shrunk toward the size of a cluster (see
-`score_test.Clustering`).
+`ratio_score_test.Clustering`).
 """
 
 import math

@@ -26,7 +26,8 @@ from layerroles.stats.intervals import LEVEL, UNKNOWN, Interval
 from layerroles.stats.ratio import ratio
 from layerroles.stats.ratio_score_test import ValuePair
 
-# Two more questions in which only one of two contrasts moves (see `correlation`).
+# Added to the variance of each contrast: two questions in which no other contrast changes (see
+# `error_correlations`).
 _ADDED_QUESTIONS = 2.0
 
 

@@ -80,8 +80,9 @@ def minimum_detectable(n: int, tests: int = 1, background: float = LEAST_BACKGRO
 
 def _power(n: int, tests: int, background: float, drop: float) -> float:
     gained = np.arange(n + 1)
-    # The fewest losses that are significant beside so many gains: 2 P(X <= gained) <= 0.05 / tests
-    # for X ~ Binomial(gained + lost, 1/2), put as the losses before one more gain than there are.
+    # The fewest losses that are significant for each number of gains: 2 P(X <= gained) is at most
+    # 0.05 / tests for X ~ Binomial(gained + lost, 1/2). That is the probability of at least `lost`
+    # losses before the gain with number `gained + 1`, which is negative binomial.
     needed = stats.nbinom.isf(ALPHA / tests / 2, gained + 1, 0.5) + 1
     of_rest = (background + drop) / (1 - background)
     enough = stats.binom.sf(needed - 1, n - gained, min(1.0, of_rest))

@@ -1,14 +1,14 @@
-"""Intervals that stay valid if one looks at the results several times and stops when decided.
+"""Intervals that stay valid if a sweep looks at its results several times and may stop each time.
 
-An interval at 95% misses the truth in 5% of samples at a fixed number of questions. If one looks
-after 32, 48, 64, ... questions and stops as soon as the interval says something, it misses more
-often. So each look spends a part of the error: the intervals of all looks together, of as many as
-one likes, contain the truth with probability 95% (repeated confidence intervals: C. Jennison and
-B. W. Turnbull, JRSS B 51:305, 1989). The critical value of each look is that of a normal process
-with independent increments (P. Armitage, C. K. McPherson and B. C. Rowe, JRSS A 132:235, 1969), for
-an error that is spent as a function of the number of questions (K. K. G. Lan and D. L. DeMets,
-Biometrika 70:659, 1983). The function never spends the whole error, so that a larger limit may
-extend a run.
+An interval at 95% misses the truth in 5% of samples at a fixed number of questions. If a sweep
+looks at its results after 32, 48, 64, ... questions and stops as soon as the interval decides a
+verdict, the interval misses the truth more often. So each look spends a part of the error: the
+intervals of all looks together, however many, contain the truth with probability 95% (repeated
+confidence intervals: C. Jennison and B. W. Turnbull, JRSS B 51:305, 1989). The critical value of
+each look is that of a normal process with independent increments (P. Armitage, C. K. McPherson and
+B. C. Rowe, JRSS A 132:235, 1969), for an error that is spent as a function of the number of
+questions (K. K. G. Lan and D. L. DeMets, Biometrika 70:659, 1983). The function never spends the
+whole error, so that a larger limit may extend a run.
 
     >>> looks = Looks((32, 48, 64))
     >>> [round(looks.level(n), 4) for n in (32, 48, 64)]
@@ -70,7 +70,8 @@ class Looks:
     def adjust_p(self, p: float, n: int) -> float:
         """Return a p value from `n` questions that is valid together with all other looks.
 
-        It is `p` divided by the share of the error that this look spends (Bonferroni's bound).
+        It is `p` divided by the share of the error that the last look of at most `n` questions
+        spends (Bonferroni's bound); `p` itself below the first look.
         """
         done = tuple(size for size in self.sizes if size <= n)
         return p if math.isnan(p) or not done else min(1.0, p / _shares(done)[-1])
@@ -117,18 +118,22 @@ def _shares(sizes: tuple[int, ...]) -> list[float]:
 
 @functools.lru_cache(maxsize=64)
 def _quadrature(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the nodes and weights of Gauss and Legendre for an integral from -1 to 1."""
+    """Return the nodes and weights of Gauss-Legendre quadrature from -1 to 1 with `n` nodes."""
     nodes, weights = np.polynomial.legendre.leggauss(n)
     return nodes, weights
 
 
 @functools.lru_cache(maxsize=4096)
 def _critical_values(sizes: tuple[int, ...], error: float) -> tuple[float, ...]:
-    """Return the two-sided critical value of each look.
+    """Return the two-sided critical value of each look, in standard deviations.
 
     The probability that a sum of independent normal values first exceeds its critical value at a
-    look is the error that the look spends. The density of sums that have not exceeded one is
-    integrated from look to look.
+    look is the error that the look spends. The density of the sums that have not exceeded any
+    critical value yet is integrated numerically from look to look.
+
+    Args:
+        sizes: the number of questions of each look.
+        error: the error of all looks together, such as 0.05.
     """
     values: list[float] = []
     nodes, masses = np.zeros(1), np.ones(1)  # of the sums that have not exceeded a critical value
@@ -152,7 +157,19 @@ def _exceeding(
     spent: float,
     z: float,
 ) -> float:
-    """Return the probability that the next sum exceeds `z * reach` either way, minus `spent`."""
+    """Return the probability that a look's sum is over `z * reach` away from 0, minus `spent`.
+
+    Only sums that exceeded no earlier critical value are counted. The look's critical value is the
+    `z` for which the result is 0.
+
+    Args:
+        nodes: values of the sum at the look before, none beyond its critical value.
+        masses: the probability mass of each node.
+        reach: the standard deviation of the sum at this look.
+        step: the standard deviation of what is added to the sum between the two looks.
+        spent: the error that the look spends.
+        z: a critical value, in standard deviations.
+    """
     above = stats.norm.sf((z * reach - nodes) / step)
     below = stats.norm.cdf((-z * reach - nodes) / step)
     return float(masses @ (above + below)) - spent

@@ -24,7 +24,7 @@ class PairedEffect:
         n: the number of pairs.
         effect: the mean difference, in the unit of the scores; NaN if there are no pairs.
         interval: the interval of the effect; NaN if unknown.
-        p: the two-sided p value for no effect; NaN if there are no pairs.
+        p: the two-sided p value of the null hypothesis of no effect; NaN if there are no pairs.
     """
 
     n: int
@@ -81,7 +81,10 @@ def paired_continuous(
 
 @functools.cache
 def mcnemar_p(gained: int, lost: int) -> float:
-    """Return McNemar's exact two-sided p value for equally likely gains and losses."""
+    """Return McNemar's exact two-sided p value for the numbers of gains and losses.
+
+    The null hypothesis is that gains and losses are equally likely.
+    """
     return float(mcnemar([[0, gained], [lost, 0]], exact=True).pvalue)
 
 

@@ -214,7 +214,12 @@ def _fieller_interval(
     level: float,
     df: float,
 ) -> Interval:
-    """Return Fieller's interval: the ratios `h` where `numerator - h denominator` has a small t."""
+    """Return Fieller's interval of `mean(numerator) / mean(denominator)`.
+
+    It holds the ratios `h` for which a t test does not show that the mean of
+    `numerator - h * denominator` differs from 0. Infinite if the mean denominator is not shown to
+    differ from 0; unknown if all numerators are equal.
+    """
     n = len(numerator)
     t = float(stats.t.isf((1 - level) / 2, df))
     a, b = float(numerator.mean()), float(denominator.mean())

@@ -24,7 +24,7 @@ from layerroles.stats.intervals import Interval
 
 # A pair of values of one example: numerator and denominator.
 ValuePair = tuple[float, float]
-DIGITS = 9  # to which values count as the same
+DIGITS = 9  # values that agree to this number of decimals count as the same
 # The distances from the estimate at which an end is looked for; ratios beyond count as unbounded.
 _DOUBLED = tuple(0.05 * 2**step for step in range(25))
 _SCANNED = tuple(step / 40 for step in range(1, 41))

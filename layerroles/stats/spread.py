@@ -162,7 +162,7 @@ def _mean_weights(
 
 
 def _draw_errors(covariance: Float[np.ndarray, "setup setup"]) -> Float[np.ndarray, "draw setup"]:
-    """Draw sampling errors, always the same ones for a covariance."""
+    """Draw normal sampling errors with this covariance, from a fixed seed."""
     variances, directions = np.linalg.eigh(covariance)
     normal = np.random.default_rng(0).standard_normal((_DRAWS, len(covariance)))
     drawn: np.ndarray = (normal * np.sqrt(variances.clip(min=0))) @ directions.T

@@ -32,8 +32,9 @@ class Contention:
     def check(self) -> None:
         """Warn if threads spent a quarter or more of their time waiting for a processor.
 
-        The time is counted since the last measurement. Does nothing if that was less than ten
-        seconds ago, if the warning was given before, or if the system does not count waiting times.
+        Measures the time since the last measurement, or since this object was created. Does nothing
+        if that was less than ten seconds ago, if the warning was given before, or if the system
+        does not count waiting times.
         """
         seconds = time.monotonic() - self._began
         if self._has_warned or seconds < _SECONDS_WATCHED:

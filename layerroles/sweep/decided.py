@@ -1,7 +1,8 @@
 """The rule by which a sweep with `until="decided"` or `until="claims"` stops asking.
 
 Such a sweep looks at its results after planned numbers of questions. At each of these *looks* it
-judges verdicts or claims, and asks no more questions about those that are decided.
+judges the verdict on each condition, or each claim, and asks no more questions for those that are
+decided.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,28 +22,30 @@ _NAMES: dict[str, Goal] = {"decided": "layers", "claims": "claims"}
 
 @dataclass(frozen=True)
 class Decided:
-    """Ask about each condition until its verdict is decided, or the sweep's limit is reached.
+    """The rule by which a sweep stops asking questions once its verdicts or claims are decided.
 
-    The sweep looks at its results after 32, 48, 64, 96, 128, ... questions of each task. A
-    condition with a verdict is not asked further. Intervals are widened to account for the repeated
-    looks (`stats.Looks`), so each verdict is wrong with probability `error` at most.
+    The sweep looks at its results after 32, 48, 64, 96, 128, ... questions of each task, up to its
+    limit. Under a condition whose verdict (such as "critical") is decided, no more questions are
+    asked. Intervals are widened to account for the repeated looks (`stats.Looks`), so each verdict
+    is wrong with probability `error` at most.
 
-    If the goal is claims, all layers are asked under the first kind of ablation until it shows each
-    claim of the literature (`Roles.claims`) or its opposite, and under the next kind only for
-    claims that then depend on it. Asking about a claim stops when it is supported or contradicted.
-    It also stops when further questions cannot decide the claim, for example because a number is
-    known to lie within its smallest effect of the border.
+    If the goal is claims, each layer is ablated with the first kind of ablation, on more and more
+    questions, to show each claim of the literature (`Roles.claims`) or its opposite. The next kind
+    is used only for claims that then depend on it. A claim needs no more questions when it is
+    supported or contradicted, or when further questions cannot decide it, for example because a
+    number is known to lie between 0 and twice its smallest effect.
 
     Attributes:
         error: the probability with which a verdict may be wrong, from 1e-6 to below 0.5.
         first: the number of questions of each task before the first look, at least 8.
         minutes: the time to spend, None for no limit. At every look, the conditions or claims that
-            are likely to need the fewest further questions are asked first. The questions up to the
+            are likely to need the fewest further questions come first. The questions up to the
             first look are asked even if they take longer.
-        simultaneous: whether `error` holds for all conditions of one ablation in a family and
-            protocol together, instead of for each verdict.
-        goal: `"layers"`, to decide the verdict on each layer, or `"claims"`. Claims are decided by
-            95% intervals each, so `error` and `simultaneous` are for layers only.
+        simultaneous: whether `error` is the probability that any verdict on the conditions of one
+            ablation, in one family under one protocol, is wrong, instead of the probability for
+            each verdict.
+        goal: `"layers"`, to decide the verdict on each layer, or `"claims"`. Each claim is decided
+            by 95% intervals, so `error` and `simultaneous` are for layers only.
 
     Raises:
         InputError: an attribute outside its range.
@@ -80,18 +83,18 @@ class Decided:
             )
 
     def to_manifest(self) -> dict[str, Any]:
-        """Return all attributes but `minutes`, on which no verdict depends, for the manifest."""
+        """Return the manifest entry: all attributes but `minutes`, which affects no verdict."""
         values = asdict(self)
         del values["minutes"]
         return values
 
 
 def make_until(given: object, limit: int) -> Decided | None:
-    """Return the rule that `Sweep(until=)` names; None if everything is asked up to the limit.
+    """Return the rule that `Sweep(until=)` names; None if `given` is None.
 
     Raises:
-        InputError: neither a `Decided` nor "decided" or "claims", or the first look is above the
-            limit.
+        InputError: `given` is not None, a `Decided`, "decided" or "claims", or the first look is
+            above the limit.
     """
     if given is None:
         return None
@@ -111,7 +114,7 @@ def check_chance(cells: Sequence[SweepCell]) -> None:
     """Check that verdicts are possible: that all cells have scores with a chance level.
 
     Raises:
-        InputError: the scores of a protocol have none, such as those in nats.
+        InputError: the scores of a protocol, such as those in nats, have no chance level.
     """
     for cell in cells:
         if cell.protocol.unit != "accuracy":
@@ -125,8 +128,9 @@ def check_kinds(conditions: Sequence[Condition], n_layers: int) -> None:
     """Check that claims can be decided: that two kinds of ablation ablate each layer of the model.
 
     Raises:
-        InputError: a condition that is not about one whole layer, at `all` or `after_first`; a kind
-            at several settings, or of some layers only; or fewer than two kinds.
+        InputError: a condition ablates something other than one whole layer, or acts at positions
+            other than `all` or `after_first`; a kind has several settings, or lacks layers; or the
+            kinds have fewer than two different mechanisms.
     """
     layers: dict[tuple[str, str], set[int]] = {}  # by kind and position
     settings: dict[str, list[Mapping[str, object]]] = {}
@@ -162,7 +166,10 @@ def check_kinds(conditions: Sequence[Condition], n_layers: int) -> None:
 
 
 def describe_looks(until: Decided | None, cells: Sequence[SweepCell]) -> dict[str, Any]:
-    """Return manifest entries: `until`, the rule, and `looks`, numbers of questions by task."""
+    """Return the manifest entries `until` (the rule) and `looks` (of each task).
+
+    A task's looks are the numbers of its questions after which the sweep judges its results.
+    """
     if until is None:
         return {"until": None, "looks": {}}
     n_examples = {cell.task.label: len(cell.examples) for cell in cells}
@@ -174,8 +181,9 @@ def describe_looks(until: Decided | None, cells: Sequence[SweepCell]) -> dict[st
 
 
 def extend_looks(stored: dict[str, Any], manifest: dict[str, Any]) -> dict[str, list[int]]:
-    """Return the looks of a resumed run: by task, the numbers of questions at which it looks.
+    """Return the looks of a resumed run, by task.
 
+    A task's looks are the numbers of its questions after which the run judges its results.
     The stored looks are kept. A higher limit adds looks up to the new limit, also if the resumed
     sweep has no `until`.
 
@@ -184,7 +192,8 @@ def extend_looks(stored: dict[str, Any], manifest: dict[str, Any]) -> dict[str, 
         manifest: the manifest of the resumed sweep.
 
     Raises:
-        InputError: the number of questions lies between looks, or below the first.
+        InputError: the number of a task's questions lies between two of its looks, or below the
+            first.
     """
     looks = {**manifest["looks"], **stored.get("looks", {})}
     for task, n in {cell["task"]: cell["n"] for cell in manifest["cells"]}.items():

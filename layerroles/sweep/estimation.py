@@ -137,8 +137,8 @@ class Estimate:
         working_bytes: peak bytes in addition to the weights, without what libraries reserve.
         memory: bytes of memory of the published device; None for this machine.
         parts: the estimate of each task, of the noise floor, and of checks and references.
-        questions: the questions of each task that a condition is assumed to need, if the sweep asks
-            until it has decided; None if it asks all.
+        questions: the number of questions of each task that is assumed to be asked under each
+            condition of a sweep with `until`; None for other sweeps, which ask all questions.
 
     Example:
         sweep = lr.Sweep(lr.load("smollm2-135m", device="meta"), [lr.task("facts")], [])
@@ -298,7 +298,7 @@ def format_size(n_bytes: int) -> str:
 
 
 def _achieved_speed(speed: Speed) -> Speed:
-    """Scale the measured speed of single large matrix products to what a whole model achieves."""
+    """Return the speed that a whole model achieves, given that of single large matrix products."""
     return replace(
         speed, products=MEASURED_SHARE * speed.products, attention=MEASURED_SHARE * speed.attention
     )
@@ -315,7 +315,10 @@ def _local_device(sweep: Sweep, device: str) -> torch.device:
 def _estimate_tasks(
     sweep: Sweep, engine: Engine, shape: Shape, budget: Budget, speed: Speed, generated: float
 ) -> list[TaskEstimate]:
-    """Return the estimates of each task and the noise floor, then of checks and references."""
+    """Return the estimates of each task, the noise floor, the checks and the references.
+
+    The references are left out if there are none.
+    """
     planned: dict[str, list[tuple[EngineCall, Plan]]] = {}
     for call in sweep.calls():
         requests = [request for of_cell in call.requests for request in of_cell]
@@ -351,9 +354,9 @@ def _estimate_overhead(name: str, work: Work, speed: Speed) -> TaskEstimate:
 
 
 def _work_of_trials(sweep: Sweep, calls: list[EngineCall], shape: Shape) -> Work:
-    """Return the total work of the trials that compare the fused executor with plain passes.
+    """Return the total work of the trials that compare the fused executor with plain model runs.
 
-    Each kind of condition is tried once for calls that generate text, and once for calls that do
+    Each kind of condition has one trial for calls that generate text, and one for calls that do
     not.
     """
     tried: set[tuple[ConditionKind, bool]] = set()

@@ -1,4 +1,4 @@
-"""Answer what a run folder lacks, one unit of work at a time, and report the progress.
+"""Compute the answers that a run folder lacks, one unit of work at a time; report the progress.
 
 The answers of a unit are computed and stored together (`units.Unit`). A run asks in rounds: the
 first examples of every task under every condition, then further ones. After each round the folder
@@ -57,7 +57,8 @@ class Execution:
         workers: the open backend.
         engine: the engine of this process.
         expected: seconds per row by task, from the cost model, as far as they are known.
-        after_round: called after each round and look but the last with the folder's rows so far.
+        after_round: called with the folder's rows so far, after each round but the last and after
+            each look that follows the rounds.
         minutes: the time after which questions that depend on earlier answers are no longer asked;
             None for no limit.
     """
@@ -85,7 +86,7 @@ class Execution:
         self._unit_started: float | None = None  # when it was begun; None after its first pass
 
     def run(self) -> None:
-        """Answer and store everything that is missing."""
+        """Compute and store the answers, noise floors and chance that the folder lacks."""
         store, work = self._store, self._work
         units = list(work.missing(store.answered_ids(), store.manifest))
         needed = [] if units else self._needed_units()
@@ -107,10 +108,10 @@ class Execution:
             self._end()
 
     def _needed_units(self) -> list[Unit]:
-        """Return the units to answer next, given the stored rows (`next_cells`); empty at the end.
+        """Return the units that `next_cells` chooses, given the stored rows; [] if none are needed.
 
-        The numbers of examples to ask stay in the manifest until all are answered, so that a run
-        that was killed during a look completes the same look.
+        The manifest keeps the numbers of examples to ask until all are answered, so that a run that
+        was killed during a look completes the same look.
         """
         if not self._may_follow:
             return []
@@ -128,12 +129,12 @@ class Execution:
         return self._units_for(needed)
 
     def _choose_in_time(self, result: SweepResult, left: float) -> dict[Key, int]:
-        """Return the number of examples to ask of each key, as far as the time left allows.
+        """Return the number of examples to ask by condition hash, task and protocol, within time.
 
-        If there is too little time for all open decisions, those that are expected to need the
-        fewest further questions are asked about. A claim costs far more than a verdict on a layer,
-        so at each look only half of the claims (rounded up), those that need the fewest, are asked
-        about. If not even one decision fits, logs a warning and returns an empty dict.
+        If there is too little time for all undecided verdicts or claims, those that are expected to
+        need the fewest further questions are chosen. A claim costs far more than a verdict on a
+        layer, so at each look only half of the claims (rounded up), those that need the fewest, are
+        chosen. If there is no time for even one, logs a warning and returns an empty dict.
 
         Args:
             result: all rows so far.
@@ -162,7 +163,10 @@ class Execution:
         return list(self._work.missing_needed(done, self._store.manifest, needed))
 
     def _end(self) -> None:
-        """Remove the commands whose answers are complete from `unfinished` in the manifest."""
+        """Remove the fully answered commands (calls of `Sweep.run`) from the list `unfinished`.
+
+        The list is an entry of the manifest.
+        """
         manifest, done = self._store.manifest, self._store.answered_ids()
         if manifest["unfinished"]:
             result = read(self._store.folder)
@@ -175,7 +179,7 @@ class Execution:
         self._store.save_manifest()
 
     def _answer(self, units: Sequence[Unit], what: str, advance_file: Advance) -> None:
-        """Answer and store units with a progress bar named `what`; report the end of each round."""
+        """Answer and store units; report progress in a bar named `what` and by `advance_file`."""
         with show_progress(_n_rows(units), what) as advance_bar:
 
             def advance(rows: int, now: str, outlook: Outlook) -> None:
@@ -220,10 +224,10 @@ class Execution:
                     advance(0, part.now, Outlook(left=pace.seconds_left(), picture=picture))
 
     def _end_round(self) -> Picture | None:
-        """Estimate how many rows may follow after the rounds; call `after_round`.
+        """Estimate how many rows may follow the rounds; call `after_round`; return a picture.
 
-        Returns a picture of the results so far, to show with the progress; None if no terminal or
-        log shows it, or if it could not be made.
+        The picture shows the results so far, together with the progress. It is None if no terminal
+        or log shows it, or if it could not be made.
         """
         is_shown = sys.stderr.isatty() or log.isEnabledFor(logging.INFO)
         if not (self._may_follow or is_shown or self._after_round is not None):
@@ -284,7 +288,7 @@ class Execution:
         store.save_manifest()
 
     def _repeat_intact(self, advance_file: Advance) -> None:
-        """Ask the intact model again in cells without a noise floor or chance, and store both."""
+        """Run the intact model again in cells that lack a noise floor or chance; store both."""
         store, prepare, asked_by_cell = self._store, self._work.prepare, self._asked
         cells = [
             cell
@@ -316,7 +320,13 @@ class Execution:
                 advance_file(0, f"noise floor of {', '.join(cell.names)}")  # not counted as rows
 
     def _store_noise_floor(self, cell: SweepCell, asked: Asked, answers: list[Any]) -> None:
-        """Store the noise floor and chance of a cell, from its repeated answers."""
+        """Store the noise floor and chance of a cell.
+
+        Args:
+            cell: the cell.
+            asked: the cell's encoded examples.
+            answers: the intact model's results when it was run again on these examples.
+        """
         store = self._store
         in_manifest = store.manifest_cell(*cell.names)
         needs_floor, needs_chance = self._needs_floor_and_chance(cell, asked)
@@ -334,7 +344,7 @@ class Execution:
         store.save_manifest()
 
     def _needs_floor_and_chance(self, cell: SweepCell, asked: Asked) -> tuple[bool, bool]:
-        """Return whether a cell's noise floor, and its chance, are still to be measured."""
+        """Return whether a cell's noise floor, and whether its chance, is still to be measured."""
         store, n = self._store, len(cell.examples)
         needs_floor = self._work.noise_floor and noise_floor.needs_floor(
             store.manifest, cell.names, n
@@ -391,7 +401,10 @@ def _judge_part(
 
 
 def _add_statistics(manifest: dict[str, Any], part: JobPart) -> bool:
-    """Add a part's statistics to a manifest; return whether executors or batch halvings changed."""
+    """Add a part's time, memory and executors to a manifest.
+
+    Returns whether the executors, or how often batches were halved, changed in the manifest.
+    """
     before = manifest["executors"], manifest["memory_halved"]
     manifest["seconds"] += part.seconds
     manifest["executors"] = sorted({*manifest["executors"], *part.executors})

@@ -58,7 +58,8 @@ class _Strip:
         intact: the intact score, averaged over tasks; NaN if there is none yet.
         chance: the score of guessing, averaged over tasks; NaN if unknown.
         why: the reason why harm cannot be measured; "" if it can.
-        harms: the harm of each layer; unknown if the layer was not swept or has no answers yet.
+        harms: the harm of each layer; unknown if no condition ablates the layer, or if no
+            answer under that condition is stored yet.
     """
 
     family: str
@@ -75,8 +76,8 @@ def layer_strips(result: SweepResult) -> "Table":
 
     Orange cells hurt, blue ones help, up to a harm of 1 either way; the wider the interval, the
     fainter the cell. Only one ablation at one choice of positions is shown: the first ablation of
-    the result, at the positions `all` if it was swept there, else at the first `at` by name. If no
-    condition ablates exactly one whole layer, the table says so.
+    the result, at the positions `all` if it has conditions with `at="all"`, else at the first `at`
+    by name. If no condition ablates exactly one whole layer, the table says so.
 
     Args:
         result: the result of a sweep, finished or not.
@@ -151,7 +152,7 @@ def strip_lines(result: SweepResult) -> list[str]:
 
 
 def _measure_strips(result: SweepResult) -> tuple[str, list[_Strip]]:
-    """Return a title and the strips in the order of the result; none if no layer was ablated."""
+    """Return the title, and the strips in the result's order; [] if no layer was ablated."""
     check_result(result)
     what, condition_of = _choose_conditions(result)
     title = f"Harm of each layer{what}"
@@ -171,8 +172,8 @@ def _measure_strips(result: SweepResult) -> tuple[str, list[_Strip]]:
 def _choose_conditions(result: SweepResult) -> tuple[str, dict[int, str]]:
     """Choose the ablation and positions to show, as described in `layer_strips`.
 
-    Returns the choice in words, for the title, and the name of the condition that ablates each
-    layer. Both are empty if no condition ablates exactly one whole layer.
+    Returns the choice in words, for the title, and a map from each layer to the name of the
+    condition that ablates it. Both are empty if no condition ablates exactly one whole layer.
     """
     # The conditions are read here, since `Harms` also computes each effect's test and interval.
     places = {
@@ -201,7 +202,7 @@ def _measure_strip(cells: Sequence[Cell], conditions: Iterable[str | None]) -> _
 
     Args:
         cells: the family's tasks under the protocol.
-        conditions: the condition that ablates each layer; None if the layer was not swept.
+        conditions: for each layer, the name of the condition that ablates it, or None.
     """
     with_skill = [cell for cell in cells if cell.has_skill]
     shown = with_skill or cells
@@ -231,7 +232,7 @@ def _measure_strip(cells: Sequence[Cell], conditions: Iterable[str | None]) -> _
 
 
 def _describe_missing(result: SweepResult) -> str:
-    """Return the line that is shown if there are no strips."""
+    """Return the line to show instead of strips if no condition ablates exactly one whole layer."""
     yet = " yet" if result.interim else ""
     return f"no answer under a condition that ablates one whole layer{yet}"
 
@@ -244,7 +245,12 @@ def _format_names_and_scores(strip: _Strip) -> tuple[str, str, str, str, str]:
 
 
 def _number_layers(n_layers: int, filler: str) -> str:
-    """Return a line with the number of every tenth layer, starting above the layer's cell."""
+    """Return a line with the numbers of layers 0, 10, 20, ..., each placed above its layer's cell.
+
+    Args:
+        n_layers: the number of layers, each of which has a cell of one character.
+        filler: the character between the numbers.
+    """
     step = _LAYERS_BETWEEN_NUMBERS
     numbers = "".join(f"{layer:{filler}<{step}}" for layer in range(0, n_layers, step))
     last = (n_layers - 1) // step * step
@@ -260,7 +266,7 @@ def _format_tenths(harm: stats.Contrast) -> str:
 
 
 def _colour_cells(harms: Iterable[stats.Contrast]) -> "Text":
-    """Return a cell per layer, coloured by harm and fainter the wider its interval."""
+    """Return one character per layer, coloured by its harm; the wider the interval, the fainter."""
     from rich.text import Text
 
     cells = Text()

@@ -1,11 +1,12 @@
-"""Choose what to ask next, given the rows so far.
+"""Choose which questions to ask next, given the rows so far.
 
 After its first questions a sweep asks more only where the answers can matter. A layer may be
 critical only because it writes the attention sink; to find out, the layer is ablated again at all
-positions but the first token (`at="after_first"`). Only critical layers are asked about in this
-way. A sweep with `until="decided"` asks about a condition only until its verdict is decided. A
-sweep with `until="claims"` asks all layers that an undecided claim is about, under one kind of
-ablation. Both stop after planned numbers of questions, the *looks*, to judge the results again.
+positions but the first token (`at="after_first"`). This is done for critical layers only. A sweep
+with `until="decided"` asks more questions only under conditions whose verdict is not decided. A
+sweep with `until="claims"` asks more only for undecided claims, with each layer of the claim
+ablated by one kind of ablation. Both pause after planned numbers of questions, the *looks*, to
+judge the results again.
 
 The choice depends only on the stored rows, the manifest and the *command* (what one call of
 `Sweep.run` asks), so a resumed run asks the same questions.
@@ -32,23 +33,31 @@ from layerroles.sweep.targets import Open, Plan, Targets, count_first
 
 
 def next_cells(result: SweepResult, plan: Plan) -> dict[Key, int]:
-    """Return what to ask next: the number of examples by condition hash, task and protocol.
+    """Return how many examples to ask next, by condition hash, task and protocol.
 
-    A deferred condition (`results.find_waiting`) is asked in all cells of a family under a protocol
-    if the same ablation at all positions is critical there, on the same examples. In a sweep with
-    `until`, an undecided condition is asked up to the next look in all of the family's cells with
-    skill, and so are all conditions of a kind of ablation on which an undecided claim depends. In a
-    cell without skill, only the intact model is asked further.
+    - A deferred condition (`results.find_waiting`) needs answers in all cells of a family under a
+      protocol if the same ablation at all positions is critical there. The examples are those asked
+      under the ablation at all positions.
+    - In a sweep with `until`, an undecided condition needs answers up to the next look, in all of
+      the family's cells with skill. So do all conditions of a kind of ablation on which an
+      undecided claim depends.
+    - In a cell without skill, only the intact model answers further questions.
 
     Args:
         result: all rows so far.
-        plan: the command that is carried out, see `is_answered`.
+        plan: the command; see `is_answered`.
     """
     return ask_for(open_decisions(result, plan), result, plan)
 
 
 def ask_for(decisions: Iterable[Open], result: SweepResult, plan: Plan) -> dict[Key, int]:
-    """Return the numbers of examples that `next_cells` returns, for the given decisions only."""
+    """Return the numbers of examples to ask, as `next_cells` does, for some decisions only.
+
+    Args:
+        decisions: the undecided verdicts or claims to ask for.
+        result: all rows so far.
+        plan: the command; see `is_answered`.
+    """
     targets = Targets(result, plan)
     for cell in cells_of(result):
         if not cell.has_skill:
@@ -59,10 +68,10 @@ def ask_for(decisions: Iterable[Open], result: SweepResult, plan: Plan) -> dict[
 
 
 def open_decisions(result: SweepResult, plan: Plan) -> list[Open]:
-    """Return the verdicts or claims that a command still has to ask about, in the order of asking.
+    """Return the undecided verdicts or claims for which a command has questions left.
 
-    Those that are expected to need the fewest further questions come first, and those for which the
-    number is not known come last.
+    Those that are expected to need the fewest further questions come first, and those for which
+    this number is not known come last.
     """
     decisions: Sequence[Open]
     if plan.get("until") == "claims":
@@ -82,20 +91,23 @@ def open_decisions(result: SweepResult, plan: Plan) -> list[Open]:
 
 @dataclass(frozen=True, eq=False)
 class _Verdict:
-    """The verdict on one condition in a family under a protocol, with what it needs next."""
+    """The verdict on one condition in a family under a protocol, and the questions it needs."""
 
     decision: Decision
 
     @property
     def more(self) -> float:
-        """The expected number of further questions; NaN if unknown, 0 for a possible sink."""
+        """The expected number of further questions; NaN if not known.
+
+        0 if the layer may be a sink: whether it is one is asked first.
+        """
         if self.decision.may_be_sink:
             return 0.0
         n = sum(cell.n_asked([self.decision.condition]) for cell in self.decision.cells)
         return count_needed(self.decision.harm, n) - n
 
     def ask(self, targets: Targets) -> None:
-        """Add to `targets` what the verdict needs next; nothing if it is decided."""
+        """Add to `targets` the questions that the verdict needs next; none if it is decided."""
         decision = self.decision
         if not decision.is_open:
             return
@@ -113,9 +125,9 @@ class _Verdict:
 def expected_next(result: SweepResult, plan: Plan) -> dict[str, float]:
     """Return the expected number of rows that `next_cells` will add, by task.
 
-    This predicts, possibly from fewer answers, what is asked once all first questions are answered.
-    The width of an interval is assumed to shrink with the square root of the number of examples. An
-    undecided condition is expected to need as many questions as `results.count_needed` returns.
+    This number can be predicted before all first questions are answered. The width of an interval
+    is assumed to shrink with the square root of the number of examples. An undecided condition is
+    expected to need as many questions as `results.count_needed` returns.
     """
     if plan.get("until") == "claims":
         return expected_for_claims(result, plan)
@@ -143,13 +155,15 @@ def expected_next(result: SweepResult, plan: Plan) -> dict[str, float]:
 def is_answered(
     plan: Plan, done: Mapping[Key, Collection[str]], manifest: Mapping[str, Any]
 ) -> bool:
-    """Return whether a run folder holds the first answers that a command asked for.
+    """Return whether a run folder holds all answers to a command's first questions.
 
-    What `next_cells` adds to them is not considered.
+    Questions that `next_cells` adds to these are not considered.
 
     Args:
-        plan: the command: its `conditions` (hashes), its `cells` (task, protocol, n), and `until`,
-            what is asked until it is decided ("claims", or for layers any other text).
+        plan: the command, which is one call of `Sweep.run`, as a dict: `conditions`, a list of
+            hashes; `cells`, a list of [task, protocol, number of examples]; and `until`, "claims"
+            if it decides claims or another text if it decides verdicts on layers. `until` is
+            missing if the command asks all questions.
         done: the ids of the answered examples, by condition hash, task and protocol.
         manifest: the folder's manifest.
     """

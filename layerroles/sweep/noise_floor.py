@@ -1,7 +1,7 @@
 """Estimate the noise floor: how many answers change if the intact model runs in other batches.
 
 Floating-point rounding depends on the shape of a batch, so a few answers change. An effect that
-changes no more answers than that cannot be distinguished from noise.
+changes no more answers than rounding does cannot be distinguished from noise.
 """
 
 import math
@@ -17,7 +17,7 @@ _SAME = 1e-6
 
 
 def split_batches(examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
-    """Split examples into batches of four, or of one if there are at most four."""
+    """Yield the examples in batches of four, or one by one if there are at most four."""
     size = _AT_ONCE if len(examples) > _AT_ONCE else 1
     for start in range(0, len(examples), size):
         yield examples[start : start + size]
@@ -38,7 +38,12 @@ def needs_floor(manifest: Mapping[str, Any], names: tuple[str, str], n: int) -> 
 
 
 def needs_chance(cell: Mapping[str, Any], asked: Asked) -> bool:
-    """Return whether a cell's chance is unknown and can be estimated by shuffling its answers."""
+    """Return whether a cell's chance is unknown and can be estimated by shuffling its answers.
+
+    Args:
+        cell: the cell's manifest entry.
+        asked: the cell's encoded examples.
+    """
     can_shuffle = type(asked).shuffled is not Asked.shuffled
     return can_shuffle and cell["unit"] == "accuracy" and cell["chance"] is None
 

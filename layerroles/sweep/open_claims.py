@@ -1,10 +1,10 @@
-"""Choose what a sweep with `until="claims"` asks about claims that are not decided.
+"""Choose the questions that a sweep with `until="claims"` asks for claims that are not decided.
 
-A claim sums over all layers, so all layers are asked together. The first kind of ablation is asked
-until it shows the claim or its opposite, and then the next kind, if the claim depends on it
-(`roles.Claim.open_finding`). If the sweep has conditions `after_first`, a claim also has to hold
-with the first token kept, that is, not ablated. Critical layers are then asked under `after_first`
-too, once the claim depends on that.
+A claim sums over all layers, so the same questions are asked with each layer ablated. The layers
+are ablated with the first kind of ablation. Once this shows the claim or its opposite, the next
+kind follows, if the claim depends on it (`roles.Claim.open_finding`). If the sweep has conditions
+with `at="after_first"`, a claim also has to hold with the first token kept, that is, not ablated.
+Once a claim depends on this, critical layers are also ablated `after_first`.
 """
 
 import math
@@ -23,19 +23,20 @@ from layerroles.results import (
 from layerroles.roles import Claim, Finding, claims_on_layers
 from layerroles.sweep.targets import Plan, Targets, count_first
 
-# A cell, and the names of the conditions to ask in it: at all positions, and `after_first`.
+# A cell, and the names of the conditions under which to ask its questions: those that act at all
+# positions, and those that act `after_first`.
 CellConditions = tuple[Cell, tuple[str, ...], tuple[str, ...]]
 
 
 @dataclass(frozen=True, eq=False)
 class OpenClaim:
-    """An undecided claim, with the kind of ablation and the conditions to ask next.
+    """An undecided claim, with the kind of ablation that can decide it next.
 
     Attributes:
         claim: the claim.
-        finding: the finding so far of the kind of ablation that is asked next.
-        cells: the cells that the claim is about, each with the conditions to ask: those at all
-            positions and, if the claim depends on them, those `after_first` of critical layers.
+        finding: what this kind of ablation says about the claim so far.
+        cells: the cells that the claim is about, each with this kind's conditions at all positions
+            and, if the claim depends on them, those that ablate critical layers `after_first`.
     """
 
     claim: Claim
@@ -46,7 +47,8 @@ class OpenClaim:
     def more(self) -> float:
         """The expected number of further questions; NaN if not known.
 
-        0 if the kind of ablation was not asked yet, or not yet with the first token kept.
+        0 if a cell has no answers yet under this kind of ablation, or if the claim depends on the
+        conditions `after_first` and their number of questions is not known.
         """
         n = min((Targets.n_asked(cell, names) for cell, names, _ in self.cells), default=0)
         if not n or (self.finding.asks_kept and math.isnan(self.finding.needed)):
@@ -54,7 +56,13 @@ class OpenClaim:
         return self.finding.needed - n
 
     def ask(self, targets: Targets) -> None:
-        """Add to `targets` what the claim needs next, first in the cells with fewest questions."""
+        """Add to `targets` the questions that the claim needs next.
+
+        In a cell where conditions `after_first` have fewer answers than those at all positions, the
+        missing answers of the former are added. Otherwise questions up to the next look are added,
+        if no other cell of the claim that is below its limit has fewer answers. As long as the
+        finding has no numbers, a cell first gets all examples asked of the intact model.
+        """
         counts = [targets.n_asked(cell, names) for cell, names, _ in self.cells]
         limits = [targets.limit(cell) for cell, _, _ in self.cells]
         fewest = min((n for n, limit in zip(counts, limits, strict=True) if n < limit), default=0)
@@ -72,7 +80,7 @@ class OpenClaim:
                 targets.ask_on(cell, [*names, *kept])
 
     def expect(self, targets: Targets) -> None:
-        """Add to `targets` all that the claim is expected to need under its kind of ablation."""
+        """Add to `targets` all questions that the claim is expected to need under this kind."""
         for cell, names, kept in self.cells:
             needed = self.finding.needed
             n = targets.limit(cell) if math.isinf(needed) else needed
@@ -81,14 +89,15 @@ class OpenClaim:
 
 
 def open_claims(result: SweepResult, plan: Plan) -> list[OpenClaim]:
-    """Return the claims that a command may still decide, with the conditions to ask for each.
+    """Return the claims that a command may still decide, each with its conditions.
 
-    Kinds of ablation that only other commands in the folder ask are left out. Each kind counts with
-    the mechanism that it declares, since a few answers cannot show that two kinds are the same.
+    Kinds of ablation that belong only to other commands in the folder are left out. The mechanism
+    of a kind is the one that it declares, since a few answers cannot show that two kinds of
+    ablation do the same.
 
     Args:
         result: all rows so far.
-        plan: the command that is carried out.
+        plan: the command; see `next_cells.is_answered`.
     """
     entries = result.manifest["conditions"]
     kinds = ablations_asked(entries, plan)
@@ -114,11 +123,11 @@ def open_claims(result: SweepResult, plan: Plan) -> list[OpenClaim]:
 
 
 class _Conditions:
-    """Finds the conditions to ask about a claim.
+    """Finds the conditions under which to ask questions for a claim.
 
     Args:
         result: all rows so far.
-        plan: the command.
+        plan: the command; see `next_cells.is_answered`.
     """
 
     def __init__(self, result: SweepResult, plan: Plan) -> None:
@@ -134,7 +143,7 @@ class _Conditions:
                 self._names[entry["ablation"]] = (*names, str(entry["name"]))
 
     def of(self, claim: Claim, finding: Finding) -> tuple[CellConditions, ...]:
-        """Return `OpenClaim.cells` for a claim and the finding of the kind to ask next."""
+        """Return the claim's `OpenClaim.cells` for the kind of ablation of the finding."""
         names = self._names[finding.ablation]
         return tuple(
             (cell, names, self._kept(cell, names) if finding.asks_kept else ())
@@ -145,7 +154,12 @@ class _Conditions:
         )
 
     def _kept(self, cell: Cell, names: tuple[str, ...]) -> tuple[str, ...]:
-        """Return the names of the conditions `after_first` of critical layers."""
+        """Return the names of the conditions that ablate critical layers `after_first`.
+
+        Args:
+            cell: a layer has to be critical in this cell's family under its protocol.
+            names: the names of the conditions at all positions that show which layers are critical.
+        """
         return tuple(
             decision.kept
             for decision in self._decisions
@@ -157,9 +171,13 @@ class _Conditions:
 
 
 def expected_for_claims(result: SweepResult, plan: Plan) -> dict[str, float]:
-    """Return how many rows open claims are expected to need after the first look, by task.
+    """Return, by task, how many rows undecided claims are expected to need after the first look.
 
-    Kinds of ablation that a claim may depend on later are not included.
+    Only rows under each claim's next kind of ablation are counted, not those of later kinds.
+
+    Args:
+        result: all rows so far.
+        plan: the command; see `next_cells.is_answered`.
     """
     targets = Targets(result, plan)
     for claim in open_claims(result, plan):

@@ -1,6 +1,7 @@
 """Estimate how long the rest of a run takes, from the times of its latest units.
 
-The cost of a row differs by up to a factor of a hundred between tasks, so each task has a speed.
+A unit is work whose answers are computed and stored together (`units.Unit`). The cost of a row
+differs by up to a factor of a hundred between tasks, so each task has a speed of its own.
 """
 
 import time
@@ -49,11 +50,11 @@ class Pace:
         self._may_follow = rows
 
     def leave_out(self, seconds: float) -> None:
-        """Exclude seconds from the pace, of work that no later unit repeats, such as a report."""
+        """Exclude the seconds of work that no later unit repeats, such as writing a report."""
         self._left_out += seconds
 
     def leave_out_preparation(self, seconds: float) -> None:
-        """Exclude the seconds before a unit's first pass, also from the unit's own time."""
+        """Exclude the seconds before a unit's first forward pass, also from the unit's own time."""
         self.leave_out(seconds)
         self._before_pass += seconds
 
@@ -106,7 +107,11 @@ class Pace:
         return self._seconds(rows) or 0.0
 
     def _seconds(self, rows: Mapping[str, float]) -> float | None:
-        """Return the expected seconds for rows by task; None if a task's speed is unknown."""
+        """Return the expected seconds for all these rows; None if a task's speed is unknown.
+
+        Args:
+            rows: the number of rows by task.
+        """
         measured = {name: sum(latest) / len(latest) for name, latest in self._latest.items()}
         known = [name for name in measured if name in self._expected]
         expected = sum(self._expected[name] for name in known)

@@ -67,7 +67,7 @@ def read(path: str | Path) -> SweepResult:
 
 
 def _deferred_names(manifest: dict[str, Any]) -> set[str]:
-    """Return the names of the conditions that are asked only if earlier answers require it."""
+    """Return the names of the deferred conditions, used only if earlier answers require it."""
     entries, only_needed = manifest["conditions"], bool(manifest.get("only_needed"))
     deferred = set(find_waiting(entries)) if only_needed else set()
     for plan in manifest.get("unfinished", []):
@@ -91,8 +91,8 @@ def _leave_out_begun_looks(
     Args:
         frame: all rows.
         looks: the looks of each task.
-        examples: the stored examples of all tasks, in the order of asking.
-        deferred: the names of the conditions that are asked only if earlier answers require it.
+        examples: the stored examples of all tasks, in the order in which they are asked.
+        deferred: the names of the deferred conditions, see `_deferred_names`.
     """
     if not looks or frame.empty:
         return frame
@@ -118,7 +118,9 @@ def _leave_out_begun_looks(
 
 
 def _example_table(examples: list[dict[str, Any]]) -> pd.DataFrame:
-    """Return a row per task and example; "" for values that runs of earlier versions lack.
+    """Return a table of the examples; "" for values that runs of earlier versions lack.
+
+    There is one row for each task and example.
 
     `contexts` holds digests of the prompts' contexts, and `guesses` the scores of guessing, both as
     JSON objects by protocol.

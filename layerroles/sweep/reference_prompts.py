@@ -1,9 +1,10 @@
 """Fill a sweep's open references for each task; check that none contains a question asked.
 
-An open reference, one without a source, is filled with held-out prompts of each task. So a
-condition with an open reference becomes a different condition for each task, with the same edits
-and name but other prompts. Rows are stored under the condition that the user gave; the manifest
-says which prompts were used in each cell.
+A reference holds prompts, and the statistics of the intact model on them that ablations use. An
+open reference, one without a source, is filled with held-out prompts of each task. So a condition
+with an open reference becomes a different condition for each task, with the same edits and name but
+other prompts. Rows are stored under the condition that the user gave; the manifest says which
+prompts were used in each cell.
 """
 
 import re
@@ -19,7 +20,7 @@ class References:
     """The conditions of a sweep, per task; open references get the task's held-out prompts.
 
     Args:
-        tasks: the tasks that are asked.
+        tasks: the tasks of the sweep.
         conditions: the conditions that the user gave.
         seed: the seed of the sweep.
 
@@ -55,7 +56,7 @@ class References:
         return tuple(resolved[condition] for condition in given)
 
     def distinct_conditions(self) -> list[Condition]:
-        """Return the filled conditions of all tasks, without repetitions."""
+        """Return the conditions of all tasks, with references filled, without repetitions."""
         return list(dict.fromkeys(one for task in self._by_task for one in self.conditions(task)))
 
     def to_manifest(self, task: str) -> dict[str, dict[str, str]]:
@@ -112,7 +113,7 @@ def _texts_asked(examples: Iterable[Example]) -> set[str]:
 
 
 def _contains_any(reference: Reference, texts: Set[str]) -> bool:
-    """Return whether a prompt, or consecutive paragraphs of it, equals one of these texts."""
+    """Return whether a prompt of a reference, or consecutive paragraphs of one, equals a text."""
     longest = max(map(len, texts), default=0)
     for prompt in reference.prompts:
         breaks = [match.span() for match in re.finditer("\n\n", prompt)]

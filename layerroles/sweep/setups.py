@@ -113,7 +113,12 @@ def robustness(
 
 @dataclass(frozen=True)
 class _Number:
-    """A claim's number in one set-up, and the columns of the set-up's row."""
+    """A claim's number in one set-up.
+
+    Attributes:
+        contrast: the number, with its interval.
+        row: columns of the set-up's row: n, intact and chance scores, and number, low and high.
+    """
 
     contrast: stats.Contrast
     row: dict[str, float]
@@ -126,9 +131,10 @@ class _Quantity:
     Attributes:
         claim: the claim as text, with a gap `{family}`.
         smallest: the smallest effect of interest.
-        layer: the layer whose harm it is; None for harm over depth.
-        is_mean: whether it is the mean over all layers, and not early minus late.
-        sign: -1 if the difference is late minus early, else 1.
+        layer: the layer whose harm is the number; None if the number is over several layers.
+        is_mean: whether the number is the mean harm over all layers, instead of the difference
+            between the first and the last third of layers.
+        sign: 1 if the difference is first minus last third, -1 if it is last minus first.
     """
 
     claim: str
@@ -182,13 +188,13 @@ class _Setup:
 
     @property
     def labels(self) -> dict[str, object]:
-        """The levels as they are shown."""
+        """The set-up's level of each factor, as shown in tables."""
         return {name: _label(level) for name, level in self.levels.items()}
 
     def run(
         self, model: TransformerBridge, quantity: _Quantity, path: Path, limit: int
     ) -> SweepResult:
-        """Answer what the set-up's folder lacks, and return its result."""
+        """Compute the answers that the set-up's folder lacks, and return its sweep's result."""
         parameters = {name: level for name, level in self.levels.items() if name not in _SETTINGS}
         task = dataclasses.replace(self.task, **parameters)
         ablation, at = cast(Ablation, self["ablation"]), cast(At, self["at"])
@@ -223,7 +229,7 @@ def _parse_claim(claim: str) -> _Quantity:
 def _check_factors(
     model: Models, task: Task, factors: Mapping[str, Iterable[object]]
 ) -> dict[str, list[object]]:
-    """Return the levels of each factor.
+    """Check the factors, and return the levels of each.
 
     Raises:
         InputError: see `robustness`.

@@ -38,12 +38,13 @@ class Status:
         started: when that process started, in clock ticks since boot, as text, which shows whether
             its id has been reused; empty without `/proc`.
         seconds: seconds since the run was last started.
-        updated: when this was written, in seconds since 1970.
+        updated: when this status was written, in seconds since 1970.
         rows_done: answers stored since the run was last started.
         rows_computed: about how many answers of the current unit are computed but not yet stored.
         seconds_left: the expected seconds until the remaining answers are stored; None if not
             known, while the intact model is asked again, and once the run stopped or died.
-        now: what is being computed, or was last; empty before the first pass.
+        now: the task and condition, or the step of the run, that is or was last computed, as text;
+            empty before the first forward pass.
         reason: the error that stopped the run; empty unless `stopped`.
         rows_per_second: answers stored per second since the run was last started.
     """

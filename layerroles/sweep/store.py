@@ -59,7 +59,7 @@ class Store:
         return ids
 
     def read_answers(self, condition: str, task: str, protocol: str) -> dict[str, dict[str, Any]]:
-        """Map each answered example of a condition in a cell to its values by column of `ROW`."""
+        """Return the stored answers of a condition in a cell: by example id, a dict by column."""
         rows = self._db.execute(
             f"SELECT example, {', '.join(ROW)} FROM rows "
             "WHERE condition = ? AND task = ? AND protocol = ?",
@@ -90,8 +90,8 @@ class Store:
             examples: the values of `EXAMPLE`, in that order, by example id.
 
         Raises:
-            InputError: the folder holds an example of that id with another context, prompt or
-                answer, or cannot be written.
+            InputError: the folder holds an example of the same id with another context, prompt or
+                answer, or the folder cannot be written.
         """
         stored = {
             row[0]: row[1:]
@@ -129,7 +129,12 @@ class Store:
                 )
 
     def add_rows(self, unit: Mapping[Key, Mapping[str, Sequence[Any]]]) -> None:
-        """Write rows in one transaction: by key and example id, the values of `ROW`."""
+        """Write rows in one transaction.
+
+        Args:
+            unit: the values of the columns `ROW`, in that order, by key (condition hash, task,
+                protocol) and example id.
+        """
         rows = [
             (*key, id, *values) for key, examples in unit.items() for id, values in examples.items()
         ]
@@ -247,7 +252,9 @@ def read_run(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]], list[d
 
 
 def _check_not_cut_off(file: Path) -> None:
-    """Check that a database does not end inside a page, the rest of which SQLite reads as zeros.
+    """Check that a database file does not end inside a page.
+
+    SQLite would read the rest of the page as zeros.
 
     Raises:
         sqlite3.DatabaseError: the file was cut off.
@@ -329,7 +336,10 @@ def _merge_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _references_by_cell(cells: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, str]]:
-    """Map (task, protocol) to the digest of each open reference and of the one that filled it."""
+    """Return how open references were filled, by (task, protocol).
+
+    Each value maps the digest of an open reference to that of the reference made for the task.
+    """
     return {(cell["task"], cell["protocol"]): cell.get("references", {}) for cell in cells}
 
 
@@ -345,10 +355,11 @@ def _add_columns(db: sqlite3.Connection) -> None:
 def _merge_items(
     old: list[dict[str, Any]], new: list[dict[str, Any]], keys: tuple[str, ...]
 ) -> list[dict[str, Any]]:
-    """Merge two lists of dicts by the values of `keys`; new items come last.
+    """Merge two lists of manifest entries; entries that are only in `new` come last.
 
-    A new item replaces the old one with the same values unless it covers fewer examples (`n`). The
-    old `name` is preserved; so are the old estimates of chance if both have the same `n`.
+    A new entry replaces the old one with the same values of `keys`, unless it covers fewer examples
+    (`n`). The old `name` is preserved; so are the old estimates of chance if both have the same
+    `n`.
     """
     merged = {tuple(item[key] for key in keys): item for item in old}
     for item in new:

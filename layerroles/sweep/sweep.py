@@ -59,10 +59,10 @@ class Sweep:
         protocols: the protocols to ask under, as objects or labels such as
             `"continuation[norm=byte]"`. A task that names its own protocol is asked only under
             that.
-        until: `"decided"` or a `Decided`: ask about each condition only until its verdict is
-            decided, in looks at 32, 48, 64, 96, ... examples up to `limit`; `"claims"`: until each
-            claim of the literature is decided, with a second kind of ablation only where a claim
-            depends on it. None to ask `limit` examples under every condition.
+        until: `"decided"` or a `Decided`: ask questions under each condition only until its verdict
+            is decided, judged after 32, 48, 64, 96, ... examples up to `limit`; `"claims"`: ask
+            only until each claim of the literature is decided, with a second kind of ablation only
+            where a claim depends on it. None to ask `limit` examples under every condition.
         limit: the largest number of examples of each task; by default 32, and 512 with `until`.
         seed: the seed that selects the tasks' examples.
         engine: the engine that answers; None for `Engine(model)`.
@@ -76,10 +76,10 @@ class Sweep:
         rounds: whether to ask in rounds: 4 examples of every task under every condition, then as
             many again, and so on, so that first results are available early. Tasks with up to 8
             examples are asked in one round. The answers are the same either way.
-        only_needed: whether to ask a layer `after_first` only where that can matter. If a layer is
-            ablated both at all positions and `after_first`, the latter is then asked last, and only
-            in families in which the layer is critical at all positions. For the other layers, sums
-            over layers use the harm at all positions.
+        only_needed: whether to ablate a layer `after_first` only where that can matter. If a layer
+            has conditions both at all positions and `after_first`, the latter then come last, and
+            only in families in which the layer is critical at all positions. For the other layers,
+            sums over layers use the harm at all positions.
         unit_seconds: the time that a unit of work, whose answers are computed and stored together,
             should take. A run that is killed loses the unit that is being computed. The sizes of
             units are stored in the run folder. They follow this time only if this process runs the
@@ -183,7 +183,7 @@ class Sweep:
         timeout: float | None = None,
         report: str | Path | None = None,
     ) -> SweepResult:
-        """Answer what the run folder lacks; return the result of everything in the folder.
+        """Compute the answers that the run folder lacks; return the result of all its answers.
 
         Args:
             path: the run folder; created if missing.
@@ -241,7 +241,7 @@ class Sweep:
 
         All conditions are included, also those that `only_needed` may skip. In a sweep with
         `until`, each condition is assumed to need `EXPECTED_QUESTIONS`, and conditions that are
-        asked only if earlier answers require it (`results.find_deferred`) are left out. Units have
+        used only if earlier answers require it (`results.find_deferred`) are left out. Units have
         the maximum size, so work that a run repeats for smaller units is not counted. The texts
         that `coherence` scores are not known beforehand and are left out.
 
@@ -284,8 +284,8 @@ class Sweep:
     ) -> dict[str, float]:
         """Add missing sizes of units to the manifest; return the expected seconds per row by task.
 
-        A task already begun in this folder without a stored size, by an earlier version, keeps the
-        units of that version.
+        A task that an earlier version began in this folder, without storing a size, keeps the units
+        of that version.
         """
         begun = {task for (_, task, _), ids in done.items() if ids}
         asked = self._work(engine).asked_first(manifest)
@@ -378,7 +378,7 @@ class Sweep:
 
 
 def _check_numbers(limit: object, seed: object, unit_seconds: object) -> None:
-    """Check the numbers that a sweep is given.
+    """Check the limit, the seed and the seconds per unit of a sweep.
 
     Raises:
         InputError: a number of another type, or outside its range.

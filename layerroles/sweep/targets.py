@@ -1,6 +1,7 @@
 """Collect how many examples to ask next under each condition and in each cell.
 
-A command is what one call of `Sweep.run` asks. A run folder may hold the answers to several.
+A *command* is what one call of `Sweep.run` asks. A run folder may hold the answers to several
+commands.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,10 +16,13 @@ Plan = Mapping[str, Any]
 
 
 def count_first(plan: Plan, looks: Mapping[str, Iterable[int]], task: str, n: int) -> int:
-    """Return how many of `n` examples of a task are asked before the rows decide about more.
+    """Return how many of `n` examples of a task a command asks in any case.
+
+    A command with `until` asks the examples up to the first look in any case: the answers then
+    decide whether more are asked. Other commands ask all `n`.
 
     Args:
-        plan: the command, see `is_answered`.
+        plan: the command; see `next_cells.is_answered`.
         looks: by task, the numbers of questions after which the sweep judges its results (from the
             manifest).
         task: the label of the task.
@@ -35,7 +39,7 @@ class Targets:
 
     Args:
         result: all rows so far.
-        plan: the command.
+        plan: the command; see `next_cells.is_answered`.
     """
 
     def __init__(self, result: SweepResult, plan: Plan) -> None:
@@ -45,10 +49,11 @@ class Targets:
         self._hashes = {entry["name"]: entry["hash"] for entry in result.manifest["conditions"]}
 
     def ask_on(self, cell: Cell, names: Iterable[str]) -> None:
-        """Ask under conditions, and intact, up to the first look that not all have reached.
+        """Ask a cell's examples up to the next look, under conditions and the intact model.
 
-        After the last look, ask up to the limit. Ask nothing if a condition is not part of the
-        command, or if the look is above the limit.
+        The next look is the first one that has more examples than were asked under all of the
+        conditions. After the last look, ask up to the cell's limit. Ask nothing if a condition is
+        not part of the command, or if the next look is above the limit.
         """
         names = list(names)
         if not all(self._hashes[name] in self._planned for name in names):
@@ -73,7 +78,7 @@ class Targets:
 
     @staticmethod
     def n_asked(cell: Cell, names: Iterable[str]) -> int:
-        """Return the smallest number of examples that was asked under any of the conditions."""
+        """Return the smallest number of a cell's examples asked under any of the conditions."""
         return min(len(cell.asked.get(name, ())) for name in names)
 
 
@@ -86,4 +91,4 @@ class Open(Protocol):
         """The expected number of further questions; NaN if not known."""
 
     def ask(self, targets: Targets) -> None:
-        """Add to `targets` what is needed next; nothing if no question is needed."""
+        """Add to `targets` the questions that are needed next, if any."""

@@ -35,7 +35,7 @@ class UnitSizes:
         examples_of_task: for some tasks, the smallest number of examples in a unit, if that many
             are left to ask. Units of these tasks are made smaller by fewer conditions; units of
             other tasks always have `together` conditions.
-        rounds: whether examples are asked in rounds: the first few of all tasks under all
+        rounds: whether examples are asked in rounds: the first few examples of all tasks under all
             conditions, then as many again, and so on.
         looks: numbers of examples at which units end, if examples are not asked in rounds: no unit
             has examples from before and after one of them.
@@ -89,8 +89,8 @@ class TaskSize:
 
     Attributes:
         rows: the approximate maximum of rows per cell in a unit.
-        examples: the smallest number of examples in a unit, whose conditions are then split; None
-            if a unit has all conditions.
+        examples: the smallest number of examples in a unit, if the conditions are split over
+            several units; None if a unit has all conditions.
         seconds: the expected seconds per row; None if not known.
     """
 
@@ -107,7 +107,7 @@ def choose_size(
     seconds: float,
     most: int,
 ) -> TaskSize:
-    """Choose the size of a task's units so that one takes about `seconds`.
+    """Choose the size of a task's units so that each unit takes about `seconds`.
 
     The time is predicted by the cost model and the measured speed of the device. A unit is not made
     so small that a row costs more than `_MOST_REPEATED` times what it costs in a large unit: each
@@ -116,10 +116,10 @@ def choose_size(
 
     Args:
         engine: the engine that answers.
-        call: returns the engine call for the first `n` examples of the task under the first `k`
-            conditions, given `n` and `k`.
-        n_examples: the number of examples that `call` has.
-        n_conditions: the number of conditions that `call` has.
+        call: a function of `n` and `k` that returns the engine call for the first `n` examples of
+            the task under the first `k` conditions.
+        n_examples: the largest `n` that `call` takes.
+        n_conditions: the largest `k` that `call` takes.
         seconds: the time that a unit may take.
         most: the largest number of rows per cell in a unit.
 

@@ -1,4 +1,7 @@
-"""Find what a sweep asks, and split the answers that a run folder lacks into units of work."""
+"""Find what a sweep asks, and split the answers that a run folder lacks into units of work.
+
+A unit is work whose answers are computed and stored together (`units.Unit`).
+"""
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -36,11 +39,12 @@ class Work:
         cells: the cells.
         conditions: the conditions, the intact model first.
         references: the references of the conditions.
-        prepare: encodes examples of a cell.
+        prepare: a function that encodes examples of a cell.
         rows_at_once: the approximate maximum of rows per cell in a unit.
         coherence: whether the intact model scores the generated texts.
         noise_floor: whether the intact model is asked a second time.
-        until: `Decided.goal`, what is asked only until it is decided; None to ask everything.
+        until: what the sweep decides (`Decided.goal`: "layers" or "claims") before it stops asking;
+            None if it asks all questions.
     """
 
     cells: Sequence[SweepCell]
@@ -53,14 +57,17 @@ class Work:
     until: Goal | None = None
 
     def asked_first(self, manifest: Mapping[str, Any]) -> list[Condition]:
-        """Return the conditions that are always asked: all but deferred ones (`find_deferred`)."""
+        """Return the conditions that are used in any case: all but those of `find_deferred`."""
         entries = [describe_condition(condition) for condition in self.conditions]
         deferred = find_deferred(entries, self.plan, only_needed=manifest["only_needed"])
         return [condition for condition in self.conditions if condition.hash not in deferred]
 
     @property
     def plan(self) -> dict[str, Any]:
-        """What this sweep asks, as stored in the manifest's `unfinished` until it is answered."""
+        """The command: what this sweep asks, as a dict; see `next_cells.is_answered`.
+
+        Until all answers are stored, it is in the list `unfinished` of the manifest.
+        """
         return {
             "cells": [[*cell.names, len(cell.examples)] for cell in self.cells],
             "conditions": [condition.hash for condition in self.conditions],
@@ -68,7 +75,7 @@ class Work:
         }
 
     def first_cells(self, manifest: Mapping[str, Any]) -> list[SweepCell]:
-        """Return the cells with the examples that are always asked."""
+        """Return the cells, each cut to the examples that are asked in any case (`count_first`)."""
         looks = manifest["looks"]
         return [
             _cut(cell, count_first(self.plan, looks, cell.task.label, len(cell.examples)))
@@ -78,7 +85,7 @@ class Work:
     def missing(
         self, done: Mapping[Key, set[str]], manifest: Mapping[str, Any] = _ONE_ROUND
     ) -> Iterator[Unit]:
-        """Yield units with the missing answers to the questions that are always asked.
+        """Yield units with the missing answers to the questions that are asked in any case.
 
         Args:
             done: the ids of the answered examples, by condition hash, task and protocol.
@@ -108,7 +115,8 @@ class Work:
         """Yield units with the missing answers among the first `needed[key]` examples of each key.
 
         No unit has examples from before and after a look (a number of questions after which the
-        results are judged). So units are the same whether looks are asked one by one or together.
+        results are judged). So units are the same whether the questions up to several looks are
+        asked in one call or in several.
 
         Args:
             done: the ids of the answered examples, by condition hash, task and protocol.
@@ -149,12 +157,12 @@ def missing_units(
 ) -> Iterator[Unit]:
     """Yield units with all answers that are not stored yet.
 
-    A unit holds conditions that lack the same examples. The protocols of a task are asked together,
-    since most of their contexts are the same.
+    A unit holds conditions that lack answers to the same examples. The cells of a task (one for
+    each protocol) are in one unit, since most of their contexts are the same.
 
     Args:
         cells: the cells of the sweep.
-        conditions: the conditions to ask under.
+        conditions: the conditions under which the examples are asked.
         done: the ids of the answered examples, by condition hash, task and protocol.
         sizes: the sizes of units.
         wanted: the keys (condition hash, task, protocol) to ask; None for every condition in every
@@ -187,7 +195,7 @@ def missing_units(
 def _split_blocks(
     cells: Sequence[SweepCell], sizes: UnitSizes
 ) -> list[tuple[int, list[SweepCell], tuple[Example, ...]]]:
-    """Return (round, cells of a task, a block of its examples), in the order of answering.
+    """Return a list of (round, cells of a task, block of its examples), in the order of answering.
 
     A block holds consecutive examples that are computed together. The round is -1 if the sweep does
     not ask in rounds. The blocks of all tasks are interleaved within a round, so that at any time

@@ -3,7 +3,8 @@
 A protocol that compares choices measures skill only if the right choice cannot be found without
 understanding the question. The audit applies strategies that ignore the question's meaning, such as
 picking the longest choice. Chance is the mean of 1/k, where k is a question's number of choices. If
-t choices tie for a strategy, and the right one is among them, the question counts as 1/t right.
+t choices tie for a strategy's highest score, and the right one is among them, the question counts
+as 1/t right.
 
 Under the null hypothesis the right answer is equally likely to be each of a question's choices: if
 t of its k choices tie for the highest score of a strategy, the question counts 1/t with probability
@@ -70,10 +71,10 @@ class Audit:
             these that it gets right), chance (mean of 1/k), excess (share minus chance), p
             (one-sided), p_adjusted (Holm) and flagged (p_adjusted below .05). Empty if no question
             has choices.
-        picks: what each strategy picks, in words, by its name.
+        picks: maps each strategy's name to a phrase that says what it picks.
         duplicates: number of questions with the same prompt as an earlier one.
         contradictions: number of prompts that are asked with different answers.
-        clusters: number of different `Example.cluster`; 0 if no question names one.
+        clusters: number of different values of `Example.cluster`; 0 if no question has one.
         largest_cluster: the largest cluster's share of all questions; 0 without clusters.
         distinct_answers: number of different answers divided by number of questions.
         top_answer: the most frequent answer.
@@ -312,11 +313,13 @@ def strategy_frame(examples: Sequence[Example]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class _Tally:
-    """The results of a strategy over questions.
+    """How many questions a strategy gets right, with the counts that its p value needs.
 
     Attributes:
-        right: sum over questions of 1/t if the right choice is among the t tied at the top, else 0.
-        groups: number of questions by (choices tied at the top, number of choices).
+        right: number of questions that the strategy gets right. A question counts 1/t if t choices
+            tie for the highest score and the right one is among them, else 0.
+        groups: maps (number of choices that tie for the highest score, number of choices) to the
+            number of such questions.
     """
 
     right: float

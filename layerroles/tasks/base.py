@@ -135,8 +135,8 @@ class Task(ABC):
             runs of different versions are never mixed.
         grading: version of the grading alone, for tasks with a user's own questions: a run folder
             that was graded by another version is refused.
-        question_packages: distributions whose versions determine the questions; recorded in a run's
-            manifest.
+        question_packages: Python packages whose versions determine the questions; recorded in a
+            run's manifest.
 
     Example:
         >>> import layerroles as lr

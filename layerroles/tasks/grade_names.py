@@ -46,7 +46,7 @@ _ALONE = re.compile(r"$|[^\w\s]|\s+(?:\(|(?:and|which|from|because|as|for|while)
 def grade_name(
     response: str, example: Example, known_names: frozenset[str], *, alone: bool = False
 ) -> Grade:
-    """Grade the first line; accents, case, articles and a repeated question are ignored.
+    """Grade the first line of a response; ignore accents, case, articles, a repeated question.
 
     Names of up to three letters that start with a capital are case-sensitive. Names that start with
     a small letter, such as units, are accepted in singular and plural.
@@ -56,8 +56,8 @@ def grade_name(
         example: the question, with the answer and its aliases.
         known_names: further names that count as answers, beyond the example's answer, aliases and
             choices.
-        alone: accept the name only if it comes first, and the end, a punctuation mark or a
-            conjunction comes next ("I do" does not name iodine); used for chemical symbols.
+        alone: accept the name only at the start, and only if nothing, a punctuation mark or a
+            conjunction follows ("I do" does not name iodine); used for chemical symbols.
     """
     line = _strip_accents(response.strip().split("\n", 1)[0])
     accepted = _normalize_accepted((example.answer, *example.aliases))

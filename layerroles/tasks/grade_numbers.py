@@ -82,7 +82,10 @@ def grade_number(response: str, answer: str) -> Grade:
 
 
 def _find_numbers(response: str) -> list[re.Match[str]]:
-    """Return the numbers that are not denied; number words only if there are no digits."""
+    """Return the numbers in a response, without denied ones such as "not 12".
+
+    Number words are returned only if the response has no digits.
+    """
     matches = list(_DIGITS_IN_TEXT.finditer(response)) or list(_WORD_IN_TEXT.finditer(response))
     return [
         match
@@ -93,7 +96,10 @@ def _find_numbers(response: str) -> list[re.Match[str]]:
 
 
 def _is_alternative(response: str, matches: list[re.Match[str]]) -> bool:
-    """Return whether the last number is one of two alternatives, or ends an expression."""
+    """Return whether the last number is one of two alternatives, or ends an expression.
+
+    Examples are "12 or 13" and "5 + 12"; `matches` are the numbers from `_find_numbers`.
+    """
     if len(matches) < 2:
         return False
     previous, last = matches[-2:]
@@ -109,7 +115,7 @@ def _is_alternative(response: str, matches: list[re.Match[str]]) -> bool:
 
 
 def _is_continued(response: str, stated: re.Match[str]) -> bool:
-    """Return whether an operation or an alternative follows the stated number."""
+    """Return whether an operation or an alternative follows the number after "answer is"."""
     pattern = _WORD_IN_TEXT if stated[1].isalpha() else _DIGITS_IN_TEXT
     following = pattern.search(response, stated.end())
     if following is None or _to_decimal(following[0]) == _to_decimal(stated[1]):

@@ -56,9 +56,9 @@ class Guess:
 def best_guess(task: Task, examples: Sequence[Example], seed: int, score: Scorer) -> Guess:
     """Return the best guessing strategy, and its score on each example that a sweep asks.
 
-    The strategy is the one that scores best on other questions of the task. Those are drawn under
-    another seed if the task generates questions. Otherwise each half of the questions is guessed by
-    the strategy that scores best on the other half.
+    The strategy is the one that scores best on other questions of the task. If the task generates
+    questions, the other questions are drawn under another seed. Otherwise each half of the
+    questions is guessed by the strategy that scores best on the other half.
 
     Args:
         task: the task of the examples.
@@ -91,7 +91,7 @@ class _BestGuesser:
 
     Attributes:
         name: the strategy's name.
-        strategy: returns the texts that it writes for an example.
+        strategy: the strategy as a function, which returns its guesses for an example.
         mean: the mean score on the other questions.
     """
 
@@ -107,7 +107,7 @@ class _BestGuesser:
 
 
 def _draw_others(task: Generated, examples: Sequence[Example], seed: int) -> list[Example]:
-    """Draw questions under another seed, except those in `examples`; empty if there are none."""
+    """Draw questions under another seed, without those in `examples`; the list may be empty."""
     length = fmean(len(example.context()) for example in examples)
     n = min(_OTHERS, max(_FEWEST, int(_CHARACTERS / length)))
     asked_ids = {example.id for example in examples}
@@ -128,7 +128,7 @@ def _split_in_halves(ids: Iterable[str]) -> dict[str, int]:
 
 
 def _find_best(task: Task, others: Sequence[Example], score: Scorer) -> _BestGuesser:
-    """Return the strategy that scores best on other questions; `no guess` if none is above 0."""
+    """Return the strategy with the highest mean score on `others`; `no guess` if all score 0."""
     best = _BestGuesser("no guess", _never_guess, 0.0)
     for name, strategy in _make_guessers(task, others) if others else ():
         mean = fmean(_expected_score(example, strategy, score) for example in others)
@@ -175,7 +175,10 @@ def _make_guessers(task: Task, others: Sequence[Example]) -> Iterable[tuple[str,
 
 
 def _find_pattern(answers: Counter[str]) -> str:
-    """Return the pattern of quoted texts or of numbers if all answers match it; else empty."""
+    """Return the regular expression, for quoted texts or for numbers, that matches all answers.
+
+    Return an empty string if neither does.
+    """
     for pattern in (r'"[^"]*"', NUMBER):
         if answers and all(re.fullmatch(pattern, answer) for answer in answers):
             return pattern
@@ -197,7 +200,7 @@ class _KnownAnswers:
     def find_in(self, example: Example) -> list[str]:
         """Return the known answers that occur in the prompt as whole words.
 
-        An answer is left out if only this example has it.
+        An answer is left out if it is the answer to this example and to no other question.
         """
         text = normalize_text(example.prompt)
         first_words = set(re.findall(r"\w+", text)) & self._by_first.keys()

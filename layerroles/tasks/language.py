@@ -102,7 +102,7 @@ class Copying(Generated):
 
     @property
     def max_gen_toks(self) -> int:
-        """The maximum number of generated tokens, about one and a half times the text's."""
+        """The maximum number of generated tokens, about twice those of the text to copy."""
         return 16 + 20 * self.clauses
 
     @property
@@ -111,12 +111,12 @@ class Copying(Generated):
         return len(_FRAMES)
 
     def question(self, rng: random.Random, kind: int) -> Example:
-        """Draw a text that opens with clause `kind`, and three altered copies."""
+        """Draw a text that opens with clause `kind`, with three altered copies as wrong choices."""
         other_frames = [frame for frame in _FRAMES if frame != _FRAMES[kind]]
         return _draw_example(rng, [_FRAMES[kind], *rng.sample(other_frames, self.clauses - 1)])
 
     def shot(self, rng: random.Random, kind: int) -> Example:
-        """Draw a worked example that opens with any clause."""
+        """Draw a worked example whose text opens with any clause, not only clause `kind`."""
         return self.question(rng, rng.randrange(self.kinds))
 
     def reworded(self, example: Example) -> Example:
@@ -179,7 +179,7 @@ def _draw_unused_word(rng: random.Random, kind: str, used: list[str]) -> str:
 
 
 def _swap_words(words: list[str], first: int, second: int) -> list[str]:
-    """Return a copy of the words with the words at two places swapped."""
+    """Return a copy of `words` with the words at the indices `first` and `second` swapped."""
     changed = list(words)
     changed[first], changed[second] = words[second], words[first]
     return changed

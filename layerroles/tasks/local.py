@@ -327,7 +327,7 @@ def _text_field(row: FieldValues, name: str) -> str:
 
 
 def _to_text(value: object, name: str = "choices") -> str:
-    """Return a field's value as text; a number becomes its text.
+    """Return a field's value, a text or a number, as text.
 
     Raises:
         _RowError: the value has another type; the message names the field `name`.

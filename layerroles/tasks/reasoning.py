@@ -77,7 +77,10 @@ class WordProblems(Generated):
 
     @property
     def until(self) -> tuple[str, ...]:
-        """Strings that end an answer: a blank line, or the first word of a problem: `Question:`."""
+        """Strings that end an answer: a blank line, and the word that opens a problem.
+
+        That word is `Question:` by default; it depends on `template`.
+        """
         return "\n\n", WORD_PROBLEMS[self.template].split()[0]
 
     @property
@@ -135,7 +138,10 @@ def _name_cluster(kind: int, template: Template) -> str:
 
 
 def _find_evidence(story: Story) -> tuple[tuple[int, int], ...]:
-    """Return the spans of the sentences that the answer depends on; adjacent ones are merged."""
+    """Return the spans in the prompt of the sentences that the answer depends on.
+
+    A span is (start, end) in characters; adjacent spans are merged.
+    """
     spans: list[tuple[int, int]] = []
     start = len(_HEAD)
     for sentence, needed in zip(story.sentences, story.needed, strict=True):

@@ -139,7 +139,7 @@ class KVRetrieval(Generated):
         return self._ask_for_place(rng, rng.randrange(self.pairs), range(self.pairs))
 
     def question(self, rng: random.Random, kind: int) -> Example:
-        """Draw an object and ask for the pair at the position that belongs to `kind`."""
+        """Draw an object and ask for the pair at the allowed position with index `kind`."""
         places = open_places(self.position, self.pairs)
         return self._ask_for_place(rng, places[kind], widen_range(places, self.pairs))
 
@@ -314,16 +314,19 @@ class Needle(Generated):
         return self._hide_at(rng, rng.randrange(_DEPTHS), range(_DEPTHS))
 
     def question(self, rng: random.Random, kind: int) -> Example:
-        """Draw a text, and insert the needle at the depth that belongs to `kind`."""
+        """Draw a text, and insert the needle at the allowed depth with index `kind`."""
         depths = open_places(self.position, _DEPTHS)
         return self._hide_at(rng, depths[kind], widen_range(depths, _DEPTHS))
 
     def _hide_at(self, rng: random.Random, depth: int, compared: range) -> Example:
-        """Return a question with the needle at `depth`, wrong choices at depths in `compared`."""
+        """Return a question with the needle at `depth`; wrong choices are at depths in `compared`.
+
+        Depths are 0 (before the first sentence) to 8 (after the last).
+        """
         who, answer = rng.choice(NAMES), rng.choice(_THINGS)
         frames = _draw_frames(rng, self.words, who)
-        place = _needle_place(depth, len(frames))
-        # The needle is a sentence of its own: places after it are one less without it.
+        place = _count_sentences_before(depth, len(frames))
+        # Indices in the text without the needle: behind it, they are one less than with it.
         wrong_at = [
             other_place - (other_place > place)
             for other_place in rng.sample(_other_places(place, compared, len(frames)), 3)
@@ -371,14 +374,19 @@ def _draw_frames(rng: random.Random, words: int, without: str) -> list[str]:
     return sentences
 
 
-def _needle_place(depth: int, sentences: int) -> int:
-    """Return how many of the other `sentences` precede a needle at `depth` (0 to 8)."""
+def _count_sentences_before(depth: int, sentences: int) -> int:
+    """Return how many of `sentences` other sentences precede a needle at `depth` (0 to 8)."""
     return round(depth / (_DEPTHS - 1) * sentences)
 
 
 def _other_places(place: int, compared: range, sentences: int) -> list[int]:
-    """Return at least three values of `_needle_place` except `place`, for depths in `compared`."""
-    places = sorted({_needle_place(depth, sentences) for depth in compared})
+    """Return at least three places for wrong choices, none of them the needle's `place`.
+
+    They are the places that a needle would have at the depths in `compared` (see
+    `_count_sentences_before`). If these are too few, as in a short text, places around and between
+    them are added.
+    """
+    places = sorted({_count_sentences_before(depth, sentences) for depth in compared})
     if len(places) < 4:  # in a short text, depths share places
         places = list(widen_range(range(places[0], places[-1] + 1), sentences + 1))
     return [other_place for other_place in places if other_place != place]
@@ -408,7 +416,11 @@ def _gives_password(response: str, example: Example) -> bool:
 
 
 def open_places(position: str, n_places: int) -> range:
-    """Return the indices below `n_places` that `early`, `middle`, `late` or `any` allows."""
+    """Return the indices below `n_places` that `position` allows.
+
+    `any` allows all of them; `early`, `middle` and `late` allow a third each, `middle` the
+    remainder too.
+    """
     early, late = n_places // 3, n_places - n_places // 3
     return {
         "any": range(n_places),
@@ -419,7 +431,7 @@ def open_places(position: str, n_places: int) -> range:
 
 
 def widen_range(inner: range, n_places: int, fewest: int = 4) -> range:
-    """Return the shortest range below `n_places` with `inner` and at least `fewest` indices.
+    """Return the shortest range below `n_places` that has `inner` and at least `fewest` indices.
 
     Example:
         >>> widen_range(range(0, 3), 10), widen_range(range(4, 8), 12)

@@ -5,7 +5,8 @@ choices above the right number is distributed as if all four were drawn from the
 problems, and a number that is rarely an answer is rarely a wrong choice. If each wrong number were
 the result of a single slip, the right number would be the one to which all others are close. So in
 three of four questions, one wrong number results from one slip, and the others from the same slip
-and a second one. If there are too few slips, numbers near the right one are used, also in pairs.
+and a second one. If there are too few slips, numbers near the right one or near a wrong one are
+used.
 """
 
 import random
@@ -72,7 +73,7 @@ class _WrongNumbers:
         self.wrong: list[int] = []
 
     def offer(self, number: int, *, always: bool = False) -> bool:
-        """Add a number if it is suitable; return whether it was added.
+        """Add a number to the wrong numbers if it is suitable; return whether it was added.
 
         The number must be positive, new, and on a side of the right number (above or below) where a
         wrong number is still missing. Unless `always` is set, it must not occur in the story, and
@@ -91,38 +92,46 @@ class _WrongNumbers:
         return True
 
     def offer_shown(self) -> None:
-        """Add a number that the story shows and that is the answer to some problem, if suitable."""
+        """Add one number that occurs in the story to the wrong numbers, if one is suitable.
+
+        It must fit as in `offer` (positive, new, on a side where a number is missing), and be the
+        answer to some other problem.
+        """
         for number in self.rng.sample(sorted(self.shown), len(self.shown)):
             if self.answers[number] and self.offer(number, always=True):
                 return
 
     def offer_other(self) -> None:
-        """Add the answer to another problem, if a suitable one is drawn."""
+        """Add the answer to another problem to the wrong numbers, if a suitable one is drawn."""
         for number in self.rng.choices([*self.answers], [*self.answers.values()], k=_TRIES):
             if self.offer(number, always=True):
                 return
 
     def fill(self) -> None:
-        """Add numbers near the right one until there are three wrong numbers."""
+        """Add wrong numbers until there are three.
+
+        They are near the right number or another wrong one. If none of these is suitable, they are
+        answers to other problems or, as a last resort, any numbers within 9 of the right one.
+        """
         match WRONG - len(self.wrong):
             case 3:
-                self._take_square()
+                self._add_square()
             case 2:
-                distance = self._add_numbers_near([self.right])
+                distance = self._add_number_near([self.right])
                 if distance:
-                    self._add_numbers_near(self.wrong[:1], (distance,))
+                    self._add_number_near(self.wrong[:1], (distance,))
             case 1:
                 from_right = self.rng.random() < 0.5
-                self._add_numbers_near([self.right] if from_right else self.wrong)
+                self._add_number_near([self.right] if from_right else self.wrong)
         for _ in range(WRONG - len(self.wrong)):
             self.offer_other()
         while len(self.wrong) < WRONG:  # too few answers are on one side
             self.offer(self.right + self.rng.randint(-9, 9), always=True)
 
-    def _add_numbers_near(self, bases: Sequence[int], carried: Sequence[int] = _CARRIED) -> int:
-        """Try to add a number that differs from one of `bases` by one of `carried`.
+    def _add_number_near(self, bases: Sequence[int], carried: Sequence[int] = _CARRIED) -> int:
+        """Try to add one wrong number that differs from one of `bases` by one of `carried`.
 
-        Return the difference; 0 if no number was added.
+        Return the absolute difference; 0 if no number was added.
         """
         for _ in range(_TRIES):
             distance = self.rng.choice(carried)
@@ -130,8 +139,11 @@ class _WrongNumbers:
                 return distance
         return 0
 
-    def _take_square(self) -> None:
-        """Try to add three numbers that form, with the right one, x, x + a, x + b, x + a + b."""
+    def _add_square(self) -> None:
+        """Try to add three wrong numbers that form a square with the right one.
+
+        The four numbers are x, x + a, x + b and x + a + b, with different a and b.
+        """
         place = self.room[False]
         for _ in range(_TRIES):
             one, two = self.rng.sample(_CARRIED, 2)
@@ -148,7 +160,8 @@ class _WrongNumbers:
 def _work_out_mistakes(way: _Working, unused: Sequence[int]) -> Iterator[tuple[_Working, int]]:
     """Yield (calculation, result) for each calculation with one more mistake than `way`.
 
-    Only those with positive integers as results are yielded.
+    A calculation is (number at the start, operations). It is yielded only if the results of all
+    operations are whole numbers above 0. Mistakes may use the story's irrelevant numbers, `unused`.
     """
     for mistaken in _make_mistakes(*way, unused):
         number = work_out(*mistaken)

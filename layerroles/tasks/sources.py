@@ -66,9 +66,9 @@ class FewShot(Task):
         check_one_of(self.name, "shot_order", self.shot_order, SHOT_ORDERS)
 
     def reworded(self, example: Example) -> Example:
-        """Return a question or a shot in the wording that is asked; by default unchanged.
+        """Return a question or a shot in the task's wording; by default unchanged.
 
-        Called last, so that ids, shots and contexts do not depend on the wording.
+        This method is called last, so that ids, shots and contexts do not depend on the wording.
         """
         return example
 
@@ -92,7 +92,11 @@ class Generated(FewShot):
 
     @property
     def kinds(self) -> int:
-        """The number of kinds of questions; every `kinds` questions, each kind is asked once."""
+        """The number of kinds of questions, such as positions of the answer; by default 1.
+
+        Kinds take turns: each block of `kinds` successive questions has one question of each kind,
+        in random order.
+        """
         return 1
 
     @abstractmethod
@@ -100,7 +104,7 @@ class Generated(FewShot):
         """Draw one question of a kind, without shots; its id is set afterwards.
 
         The method is called again with the same `rng` if the question repeats an earlier one or
-        belongs to the other part of the questions (asked or reserved; see the module).
+        belongs to the other part of the questions (asked or reserved; see the module's docstring).
         """
 
     def shot(self, rng: random.Random, kind: int) -> Example:
@@ -138,7 +142,7 @@ class Generated(FewShot):
         return [self._as_asked(example, example.shots).context(worked=True) for example in examples]
 
     def _number_questions(self, part: str, seed: int) -> Iterator[tuple[int, int, Example]]:
-        """Yield (index, kind, question) without end for a part, `examples` or `held out`."""
+        """Yield (index, kind, question) without end; `part` is `examples` (asked) or `held out`."""
         questions = _draw_distinct(self, part, seed, self.question, self._draw_kinds(part, seed))
         for place, (kind, question) in enumerate(questions):
             yield place, kind, question
@@ -162,7 +166,7 @@ class _ShotSets:
     def with_shots(self, place: int, kind: int, question: Example) -> Example:
         """Return the question with its shots; questions of one cluster share them.
 
-        Questions of one cluster must be of one kind.
+        `place` is the index of the question. Questions of one cluster must be of one kind.
         """
         n_shots = self._task.num_fewshot
         if not n_shots:
@@ -298,9 +302,10 @@ class Listed(FewShot):
     def _draw_reserved_shots(
         self, group: str, example: Example, shown: Sequence[tuple[str, Example]], seed: int
     ) -> tuple[Example, ...]:
-        """Draw the shots of a reserved question: of its group first, then of others, if needed.
+        """Draw the shots of a reserved question: from its group first, then from others, if needed.
 
-        There may be fewer than `num_fewshot`.
+        `shown` has the reserved questions that may be shots, as (group, question). If there are too
+        few, fewer than `num_fewshot` shots are returned.
         """
         rng = self._make_shot_rng(example, seed)
         shots: list[tuple[str, Example]] = []

@@ -4,7 +4,8 @@ A strategy scores every choice of a question and picks the highest. It uses the 
 order, the words of the prompt and the right answers of other questions, but not the question's
 meaning. If it is right more often than chance, the choices give answers away, and a protocol that
 compares choices may measure that instead of skill (Gururangan et al. 2018, arXiv 1803.02324, on
-inference; Balepur et al. 2024, arXiv 2402.12483, on choices shown without their question).
+natural language inference; Balepur et al. 2024, arXiv 2402.12483, on choices shown without their
+question).
 
 Strategies that learn are cross-fitted: questions are split in halves, equal prompts in the same
 half, and each half is scored by a model fitted on the other.
@@ -186,7 +187,11 @@ def _score_number_rank(rank: int) -> ScoreFunction:
 
 
 def _count_shared_words(example: Example) -> list[float]:
-    """Return each choice's summed similarity to the others: shared words over all words of both."""
+    """Return for each choice the sum of its similarities to the other choices.
+
+    The similarity of two choices is the number of words that they share, divided by the number of
+    words that either has (the Jaccard index of their multisets of words).
+    """
     split = [words(choice) for choice in example.choices]
     common = np.zeros((len(split), len(split)))
     for at, first in enumerate(split):
@@ -199,7 +204,11 @@ def _count_shared_words(example: Example) -> list[float]:
 
 
 def _count_shared_places(example: Example) -> list[float]:
-    """Return each choice's summed similarity to others: share of positions with equal words."""
+    """Return for each choice the sum of its similarities to the other choices.
+
+    The similarity of two choices is the number of positions at which both have the same word,
+    divided by the number of words of the longer one.
+    """
     split = [words(choice) for choice in example.choices]
     common = np.zeros((len(split), len(split)))
     for at, first in enumerate(split):
@@ -218,8 +227,8 @@ def _count_prompt_words(example: Example) -> list[int]:
 def _score_occurrence(score: Callable[[Sequence[str], str], int]) -> ScoreFunction:
     """Return a function that scores choices by where or how often they occur in the prompt.
 
-    It applies only if all choices are single words of the prompt: finding longer texts there would
-    take some understanding.
+    A question gets scores only if all its choices are single words of its prompt: to find longer
+    texts there would take some understanding.
     """
 
     def of_example(example: Example) -> list[int] | None:
@@ -265,7 +274,10 @@ def _learn_frequencies(taught: Sequence[Example]) -> ScoreFunction:
 def _learn_bigrams(
     taught: Sequence[Example], split: Callable[[str], Iterable[str]]
 ) -> ScoreFunction:
-    """Fit a bigram model with add-one smoothing to right answers; score by log-likelihood."""
+    """Return a function that scores choices by their log-likelihood under a bigram model.
+
+    The model is fitted, with add-one smoothing, to the right answers of `taught`.
+    """
     pairs = Counter(pair for example in taught for pair in _bigrams_of(split(example.answer)))
     first_counts = Counter[str]()
     for (first, _), number in pairs.items():
@@ -289,9 +301,11 @@ def _bigrams_of(tokens: Iterable[str]) -> Iterable[tuple[str, str]]:
 
 
 def _learn_trigrams(taught: Sequence[Example]) -> ScoreFunction:
-    """Fit a conditional logistic regression of the right choice on character trigrams.
+    """Return a function that scores choices by a regression on their character trigrams.
 
-    It has a ridge penalty; the probabilities of a question's choices sum to one (McFadden 1974).
+    A conditional logistic regression of the right choice, with a ridge penalty, is fitted to
+    `taught`: the probabilities of a question's choices sum to one (McFadden 1974). Scores are
+    logits.
     """
     count = Counter(t for e in taught for choice in e.choices for t in set(_trigrams_of(choice)))
     common = [name for name, n in count.most_common(_MOST_FEATURES) if n >= _FEWEST]

@@ -94,8 +94,8 @@ class Template:
         start: the range of the number at the start.
         slots: the three operations.
         lines: the sentences that give start and operations.
-        late: alternatives for one of `lines`, of which one may replace it as the story's last
-            sentence.
+        late: alternative sentences. The first one whose operations are all in the story may
+            replace the sentence of `lines` with the same numbers, and comes last in the story.
         idle: sentences on which the answer does not depend, each with the range of its number.
         questions: the question by number of operations; the key 0 has the default.
     """

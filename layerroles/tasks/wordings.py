@@ -2,10 +2,10 @@
 
 A verdict found under one wording holds for that wording only. So `kv_retrieval`, `facts`,
 `word_problems` and `copying` each have four wordings, written by hand; the parameter `template`
-selects one. Questions are drawn, split and numbered in template 0. The other templates replace the
-words around the part of the prompt that holds the question, and shift the evidence spans with it.
-So a question has the same id, choices, shots and answer under every template, and results are
-compared question by question.
+selects one. Questions are drawn, split into asked and reserved ones, and given their ids in the
+wording of template 0. The other templates replace the words around the part of the prompt that
+holds the question, and shift the evidence spans with it. So a question has the same id, choices,
+shots and answer under every template, and results are compared question by question.
 """
 
 import dataclasses

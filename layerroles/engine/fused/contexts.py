@@ -1,4 +1,4 @@
-"""Where the contexts of requests lie in a packed row, and their keys and values there.
+"""Find where the contexts of requests lie in a packed row, and take their keys and values from it.
 
 A prefix that several contexts share, called a trunk, is stored once in the row (see `packing`).
 """
@@ -26,10 +26,10 @@ class Contexts:
         bias: minus infinity at the pads of `own`, else 0; None if there are no pads.
         trunks: indices in the packed row of each trunk's tokens; trunks of the same contexts are
             joined.
-        on_trunk: whether each request's context goes through each trunk.
+        on_trunk: whether each request's context contains each trunk.
         ends: index in the packed row of each context's last token.
-        positions: position in its context of each token of the packed row.
-        trunk_starts: position of each trunk's first token.
+        positions: for each token of the packed row, its position in its context.
+        trunk_starts: for each trunk, the position of its first token in the contexts.
         shortest, longest: the number of tokens of the shortest and of the longest context.
     """
 

@@ -2,10 +2,11 @@
 
 The modules are those of the *twin*, a copy of the model that shares its weights (see
 `shared_weights`). The tokens of a row that are under one condition form a *stretch*. An ablation
-that edits writes is called in a hook, with the tokens of its stretch. For an ablation that replaces
-weights (`Ablation.donated`), the modules with weights are run a second time on its stretch, with
-the other weights. This is possible because these modules process each token independently; only the
-attention operation, which has no weights, mixes tokens.
+that edits writes is called in a hook, with the tokens of its stretch. An ablation that replaces
+weights gives the *donated* weights to use instead (`Ablation.donated`). With these, copies of the
+modules (*donated modules*) are run on its stretch, and their outputs replace those of the twin's
+modules there. This is possible because modules with weights process each token independently; only
+the attention operation, which has no weights, mixes tokens.
 """
 
 import copy
@@ -26,11 +27,11 @@ from layerroles.sites import Site
 
 
 class TokenPass:
-    """The `Pass` (what edits can read) of a packed row's tokens, each as a row with one new token.
+    """The `Pass` that edits read, for tokens of a packed row: each is a row with one new token.
 
     Args:
         positions: each token's position in its sequence.
-        marks: each token's marks (see `ablations.prompts`).
+        marks: each token's marks (see `ablations.token_marks`).
         ids: returns, for each token, the token ids of its sequence up to and including it; called
             only if an edit asks for them.
         prompts: each token's prompt; None if different prompts may share tokens.
@@ -60,7 +61,7 @@ class TokenPass:
         return self._padded[1]
 
     def read_at(self, row: int, pos: int) -> list[int] | None:
-        """Return the token ids of a row's sequence up to its only new token (`pos` is 0)."""
+        """Return the token ids of a row, up to and including its only new token (`pos` is 0)."""
         return list(self._rows[row])
 
     @cached_property
@@ -98,7 +99,7 @@ class Stretch:
     changed: Bool[Tensor, " pos"] | None = None
 
     def record(self, differs: Bool[Tensor, "pos 1"]) -> None:
-        """Set `changed` to true at the tokens at which an edit changed its write."""
+        """Set `changed` to true at the tokens where an edit changed its write (`differs`)."""
         flags = differs[:, 0]
         self.changed = flags if self.changed is None else self.changed | flags
 
@@ -138,7 +139,7 @@ class Edits:
         """Return a block's output under the stretch's condition, without running the block.
 
         Args:
-            site: the block.
+            site: a site of part `"block"` or `"stream"`.
             stretch: all tokens of the streams, as one stretch.
             entered: the stream that enters the block.
             left: the block's output before the edit.
@@ -183,9 +184,10 @@ class Edits:
     def _group_by_site(
         self, stretches: Sequence[Stretch], since: int
     ) -> "tuple[dict[Site, list[Stretch]], dict[DonatedModules, list[slice]]]":
-        """Return the stretches to edit by site, and ranges of tokens by `DonatedModules`.
+        """Return maps from site to stretches to edit, and from `DonatedModules` to token ranges.
 
-        For donated modules, `changed` is recorded here: true at every token if the weights differ.
+        Sites at layers before `since` are left out. On the tokens that donated modules run on,
+        `Stretch.changed` is set here: to true if the donated weights differ from the twin's own.
         """
         edited: dict[Site, list[Stretch]] = {}
         donated: dict[DonatedModules, list[slice]] = {}
@@ -240,21 +242,21 @@ def refusal(twin: Twin, condition: Condition) -> str | None:
 
 
 class DonatedModules:
-    """Copies of a twin's modules at a site, with other weights.
+    """Copies of a twin's modules at a site, with donated weights.
 
     Args:
-        twin: the twin whose modules are replaced.
-        site: the site whose modules are replaced.
-        tensors: the other weights, by transformers' names.
+        twin: the twin whose modules are copied.
+        site: the site whose modules are copied.
+        tensors: the donated weights, by their names in the transformers model.
 
     Attributes:
         site: the site.
         dims: the token dimension of each module (see `Twin.token_dims`).
-        modules: the replacements, by the modules that they replace.
+        modules: maps each of the twin's modules with donated weights to its copy.
 
     Raises:
-        NoTwin: a module with such weights is not known to process tokens independently, or no
-            module has such weights.
+        NoTwin: a module with donated weights is not known to process tokens independently, or none
+            of the site's modules has a weight with a name in `tensors`.
     """
 
     def __init__(self, twin: Twin, site: Site, tensors: Mapping[str, Tensor]) -> None:
@@ -277,7 +279,7 @@ class DonatedModules:
 
     @cached_property
     def differs(self) -> bool:
-        """Whether any of the weights differ from the twin's own."""
+        """Whether any of the donated weights differ from the twin's own."""
         pairs = [
             pair
             for module, replacement in self.modules.items()
@@ -295,7 +297,9 @@ def _make_donated(twin: Twin, edit: Ablation, site: Site) -> DonatedModules:
 
 @contextmanager
 def use_donated(stretches: Mapping[DonatedModules, Sequence[slice]]) -> Iterator[None]:
-    """Run donated modules on some tokens of the one pass inside the `with` block.
+    """Inside the `with` block, run donated modules in place of the twin's own on some tokens.
+
+    One pass is to be run in the block.
 
     Args:
         stretches: maps donated modules to the ranges of tokens that they run on, ascending.
@@ -327,9 +331,14 @@ def _make_mixed_forward(
     parts: Sequence[tuple[DonatedModules, slice]],
     were_run: set[DonatedModules],
 ) -> Callable[..., Tensor]:
-    """Return a `forward` that runs the module, with donated replacements on some tokens.
+    """Return a function to replace a module's `forward`: it uses donated weights on some tokens.
 
-    When the function is called, it adds the `DonatedModules` of `parts` to `were_run`.
+    Args:
+        module: one of the twin's modules; tokens outside of all ranges get its own output.
+        parts: pairs of `DonatedModules` and a range of tokens on which their copy of the module is
+            run. Where ranges overlap, the last pair's copy gives the output.
+        were_run: a set; whenever the returned function is called, it adds the `DonatedModules` of
+            `parts` to this set.
     """
 
     def forward(value: Tensor) -> Tensor:

@@ -138,7 +138,7 @@ class Fused:
                 yield wave[n], answers
 
     def _count(self, *, read: float = 0.0, written: int = 0) -> None:
-        """Add to the numbers of tokens read and generated, and call `on_step`."""
+        """Add tokens read (`read`) and generated (`written`) to the progress; call `on_step`."""
         self._computed.read += read
         self._computed.written += written
         if self.on_step is not None:
@@ -147,7 +147,7 @@ class Fused:
     def _read_group(
         self, group: Group, requests: Requests, conditions: Sequence[Condition]
     ) -> "_ReadGroup":
-        """Run the intact model over a group's row, and record it for these conditions."""
+        """Run the intact model over a group's row, and record the streams that conditions need."""
         row = self.load_row(group)
         sequences = dict(zip(group.asked, group.sequences, strict=True))
         scored, written = split_requests((index, requests[index]) for index in group.asked)
@@ -176,7 +176,7 @@ class Fused:
         """Yield pairs of an index into `conditions` and answers by request index.
 
         The texts of all these conditions are decoded together; their keys and values are freed at
-        the end. `tokens` holds the number of tokens read under each condition.
+        the end. `tokens` holds the number of tokens read under each condition, for the progress.
         """
         scorer, writer = read.scorer, read.writer
         rows = None if writer is None else writer.make_rows(conditions)
@@ -279,7 +279,10 @@ class Writer:
         return RowCache(self._contexts, self._below, firsts, self._n_new)
 
     def begin(self, result: RowResult) -> tuple[NextTokens, list[bool]]:
-        """Return the texts' first tokens, and for each whether an edit changed its context."""
+        """Return the first token of each text, and whether edits changed a write on its context.
+
+        `result` is the result of reading the row under the condition of these texts.
+        """
         first = self._choose(result.stream[self._contexts.ends])
         return first, [result.changed_on(path) for path in self._paths]
 
@@ -298,7 +301,8 @@ class Writer:
             begun: the result of `begin` for each condition.
             conditions: the conditions of the rows.
             edits: the edits of the conditions.
-            count: called after each step with the number of tokens generated, as `written`.
+            count: called after each step with the keyword `written`, the number of tokens that the
+                step generated.
         """
         asked = [request for _ in conditions for request in self.requests.values()]
         decoding = Decoding(Stops(self._twin.bridge), asked)

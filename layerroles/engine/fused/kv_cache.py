@@ -80,8 +80,8 @@ class RowCache:
     def fill(self, condition: int, layer: int, k: Tensor, v: Tensor) -> None:
         """Store the contexts' keys and values of a layer under a condition.
 
-        Does nothing at layers where the condition uses the intact model's. `k` and `v` are the
-        packed row's, `[head pos d_head]`.
+        Does nothing at layers where the condition uses the intact model's keys and values.
+        `condition` is an index; `k` and `v` are the packed row's, `[head pos d_head]`.
         """
         if condition >= self._n_conditions_above[layer]:
             return
@@ -93,7 +93,7 @@ class RowCache:
             trunk_k[condition], trunk_v[condition] = k[:, places], v[:, places]
 
     def step(self) -> int:
-        """Make room for one more token in each row; returns how many each has generated before."""
+        """Make room for each row's newest token; returns how many a row generated before it."""
         if self._n_written == self._room:
             more = min(_ROOM, self._n_new - self._room)
             self._room += more
@@ -106,7 +106,7 @@ class RowCache:
         return self._n_written - 1
 
     def keep(self, places: Sequence[int]) -> None:
-        """Remove all live rows but these, which are given by ascending indices."""
+        """Remove all live rows except those at these ascending indices (`places`)."""
         index = torch.tensor(places, device=self._contexts.own.device)
         live = np.unique(self.condition[list(places)])
         for layer, n_conditions in enumerate(self._n_conditions_above):
@@ -177,7 +177,11 @@ class RowCache:
     def _trunk_parts(
         self, trunk: int, layer: int, n_above: int, asked: Tensor, rule: AttentionRule
     ) -> Iterator[tuple[Tensor, PartialAttention]]:
-        """Yield pairs of indices of rows and their attention to a trunk: rows above, then below."""
+        """Yield pairs of row indices and these rows' attention to a trunk: rows above, then below.
+
+        `asked` holds the queries of all rows; the first `n_above` rows are above. Rows whose
+        contexts do not contain the trunk are left out.
+        """
         places, seen = self._contexts.trunks[trunk], slice(None)
         if rule.window is not None:  # leave out what no row sees
             first_seen = self._contexts.shortest + self._n_written - rule.window
@@ -207,7 +211,7 @@ class RowCache:
             kind: `"request"` (rows below, grouped by request), `"condition"` (rows above, grouped
                 by condition) or `"intact"` (rows below, in one group).
             n_above: the number of rows above.
-            trunk: only rows whose contexts go through this trunk are grouped; -1 takes all rows.
+            trunk: only rows whose contexts contain this trunk are grouped; -1 takes all rows.
         """
         known = self._known_groups.get((kind, n_above, trunk))
         if known is None:
@@ -344,7 +348,7 @@ class RowBuffer:
             self.rows[chunk, :, n:] = 0
 
     def keep(self, index: Int[Tensor, " kept"]) -> None:
-        """Remove all rows but these, which are given by ascending indices."""
+        """Remove all rows except those at these ascending indices."""
         old = self.rows
         self.rows = self._view(len(index), old.shape[2])
         # First rows first: a row's new place overlaps no other row that has still to move.
@@ -356,7 +360,7 @@ class RowBuffer:
         return self._memory[:size].view(n_rows, self._n_heads, n, self._width)
 
     def _chunks(self, n_rows: int) -> Iterator[slice]:
-        """Yield ranges of rows that are moved at a time."""
+        """Yield ranges of rows, each small enough to be moved through a temporary copy."""
         row_size = max(1, self._n_heads * self.rows.shape[2] * self._width)
         step = max(1, _AT_ONCE // row_size)
         return (slice(start, start + step) for start in range(0, n_rows, step))
@@ -367,8 +371,8 @@ class _KeyGroups:
     """Rows in groups; the rows of a group attend to the same keys.
 
     Attributes:
-        ids: the request whose keys each group shares, or the index of the condition among those
-            that still have rows, ascending; 0 for the intact model's keys.
+        ids: for each group, the index of the request, or of the condition (among those that still
+            have rows), whose keys its rows share, ascending; 0 for the intact model's trunk.
         index: the rows of each group; short groups are padded by repeating a row.
         back: each row's index in the flattened `index`.
     """

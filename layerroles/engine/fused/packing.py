@@ -2,12 +2,14 @@
 
 The sequences form a tree of prefixes. A long prefix shared by many tokens below it becomes a
 *trunk*, to which all tokens below it attend. The rest is cut into *blocks*: small trees of at most
-`BLOCK` tokens, in which a token sees only its own path, or one longer sequence by itself. The
-segments (trunks and blocks) are concatenated in one packed row: a trunk, then everything below it.
+`BLOCK` tokens, in which a token sees only its own sequence up to itself, or one longer sequence by
+itself. The segments (trunks and blocks) are concatenated in one packed row: a trunk, then
+everything below it.
 
 Requests are packed as sequences of numbers. Two requests may share a token only if the edits at the
-token are the same for both, so a number holds the token's id and marks (see `ablations.prompts`).
-For ablations that read whole prompts, it also holds the number of the prompt.
+token are the same for both, so a number holds the token's id and its marks (see
+`ablations.token_marks`). For ablations that read whole prompts, the number also holds the number of
+the prompt.
 """
 
 from bisect import bisect_right
@@ -134,7 +136,7 @@ class PackedRow:
         return {trunk for segment in self.segments for trunk in segment.trunks}
 
     def trunks(self, ids: Ids) -> tuple[int, ...]:
-        """Return the indices of the trunks that a sequence goes through, outermost first."""
+        """Return the indices of the trunks that a sequence begins with, outermost first."""
         return self.segments[self.segment_of[ids]].trunks
 
     def own_places(self, ids: Ids) -> Int[np.ndarray, " place"]:
@@ -200,7 +202,7 @@ def _split_until_fit(group: list[Ids], max_tokens: int) -> list[PackedRow]:
 
 
 def _max_row_tokens(first: Ids, max_tokens: int) -> int:
-    """Return the most tokens of a row whose first sequence is `first`."""
+    """Return a row's most tokens: `max_tokens`, or 1.25 times the length of a longer `first`."""
     return max_tokens if len(first) <= max_tokens else int(_ADDED * len(first))
 
 
@@ -216,7 +218,7 @@ _Range = tuple[int, int, int, tuple[int, ...]]
 
 
 class _RowBuilder:
-    """Lays out sorted sequences in a packed row."""
+    """Lays out sorted sequences, with their `shared_lengths`, in a packed row (`packed`)."""
 
     def __init__(self, ordered: list[Ids], shared: list[int]) -> None:
         self.ordered = ordered

@@ -31,7 +31,7 @@ from layerroles.engine.reuse import edited_block, first_recomputed, recorded_lay
 # Called with a layer, its keys and its values, `[head pos d_head]`, once those of the whole row are
 # known.
 StoreKeys = Callable[[int, Tensor, Tensor], None]
-# Returns the context manager in which a piece is run; called with the piece's slice of the row.
+# Called with a piece's slice of the row; returns the context manager in which the piece is run.
 Around = Callable[[slice], AbstractContextManager[None]]
 
 
@@ -43,7 +43,7 @@ class LoadedRow:
         packed: the row.
         tokens: the token ids.
         positions: each token's position in its sequences.
-        marks: each token's marks (see `ablations.prompts`).
+        marks: each token's marks (see `ablations.token_marks`).
         prompts: each token's prompt; None if different prompts may share tokens.
         layouts: the pieces in which the row is read, each with its attention layout.
     """
@@ -56,7 +56,7 @@ class LoadedRow:
     layouts: list[tuple[slice, AttentionLayout]]
 
     def token_pass(self, piece: slice) -> TokenPass:
-        """Return the `Pass` for a piece of the row, which is passed to edits."""
+        """Return the `Pass` (the inputs that edits can read) for a piece of the row."""
         prompts = None if self.prompts is None else self.prompts[piece]
         ids = partial(self._prefixes, piece)
         return TokenPass(self.positions[piece], self.marks[piece], ids, prompts)
@@ -108,7 +108,7 @@ class RowResult:
 
 
 class Streams:
-    """Streams `[1 pos d_model]` of a row by layer, stored piece by piece.
+    """The recorded residual streams `[1 pos d_model]` of a row by layer, stored piece by piece.
 
     Args:
         n: number of tokens of the row.
@@ -139,7 +139,7 @@ def record_intact(
     Args:
         twin: the model.
         row: the row.
-        conditions: the conditions under which it will be replayed.
+        conditions: the conditions under which the row will be read afterwards.
         store_keys: called with the keys and values of each layer; None if they are not needed.
     """
     streams = Streams(len(row.tokens))
@@ -154,7 +154,7 @@ def record_intact(
 
 
 class IntactPass:
-    """The intact model's pass over a row, recorded so that it can be resumed from any layer.
+    """The intact model's pass over a row, recorded so that passes under conditions can resume it.
 
     Args:
         twin: the model.
@@ -205,7 +205,8 @@ def read_row(
     Args:
         twin: the model.
         row: the row.
-        around: called with each piece's slice; returns the context manager in which it is run.
+        around: called with each piece's slice; returns the context manager in which the piece is
+            run.
         store_keys: called with the keys and values of each layer; None if they are not needed.
     """
     n = len(row.tokens)

@@ -30,7 +30,7 @@ from layerroles.engine.requests import Score, Scored
 _CHUNK = 8
 # More than any vocabulary has tokens.
 _MANY = 2**32
-# Of a row, how many tokens' logits are computed in float32 to find the likeliest.
+# Number of a row's likeliest tokens whose logits are computed in float32, to find the likeliest.
 _N_LIKELY = 8
 
 
@@ -128,7 +128,7 @@ def _replace_in_sums(
 ) -> Float[Tensor, " place"]:
     """Return the log-sum-exps after the `rounded` logits of some tokens are replaced by `exact`.
 
-    `rows` holds each token's index into `sums`. The pairs of place and token are unique.
+    `rows` holds each token's index into `sums`; no token occurs twice with the same index.
     """
     shares = (rounded - sums[rows]).exp() * torch.expm1(exact - rounded)
     return sums + torch.log1p(torch.zeros_like(sums).index_add_(0, rows, shares))
@@ -151,7 +151,7 @@ def choose_next(twin: Twin, stream: Float[Tensor, "row d_model"]) -> NextTokens:
 def _choose(
     twin: Twin, stream: Float[Tensor, "pos d_model"], likely: Int[Tensor, "pos n_likely"]
 ) -> Int[Tensor, " pos"]:
-    """Return the token of each row of `likely` whose logit in float32 is highest."""
+    """Return, of each position's `likely` tokens, the one with the highest logit in float32."""
     n = likely.shape[1]
     if n == 1:
         return likely[:, 0]

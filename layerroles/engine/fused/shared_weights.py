@@ -171,7 +171,7 @@ class Twin:
 
     @cached_property
     def token_dims(self) -> dict[nn.Module, int]:
-        """Modules with weights that process tokens independently; maps each to its token dimension.
+        """The token dimension of the modules that have weights and process tokens independently.
 
         These modules are called with one tensor, have no children, and return a tensor with as many
         tokens. The token dimension varies: in the input of a query norm, heads may come before it.
@@ -238,7 +238,7 @@ class Twin:
 
     @cached_property
     def rounds_logits(self) -> bool:
-        """Whether the model computes logits in 16 bits, so that `token_logits` rounds less."""
+        """Whether the model rounds logits to 16 bits, and `token_logits` gives them in float32."""
         head = self.model.get_output_embeddings()
         if type(head) is not nn.Linear or head.weight.dtype not in (torch.bfloat16, torch.float16):
             return False
@@ -260,7 +260,7 @@ class Twin:
     def _read_tokens(
         self, stream: Float[Tensor, "pos d_model"], tokens: Int[Tensor, " pos"]
     ) -> Float[Tensor, "pos _"]:
-        """Compute logits with one token's unembedding at each position, not the whole matrix."""
+        """Compute each position's logit of its token in `tokens`, without the other logits."""
         head = self.model.get_output_embeddings()
 
         def multiply(entered: Float[Tensor, "1 pos d"]) -> Float[Tensor, "1 pos 1"]:

@@ -134,9 +134,10 @@ class Hooked:
     def _record_tails(
         self, before: State, batch: "_Batch", targets: Sequence[Sequence[int]]
     ) -> "list[_Tail]":
-        """Record the intact model reading the continuations that have more than one token.
+        """Record the intact model's passes over the continuations that have more than one token.
 
-        Their last tokens are not read, since nothing after them is scored.
+        Returns one `_Tail` for each pass. `before` is the state after the batch's contexts. The
+        continuations' last tokens are not read, since nothing after them is scored.
         """
         longer = [place for place, target in enumerate(targets) if len(target) > 1]
         longer.sort(key=lambda place: -len(targets[place]))
@@ -223,7 +224,7 @@ class _Tail:
     Attributes:
         places: indices of these requests in the batch.
         targets: the tokens to score: each continuation without its first token.
-        recording: the intact model reading the continuations.
+        recording: the intact model's pass over the continuations without their last tokens.
         scores: the intact model's scores of `targets`.
     """
 

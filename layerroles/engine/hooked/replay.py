@@ -89,7 +89,10 @@ def make_stage(
     *,
     left: bool,
 ) -> Stage:
-    """Return a stage of rows of different lengths, padded on the left or on the right."""
+    """Return a stage of rows of different lengths, padded on the left or (not `left`) on the right.
+
+    `rows` holds the ids of each row's new tokens; `prompts` and `parents` are as in `Stage`.
+    """
     longest = max(map(len, rows))
     pad = model.tokenizer.pad_token_id or 0
     tokens = torch.full((len(rows), longest), pad)
@@ -108,9 +111,9 @@ def make_stage(
 
 
 def _count_shared(prompts: Sequence[Prompt]) -> int:
-    """Return the number of first tokens that all prompts share, less than any prompt's length.
+    """Return how many of their first tokens all prompts share; less than any prompt's length.
 
-    Shared tokens have equal ids and equal marks (see `ablations.prompts`).
+    Shared tokens have equal ids and equal marks (see `ablations.token_marks`).
     """
     marked = [list(zip(prompt.ids, prompt.marks, strict=True))[:-1] for prompt in prompts]
     first, last = min(marked), max(marked)
@@ -250,9 +253,10 @@ def select_cache_rows(cache: DynamicCache, rows: Tensor, *, since: int = 0) -> N
 def start_at(
     model: TransformerBridge, first: int, entries: Sequence[Tensor]
 ) -> AbstractContextManager[None]:
-    """Skip the blocks before `first` inside the `with` block; `first` gets its recorded stream.
+    """Inside the `with` block, skip all blocks before `first`, which then reads `entries[first]`.
 
-    TransformerLens's own `start_at_layer` does run these blocks and discards their output.
+    `entries` holds the recorded input of each block. TransformerLens's own `start_at_layer` does
+    run the earlier blocks and discards their output.
     """
     return replace_forward(
         [model.blocks[layer] for layer in range(first)], constant_forward(entries[first])

@@ -179,7 +179,7 @@ def writing_cost(
     Args:
         shape: the model's sizes.
         times: number of steps.
-        rows: number of rows that are decoded together.
+        rows: number of rows (a condition and a request each) that are decoded together.
         trunks: number of trunks (prefixes that several of the rows' contexts share).
         shared: number of keys that a row sees and shares with other rows, summed over rows.
         own: number of keys that only one row sees, summed over rows, averaged over the steps.

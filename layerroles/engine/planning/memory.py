@@ -51,8 +51,8 @@ class Shape:
         n_bytes: bytes of one number.
         kv: bytes of one token's keys and values at each layer.
         inner: the most intermediate values that a block holds at once for one token.
-        last_start: the last block at which a pass may start, since later ones reuse its keys; None
-            if it may start at any.
+        last_start: the last block at which a pass may start, since later blocks reuse its keys and
+            values; None if a pass may start at any block.
     """
 
     n_layers: int
@@ -208,7 +208,9 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 def memory_budget(memory: str | int | None, device: torch.device) -> Budget:
-    """Return a budget of bytes or text such as `"8GB"`; None is half of the device's free memory.
+    """Return a memory budget; half of the device's free memory if `memory` is None.
+
+    `memory` is a number of bytes, or a text such as `"8GB"`.
 
     Raises:
         InputError: as `parse_memory`.

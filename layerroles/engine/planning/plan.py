@@ -74,7 +74,7 @@ class Group:
 
     @property
     def rows(self) -> int:
-        """The most (condition, request) rows that are decoded together; 0 for likelihoods."""
+        """The most (condition, request) rows that are decoded together; 0 if none are decoded."""
         return max(map(len, self.waves), default=0) * self.n_written
 
 
@@ -138,7 +138,7 @@ class Plan:
 
     @property
     def rows(self) -> int:
-        """The most (condition, request) rows that are decoded together; 0 for likelihoods."""
+        """The most (condition, request) rows that are decoded together; 0 if none are decoded."""
         return max((group.rows for group in self.groups), default=0)
 
     @property
@@ -296,7 +296,8 @@ def _plan_group(
 def _cut_waves(firsts: list[int], sizes: list[int], max_bytes: int) -> list[list[int]]:
     """Cut conditions, ordered by first layer, into waves that take at most `max_bytes` each.
 
-    A condition that takes more makes a wave by itself. Waves hold indices into `firsts`.
+    A condition that takes more makes a wave by itself. `firsts` holds each condition's first layer
+    with keys and values of its own, `sizes` the bytes that it takes. Waves hold indices into them.
     """
     waves: list[list[int]] = []
     left = -1
@@ -362,7 +363,10 @@ def count_work(
     shape: Shape,
     generated: float,
 ) -> Work:
-    """Return the passes over a group's row, and the steps in which its texts are decoded."""
+    """Return the costs of the passes over a group's row, and of the steps that decode its texts.
+
+    `requests`, `conditions`, `shape` and `generated` are as for `add_work`.
+    """
     pairs = count_pairs(group.packed)
     read_out = group.n_written + _count_scored_places(group, requests)
     pieces = math.ceil(group.n_tokens / group.piece)
@@ -395,9 +399,9 @@ def _decoding_cost(
     shape: Shape,
     generated: float,
 ) -> PassCost:
-    """Return the cost of decoding a wave's rows, without the first tokens.
+    """Return the cost of decoding the texts of a wave of conditions, from their second tokens on.
 
-    The first tokens follow from the pass over the contexts.
+    The first tokens are computed in the pass over the contexts.
     """
     packed = group.packed
     contexts = [

@@ -60,7 +60,7 @@ def measure_speed(device: torch.device, dtype: torch.dtype, shape: Shape, tokeni
 
 
 def measure_text_seconds(tokenizer: Any) -> float:
-    """Return the seconds to decode a text of 48 tokens, which is done for each generated token."""
+    """Return the seconds to decode 48 token ids to text, as is done after each generated token."""
     ids = list(range(min(_TEXT, len(tokenizer))))
     spell = partial(tokenizer.decode, ids, skip_special_tokens=True)
     return _shortest_seconds(spell, torch.device("cpu"))

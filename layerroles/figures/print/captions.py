@@ -193,7 +193,10 @@ def escape_latex(text: str) -> str:
 
 
 def _describe_rows(meta: Mapping[str, Any]) -> str:
-    """Describe the rows drawn: ablations, positions, probes, tasks or families, protocols and n."""
+    """Return a text on the rows drawn: ablation, positions, probe, task or family, protocol and n.
+
+    `meta` is what `read_meta` returns, unescaped.
+    """
     parts = []
     for column, one, several in _WORDS:
         values = meta.get(column)

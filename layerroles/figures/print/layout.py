@@ -174,7 +174,7 @@ def _arrange_bands(panels: Sequence[_Panel], wide: float) -> list[list[_Unit]]:
 
 
 def _share_axes(bands: Sequence[Sequence[_Unit]]) -> None:
-    """Label shared axes only at the lowest panel of each column and at the leftmost panels."""
+    """Label shared x axes only in the lowest panel of a column, shared y axes only at the left."""
     shared = {panel.x.matches for band in bands for unit in band for panel in unit} - {None}
     columns: dict[int, list[_Panel]] = {}
     for band in bands:
@@ -222,7 +222,7 @@ class _Columns:
         left, right: margins in pixels.
         panel: width of a panel in pixels.
         plot: width in pixels of all panels with the gaps between them.
-        edge: left edge of the figure, as a share of the plot.
+        edge: left edge of the labels at the left, as a share of the plot's width (negative).
     """
 
     def __init__(self, sizes: Sizes, left: float, inner: float, n_columns: int) -> None:
@@ -274,7 +274,8 @@ def _set_heights(
     """Set the heights of panels, shrunk to fit a page.
 
     Returns three values in pixels: the height above the first row; for each row, the distance of
-    its top from the top of the first row; and the distance of the last row's bottom from that top.
+    its top from the top of the first row; and the distance from the first row's top to the last
+    row's bottom.
     """
     rest = sum(max(panel.below for panel in row) + _APART for row in rows)
     highs = sum(max(panel.high for panel in row) for row in rows)
@@ -398,7 +399,8 @@ def set_bar(figure: go.Figure, above: float, plot: float, size: float) -> float:
 def set_legend(figure: go.Figure, x: float, above: float, plot: float, size: float) -> float:
     """Place the legend above the panels at the left; returns its height in pixels, 0 if none.
 
-    `x` is the legend's left edge, as a share of the plot's width; for the rest, see `set_bar`.
+    `x` is the legend's left edge, as a share of the plot's width; for the other arguments, see
+    `set_bar`.
     """
     if figure.layout.showlegend is False:
         return 0.0
@@ -436,7 +438,7 @@ def set_head(
 ) -> float:
     """Add lines of text above everything else; returns their height in pixels.
 
-    `head` holds each line with its type size; other arguments are those of `set_legend`.
+    `head` holds each line with its type size; the other arguments are those of `set_legend`.
     """
     taken = 4.0 if head else 0.0
     for text, size in reversed(head):

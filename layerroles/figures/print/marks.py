@@ -167,7 +167,7 @@ def _pattern_of(trace: go.Bar) -> str:
 def _bar_boxes(
     figure: go.Figure, trace: go.Bar, stacked: dict[tuple[str, str, float], float]
 ) -> Iterator[Box]:
-    """Yield the bars of a trace as boxes in pixels of its panel.
+    """Yield the bars of a trace as boxes, in pixels from the lower left corner of its panel.
 
     `stacked` maps (x axis, y axis, x) to the height of the bars drawn there so far; it is updated.
     """
@@ -238,8 +238,8 @@ def _lines_over(trace: go.Bar, lines: list[Line], figure: go.Figure) -> go.Scatt
 def hatch_lines(shape: str, box: Box) -> Iterator[Line]:
     """Yield the lines of a hatching pattern, clipped to a box.
 
-    Lines are spaced from the origin, not from the box, so that they continue from one box to the
-    next.
+    `shape` is the pattern in plotly's notation, such as "/" or "x". Lines are spaced from the
+    origin, not from the box, so that they continue from one box to the next.
 
     Example:
         >>> [tuple(round(x, 1) for x in line) for line in hatch_lines("-", Box(0.0, 1.0, 5.0, 4.0))]

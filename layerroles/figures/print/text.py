@@ -129,9 +129,11 @@ def thin_ticks(x: Any, y: Any, wide: float, high: float, size: float) -> None:
 def _choose_ticks(
     ticks: list[tuple[Any, str]], per: float, axis: Any, letter: float
 ) -> list[tuple[Any, str]]:
-    """Return the ticks that fit: numbers in round steps, and named ticks, which replace numbers.
+    """Return the ticks, as (value, text), whose labels fit beside each other.
 
-    With fewer than two numbers, ticks are thinned evenly. `per` is pixels per unit of the axis.
+    Named ticks are kept, and numbers in round steps, except those that would touch a named tick.
+    With fewer than two numbers, all ticks are thinned evenly. `per` is pixels per unit of the axis,
+    `letter` the type size in pixels.
     """
 
     def size(text: str) -> float:
@@ -155,7 +157,10 @@ def _choose_ticks(
 
 
 def height_of_rows(y: Any, size: float) -> float:
-    """Return the height in pixels that a panel's row labels need; 0 if it has none."""
+    """Return the height in pixels that a panel needs for the row labels of its axis `y`.
+
+    0 if there are no row labels. `size` is the type size in pixels.
+    """
     if y.type == "log" or y.tickvals is None or y.ticktext is None or len(y.tickvals) < 2:
         return 0.0
     low, high = y.range or (min(y.tickvals) - 0.5, max(y.tickvals) + 0.5)
