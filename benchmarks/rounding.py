@@ -29,7 +29,7 @@ import layerroles as lr
 from layerroles.compat import flash_attention
 from layerroles.engine.fused import attention
 from layerroles.engine.fused.attention import AttentionRule, PartialAttention, attend_partially
-from layerroles.engine.fused.shared_weights import Twin
+from layerroles.engine.fused.twin_model import Twin
 
 # Groups, heads, queries and keys of the parts that attention is computed in.
 SHAPES = {

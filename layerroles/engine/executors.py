@@ -21,7 +21,7 @@ from layerroles.engine.agreement import (
     find_disagreement,
 )
 from layerroles.engine.fused.executor import Fused
-from layerroles.engine.fused.shared_weights import WHOLE_LENGTH, Twin, depends_on_length
+from layerroles.engine.fused.twin_model import WHOLE_LENGTH, Twin, depends_on_length
 from layerroles.engine.hooked.executor import MAX_TOKENS, Hooked
 from layerroles.engine.hooked.replay import can_replay
 from layerroles.engine.plain import Plain

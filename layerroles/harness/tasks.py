@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 
 from layerroles.compat import filter_names
 from layerroles.errors import InputError
-from layerroles.harness.references import count_reserved, make_prompts
+from layerroles.harness.reference_prompts import count_reserved, make_prompts
 from layerroles.harness.task_loading import (
     check_higher_is_better,
     check_member,
@@ -143,7 +143,10 @@ class LmEval(Task):
 
     @property
     def label(self) -> str:
-        """`lm_eval@2:NAME`, or `lm_eval@2[task=NAME,...]` with parameters; folders are left out."""
+        """The task's label: `lm_eval@2:NAME`, or `lm_eval@2[task=NAME,...]` if it has parameters.
+
+        The number is the version of such tasks. Folders (`include_path`, `data`) are left out.
+        """
         defaults = {
             name: field.default
             for name, field in self.__dataclass_fields__.items()

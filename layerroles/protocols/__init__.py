@@ -10,7 +10,7 @@ from layerroles.protocols.base import Protocol as Protocol
 from layerroles.protocols.base import Unit as Unit
 from layerroles.protocols.base import protocol as protocol
 from layerroles.protocols.base import register as register
-from layerroles.protocols.chain import ChainLogprob as ChainLogprob
+from layerroles.protocols.chain_likelihood import ChainLogprob as ChainLogprob
 from layerroles.protocols.coherence import WrittenText as WrittenText
 from layerroles.protocols.coherence import add_coherence as add_coherence
 from layerroles.protocols.coherence import find_written_texts as find_written_texts

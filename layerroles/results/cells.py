@@ -12,7 +12,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from layerroles import stats
-from layerroles.results.questions import name_questions
+from layerroles.results.question_identity import name_questions
 
 CONDITION = ["condition", "ablation", "at", "site", "layer", "part", "head"]
 CELL = ["task", "family", "protocol"]

@@ -239,10 +239,10 @@ def describe_decisions(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> st
 
 
 def describe_answers(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> str:
-    """Return a phrase: how many answers a sweep has, and their share of all up to its limit.
+    """Return a phrase: how many answers a sweep has, and their share of asking everything.
 
-    In "all", a deferred condition (`find_waiting`) counts only for the cells that asked questions
-    under it.
+    "Everything" is every question up to the limit under every condition; a deferred condition (see
+    `find_waiting`) counts only for the cells in which it was asked.
     """
     n_answers = sum(len(cell.rows) for cell in cells)
     names = [str(entry["name"]) for entry in manifest["conditions"]]

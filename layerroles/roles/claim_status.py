@@ -188,7 +188,10 @@ class Finding:
 
 
 def make_finding(kind: AblationKind, numbers: Sequence[Number]) -> Finding:
-    """Return one kind's finding on the claim that all `numbers` exceed their smallest effect."""
+    """Return what one kind of ablation shows of a claim that is about several numbers.
+
+    The claim holds if each number exceeds the smallest effect that counts for it.
+    """
     sign = min(number.sign for number in numbers)
     undecided = [number for number in numbers if not number.sign]
     # One open number is enough: if it falls below its smallest effect, the opposite is shown.

@@ -166,12 +166,14 @@ class HeadSearch:
         return [Condition({site: edit}) for site in (*self.confirmed, *self.audited)]
 
     def judge(self, result: SweepResult, *, top: int = 10) -> "FoundHeads":
-        """Judge the heads by a sweep of `conditions()`, and estimate how many the screen missed.
+        """Decide which heads are critical, and estimate how many of them the screen missed.
+
+        The screen is the first, cheap ranking of all heads, which chose those to ablate.
 
         Args:
-            result: a sweep that holds these conditions; other conditions are ignored.
-            top: the screen's misses are counted for the critical heads, and also for this many
-                heads with the most harm.
+            result: a sweep that holds the conditions of `conditions()`; others are ignored.
+            top: the number of heads with the most harm for which misses are estimated, in addition
+                to those of the critical heads.
 
         Raises:
             InputError: the sweep is not finished, lacks a head of `conditions()` or has

@@ -36,6 +36,7 @@ from layerroles.stats.corrections import (
     minimum_detectable_mean,
 )
 from layerroles.stats.designs import fractional_factorial
+from layerroles.stats.heterogeneity import between_sd, factor_spread
 from layerroles.stats.intervals import (
     LEVEL,
     UNKNOWN,
@@ -64,7 +65,6 @@ from layerroles.stats.paired import (
 from layerroles.stats.profile_test import profiles_differ_p
 from layerroles.stats.ranks import profile_agreement, rank_stability, resampled_means, spearman
 from layerroles.stats.ratio import clustered, harm_interval, is_above, possible_losses, ratio
-from layerroles.stats.spread import between_sd, factor_spread
 
 __all__ = [
     "LEAST_BACKGROUND",

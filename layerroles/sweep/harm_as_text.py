@@ -152,7 +152,10 @@ def strip_lines(result: SweepResult) -> list[str]:
 
 
 def _measure_strips(result: SweepResult) -> tuple[str, list[_Strip]]:
-    """Return the title, and the strips in the result's order; [] if no layer was ablated."""
+    """Return the title and a strip (the harm of each layer) for each family and protocol.
+
+    The list of strips is empty if no layer was ablated.
+    """
     check_result(result)
     what, condition_of = _choose_conditions(result)
     title = f"Harm of each layer{what}"

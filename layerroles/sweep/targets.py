@@ -49,11 +49,12 @@ class Targets:
         self._hashes = {entry["name"]: entry["hash"] for entry in result.manifest["conditions"]}
 
     def ask_on(self, cell: Cell, names: Iterable[str]) -> None:
-        """Ask a cell's examples up to the next look, under conditions and the intact model.
+        """Request a cell's examples up to the next look, under conditions and the intact model.
 
-        The next look is the first one that has more examples than were asked under all of the
-        conditions. After the last look, ask up to the cell's limit. Ask nothing if a condition is
-        not part of the command, or if the next look is above the limit.
+        A look is a number of examples after which the results are judged. The next one is the first
+        that exceeds the number of examples asked under every one of the conditions so far (see
+        `n_asked`). After the last look, request examples up to the cell's limit. Request nothing if
+        a condition is not part of this command, or if the next look is above the limit.
         """
         names = list(names)
         if not all(self._hashes[name] in self._planned for name in names):

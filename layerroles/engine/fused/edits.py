@@ -1,7 +1,7 @@
 """Edits on a packed row: hooks on transformers' modules instead of TransformerLens hook points.
 
 The modules are those of the *twin*, a copy of the model that shares its weights (see
-`shared_weights`). The tokens of a row that are under one condition form a *stretch*. An ablation
+`twin_model`). The tokens of a row that are under one condition form a *stretch*. An ablation
 that edits writes is called in a hook, with the tokens of its stretch. An ablation that replaces
 weights gives the *donated* weights to use instead (`Ablation.donated`). With these, copies of the
 modules (*donated modules*) are run on its stretch, and their outputs replace those of the twin's
@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from layerroles.ablations import Ablation, Condition, Edit, Prompt, References
-from layerroles.engine.fused.shared_weights import NoTwin, Twin
+from layerroles.engine.fused.twin_model import NoTwin, Twin
 from layerroles.models import replace_forward
 from layerroles.sites import Site
 
@@ -61,7 +61,11 @@ class TokenPass:
         return self._padded[1]
 
     def read_at(self, row: int, pos: int) -> list[int] | None:
-        """Return the token ids of a row, up to and including its only new token (`pos` is 0)."""
+        """Return the token ids of a row, up to and including its new token.
+
+        While a text is written, each pass has one new token in a row, so `pos`, its index in the
+        pass, is 0.
+        """
         return list(self._rows[row])
 
     @cached_property

@@ -1,7 +1,7 @@
 """Run a whole sweep as one computation, on transformers' own modules.
 
 The modules are those of the *twin*, a copy of the model that shares its weights (see
-`shared_weights`). Requests are packed into rows of tokens, in which each shared prefix is stored
+`twin_model`). Requests are packed into rows of tokens, in which each shared prefix is stored
 once (see `packing`). The requests of one row are a *group*; conditions whose texts are decoded
 together are a *wave* (see `planning.plan`).
 The intact model reads a row, and the streams that enter ablated blocks are stored (see `prefill`).
@@ -39,7 +39,7 @@ from layerroles.engine.fused.prefill import (
     record_intact,
 )
 from layerroles.engine.fused.readout import Scorer, choose_next
-from layerroles.engine.fused.shared_weights import Twin
+from layerroles.engine.fused.twin_model import Twin
 from layerroles.engine.planning.memory import Budget, trim_heap
 from layerroles.engine.planning.plan import Computed, Group, Plan, make_plan
 from layerroles.engine.requests import (

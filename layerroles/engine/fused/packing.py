@@ -202,7 +202,10 @@ def _split_until_fit(group: list[Ids], max_tokens: int) -> list[PackedRow]:
 
 
 def _max_row_tokens(first: Ids, max_tokens: int) -> int:
-    """Return a row's most tokens: `max_tokens`, or 1.25 times the length of a longer `first`."""
+    """Return the most tokens that a row may have, given its `first` sequence.
+
+    It is `max_tokens` or, if `first` is longer than that, 1.25 times the length of `first`.
+    """
     return max_tokens if len(first) <= max_tokens else int(_ADDED * len(first))
 
 

@@ -25,7 +25,7 @@ from layerroles.engine.fused.attention import AttentionRule
 from layerroles.engine.fused.edits import Edits, Stretch, TokenPass
 from layerroles.engine.fused.packed_attention import AttentionLayout
 from layerroles.engine.fused.packing import BLOCK, PackedRow, token_ids
-from layerroles.engine.fused.shared_weights import Twin
+from layerroles.engine.fused.twin_model import Twin
 from layerroles.engine.reuse import edited_block, first_recomputed, recorded_layers
 
 # Called with a layer, its keys and its values, `[head pos d_head]`, once those of the whole row are

@@ -23,7 +23,7 @@ from layerroles.engine.decode import (
 )
 from layerroles.engine.fused.packing import Ids, PackedRow
 from layerroles.engine.fused.prefill import RowResult
-from layerroles.engine.fused.shared_weights import Twin
+from layerroles.engine.fused.twin_model import Twin
 from layerroles.engine.requests import Score, Scored
 
 # Rows whose float32 logits are held at once: few, so that they stay in the processor's cache.

@@ -15,7 +15,7 @@ from layerroles.engine.agreement import choose_condition, rounding_noise
 from layerroles.engine.decode import Decoding, NextTokens
 from layerroles.engine.fused import executor, kv_cache
 from layerroles.engine.fused.executor import Fused
-from layerroles.engine.fused.shared_weights import Twin
+from layerroles.engine.fused.twin_model import Twin
 from layerroles.engine.plain import Plain
 from layerroles.engine.requests import (
     Scored,

@@ -11,7 +11,7 @@ import torch
 
 import layerroles as lr
 from layerroles.engine import plain
-from layerroles.engine.fused.shared_weights import Twin
+from layerroles.engine.fused.twin_model import Twin
 from layerroles.engine.hooked import executor as hooked
 from layerroles.engine.planning.memory import out_of_memory
 from layerroles.engine.requests import encode_written

@@ -11,7 +11,7 @@ import pytest
 import layerroles as lr
 from layerroles.ablations import Condition, resolve_references
 from layerroles.engine.fused.executor import Fused
-from layerroles.engine.fused.shared_weights import Twin
+from layerroles.engine.fused.twin_model import Twin
 from layerroles.engine.plain import Plain
 from layerroles.engine.planning.memory import Budget
 from layerroles.engine.requests import Score, collect_answers, encode_scored, encode_written

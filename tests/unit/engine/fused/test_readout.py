@@ -14,7 +14,7 @@ from layerroles.engine.fused.contexts import locate_contexts
 from layerroles.engine.fused.executor import Fused
 from layerroles.engine.fused.packing import pack_row
 from layerroles.engine.fused.readout import _replace_in_sums, _summarize_logits, choose_next
-from layerroles.engine.fused.shared_weights import Twin
+from layerroles.engine.fused.twin_model import Twin
 from layerroles.engine.planning.memory import Budget
 from layerroles.engine.requests import collect_answers, encode_scored
 from tests.support.families import family_model

@@ -29,8 +29,9 @@ def find_other_split(member: Any) -> str | None:
 def count_reserved(member: Any, n_members: int) -> int:
     """Return how many documents of a group's member are reserved, and so never asked.
 
-    It is the member's share of 64, rounded up, but at most a fifth of its documents; 0 if there is
-    another split to take reference prompts from.
+    A group reserves 64 documents, divided equally among its members and rounded up, but at most a
+    fifth of a member's documents. It reserves none if reference prompts can be taken from another
+    split.
     """
     if find_other_split(member) is not None:
         return 0
