@@ -55,7 +55,7 @@ def _describe_cut(table: "pd.DataFrame") -> list[str]:
 
 
 def detectable_line(table: "pd.DataFrame") -> str:
-    """Return one line with the smallest effect that the rows detect with 80% power, for each unit.
+    """Return one line with the smallest effect detectable with 80% power, for each unit of score.
 
     Args:
         table: rows with columns unit, n (examples) and detectable (smallest detectable effect, in

@@ -23,8 +23,8 @@ class Picture:
     """Interim results of a job, to be shown with its progress.
 
     Attributes:
-        table: a rich renderable, shown above the bar in a terminal.
-        lines: the same as lines of text, for a log.
+        table: the results as a rich renderable, shown above the bar in a terminal.
+        lines: the results as lines of text, for a log.
     """
 
     table: Any
@@ -36,10 +36,10 @@ class Outlook:
     """What a job reports in addition to the rows that are done.
 
     Attributes:
-        computed: estimated rows that are computed but do not yet count as done, since the rows of a
-            batch are stored together.
+        computed: estimated number of rows that are computed but do not yet count as done, since the
+            rows of a batch are stored together.
         left: estimated seconds until the job ends; None to estimate them from the rate so far.
-        more: rows to add to the job's total, if the job turns out to need more than before.
+        more: number of rows to add to the job's total, if the job needs more than was expected.
         picture: interim results, shown until there are newer ones.
     """
 
@@ -60,7 +60,7 @@ class Advance(Protocol):
         """Show the progress.
 
         Args:
-            rows: the rows done since the last call.
+            rows: the number of rows done since the last call.
             now: the name of the task and condition in progress.
             outlook: what else the job reports.
         """
@@ -181,7 +181,7 @@ def _terminal_bar(total: int, what: str) -> Iterator[Advance]:
 
 @contextmanager
 def _notebook_output(total: int, what: str) -> Iterator[Advance]:
-    """Show progress in a notebook cell."""
+    """Show the progress of a job in a notebook cell; yields a progress callback."""
     from IPython.display import display
 
     job = _Job(total, what)

@@ -19,7 +19,7 @@ Class = TypeVar("Class", bound=type)
 
 
 class Registry(Generic[T]):
-    """A map from names to subclasses of `base`; error messages call a class a `kind`."""
+    """A map from names to subclasses of `base`; `kind`, such as `"task"`, is used in errors."""
 
     def __init__(self, kind: str, base: type[T]) -> None:
         self.kind = kind
@@ -131,6 +131,8 @@ def label_of(name: str, instance: object) -> str:
 def read_label(kind: str, label: str) -> tuple[str, dict[str, object]]:
     """Read the name and the parameters from a label; whole numbers become `int`.
 
+    `kind`, such as `"task"`, is used in errors.
+
     Raises:
         InputError: a parameter is not of the form key=value.
 
@@ -156,7 +158,10 @@ def read_label(kind: str, label: str) -> tuple[str, dict[str, object]]:
 
 
 def describe_unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """Return the error text for an unknown name: the name, the nearest known one, and all known."""
+    """Return the error text for an unknown `name`: the nearest known name, and all known names.
+
+    The names are those of a `kind`, such as `"task"`.
+    """
     names = sorted(known)
     near = nearest_name(name, names)
     hint = f"did you mean {near!r}? " if near else ""

@@ -285,7 +285,10 @@ def _check_hash(edit: Ablation) -> None:
 
 
 def _dump_parameters(edit: Ablation) -> str:
-    """Return an ablation's parameters as JSON; values of other types become their `fingerprint`."""
+    """Return an ablation's parameters as JSON text.
+
+    Values that JSON cannot hold are replaced by their `fingerprint`.
+    """
     parameters = {name: _to_json_value(value) for name, value in edit.parameters().items()}
     return json.dumps(parameters, sort_keys=True)
 

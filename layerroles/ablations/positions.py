@@ -57,7 +57,7 @@ def identify(at: At) -> str:
 
 
 def at_name(at: At) -> str:
-    """Return the name of the positions `at`: the text itself, or the function's name.
+    """Return the name of the positions `at`: `at` itself if a string, else the function's name.
 
     A lambda is named by a hash of its content.
     """

@@ -2,7 +2,7 @@
 
 Means and standard deviations are taken over real tokens only and summed in float64, so that they
 depend neither on batch size nor on padding. Each prompt's first real token is excluded from the
-statistics of the others and has statistics of its own (see `kinds`).
+statistics of the others and has statistics of its own (the module `kinds` says why).
 """
 
 import hashlib
@@ -221,7 +221,7 @@ class SiteReference:
     donors: Donors | None = None
 
     def has(self, kinds: Iterable[Kind]) -> bool:
-        """Return whether the data of all these kinds were collected."""
+        """Return whether all of `kinds` (`"positions"`, `"donors"`) were collected."""
         return all(getattr(self, kind) is not None for kind in kinds)
 
 
@@ -233,13 +233,14 @@ def collect(
     *,
     batch_size: int = 8,
 ) -> dict[Site, SiteReference]:
-    """Return, by site, statistics of the intact model's writes over a reference, from one run.
+    """Run the intact model on a reference's prompts; return statistics of its writes, by site.
 
     Args:
         model: a prepared bridge.
         reference: the prompts.
         sites: the sites whose writes are collected.
-        kinds: what is collected in addition to means and standard deviations.
+        kinds: what is collected in addition to means and standard deviations: `"positions"` (the
+            mean at each position), `"donors"` (every individual write).
         batch_size: prompts per batch.
 
     Raises:
@@ -357,7 +358,7 @@ class _Collector:
 
 
 class _Sums:
-    """Accumulates a site's statistics: moments in float64, and the data of the given kinds.
+    """Accumulates a site's statistics: moments in float64, and the data that `kinds` names.
 
     `first` holds the moments over each prompt's first token, `rest` those over all other tokens.
     """

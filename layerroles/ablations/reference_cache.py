@@ -58,7 +58,8 @@ def load_or_collect(
         model: a prepared bridge.
         reference: the prompts.
         sites: the sites whose writes are needed.
-        kinds: what is needed in addition to means and standard deviations.
+        kinds: what is needed in addition to means and standard deviations: `"positions"` (the mean
+            at each position), `"donors"` (every individual write).
 
     Raises:
         InputError: a site that the model lacks, or a reference of one-token prompts only.
@@ -99,7 +100,10 @@ class ReferenceFile:
         self.path: Path = cache_folder() / "references" / f"{name.hexdigest()[:32]}.safetensors"
 
     def read(self, sites: Iterable[Site], kinds: Iterable[Kind] = ()) -> dict[Site, SiteReference]:
-        """Return the stored statistics by site, without sites for which the file lacks some."""
+        """Return the stored statistics by site; leave out sites that lack any of those needed.
+
+        Needed are means and standard deviations, and the data that `kinds` names.
+        """
         kinds = list(kinds)
         needed = {site: [f"{site}.{name}" for name in (*_TENSORS, *kinds)] for site in sites}
         tensors, counts = self._load([name for names in needed.values() for name in names])

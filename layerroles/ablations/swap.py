@@ -110,7 +110,7 @@ class Swap(Ablation):
 
     @contextmanager
     def placed(self, model: TransformerBridge, site: Site) -> Iterator[bool]:
-        """Use the donor's weights inside the `with` block; yields whether any weight differs."""
+        """Use the donor's weights at the site in the `with` block; yields whether any differs."""
         ours, theirs = _swapped_modules(model, site), _swapped_modules(self.donor, site)
         replaced: list[tuple[dict[str, Any], str, nn.Parameter]] = []
         differs = False

@@ -50,7 +50,7 @@ class JobPart:
         coherence: the log-likelihood of each generated text under the intact model, in nats per
             token; empty unless the job asks for coherence.
         seconds: seconds taken for these answers.
-        executors: the names of the executors that have answered so far.
+        executors: the names of the engine's executors, such as `fused`, that have answered so far.
         times_halved: how often batches were halved so far because memory ran out.
         peak_memory: the peak memory so far, in bytes.
     """
@@ -82,7 +82,7 @@ class OpenBackend(ABC):
     @property
     @abstractmethod
     def workers(self) -> Workers:
-        """The description of the workers."""
+        """The description of the workers for the run's manifest."""
 
     @abstractmethod
     def answer_jobs(self, jobs: Iterable[Job]) -> Iterator[tuple[int, JobPart]]:
@@ -143,7 +143,7 @@ def answer_job(engine: Engine, job: Job) -> Iterator[JobPart]:
 def _make_part(
     engine: Engine, job: Job, by_condition: Mapping[int, Mapping[int, list[Any]]], began: float
 ) -> JobPart:
-    """Return a part with these answers, and with the texts' coherence if the job needs it.
+    """Return a part with these answers, and with the coherence of texts if the job asks for it.
 
     Args:
         engine: the engine that answered; it also scores the coherence.

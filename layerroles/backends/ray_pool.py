@@ -224,7 +224,8 @@ class Pool(OpenBackend):
     def _collect_outcomes(self) -> list[tuple[Any, int, "list[JobPart] | _Failure"]]:
         """Wait briefly; return (actor, job index, parts or failure) for each job that ended.
 
-        Also marks workers that have started as ready, and replaces those that failed.
+        Also marks workers that have started as ready, and replaces those that died, took too long,
+        could not start, or failed twice in a row.
         """
         busy = {slot.ref: slot for slot in self._slots if slot.ref is not None}
         first_done, _ = self._ray.wait(list(busy), num_returns=1, timeout=_SECONDS_BETWEEN_LOOKS)
@@ -262,8 +263,8 @@ class Pool(OpenBackend):
             outcome: the outcome of the call that started the worker, from `_read_outcome`.
 
         Raises:
-            InputError: the first worker cannot be started as requested, or a worker holds another
-                model.
+            InputError: the start failed with an input error before any worker was ready, or the
+                worker holds another model than the others and the sweep.
         """
         if isinstance(outcome, InputError):
             if self._description is None:
@@ -322,7 +323,7 @@ class Pool(OpenBackend):
 
 
 def _comparable(model: Any, name: str) -> Any:
-    """Return a field of a model's description, to compare; Python's is left out of `versions`."""
+    """Return a field of a model's description for comparison; `versions` without that of Python."""
     if name == "versions":
         return {key: value for key, value in model[name].items() if key != "python"}
     return model[name]
@@ -331,7 +332,7 @@ def _comparable(model: Any, name: str) -> Any:
 def _uninstalled_modules(conditions: Iterable[Condition]) -> set[str]:
     """Return the names of modules that define code of the conditions and are not installed.
 
-    Such code is that of ablations and of functions given as `at`.
+    The code is that of the conditions' ablations, and of functions given as `at`.
     """
     modules = {
         type(edit).__module__ for condition in conditions for edit in condition.edits.values()

@@ -35,7 +35,8 @@ BACKENDS = ("local", "ray")
 FAMILIES = ("retrieval", "knowledge", "reasoning", "commonsense", "language")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("cpu", "cuda")
-# What `--until` may name, and the number of questions before the first look of such a sweep.
+# What `--until` may name, and the number of questions that such a sweep asks before it first looks
+# at its results (see `layerroles.sweep.Decided`).
 UNTIL = ("decided", "claims")
 FIRST_LOOK = 32
 TARGETS = ("cpu", "measured", "a100-40gb", "a100-80gb", "h100", "h200", "l4", "l40s", "rtx4090")

@@ -60,9 +60,10 @@ def check_options(
     registries check them later, and also know the names that plugins add.
 
     Raises:
-        InputError: `limit` is below 1, or with `until` below the questions before the first look;
-            `until` is unknown, or is `claims` with only one kind of ablation; `minutes` is not
-            above 0; `sites` is not a list of sites; or a name is unknown.
+        InputError: `limit` is below 1, or with `until` below the number of questions after which a
+            sweep first looks at its results; `until` is unknown, or is `claims` with only one
+            ablation; `minutes` is not above 0; `sites` is not a list of sites; or a name is
+            unknown.
     """
     if limit is not None and limit < 1:
         raise InputError(f"--limit {limit} asks for nothing: give 1 or more")

@@ -93,7 +93,7 @@ _SHOWN: dict["Part", str] = {
 
 
 def _describe_part(part: "Part", size: "Size", checks: "Checks") -> dict[str, object]:
-    """Return a part as JSON values: how its sites are written, and which of them are refused."""
+    """Return JSON values on a part: how its sites are written, and which cannot be ablated."""
     from layerroles.sites import each_site
 
     sites = each_site(size, part)

@@ -172,7 +172,7 @@ class _Strips:
         self._due = 0.0
 
     def update(self, status: "Status") -> list["RenderableType"]:
-        """Return the table; it is empty before the first answer, and complete when the run ends."""
+        """Return a list with the table; the list is empty before the run has rows."""
         from layerroles.sweep import layer_strips
 
         rows = (status.started, status.rows_done)
@@ -187,7 +187,7 @@ class _Strips:
 
 
 def _read_answers(run: Path, status: "Status") -> "SweepResult | None":
-    """Return the rows of a run so far; None if it has none, or has none that can be read yet.
+    """Return the results of a run so far; None if the run has no rows that can be read yet.
 
     Raises:
         InputError: the run has ended with rows that cannot be read.

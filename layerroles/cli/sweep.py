@@ -240,7 +240,10 @@ def command(
 def _claim_records(
     result: "SweepResult", conditions: Sequence["Condition"]
 ) -> list[dict[str, object]]:
-    """Return the rows of `Roles.claims` as JSON values, for the first kind of ablation."""
+    """Return, as JSON values, what the run shows of the literature's claims (`Roles.claims`).
+
+    The claims are about the harm of the first condition's ablation.
+    """
     import layerroles as lr
     from layerroles.cli.tables import json_records
 
@@ -248,7 +251,12 @@ def _claim_records(
 
 
 def make_until(until: str | None, minutes: float | None = None) -> "Decided | None":
-    """Return the rule by which questions about a layer or claim end; None without `until`."""
+    """Return the rule by which a sweep ends once layers or claims are decided; None for no rule.
+
+    Args:
+        until: the value of `--until`: `decided` (layers), `claims`, or None for no rule.
+        minutes: the value of `--minutes`: the time to spend.
+    """
     import layerroles as lr
 
     if until is None:

@@ -54,7 +54,7 @@ def print_result(result: "SweepResult", *, top: int) -> None:
 
 
 def print_comparison(comparison: "Comparison", *, top: int) -> None:
-    """Print the profiles of two runs, the `top` largest differences, and what was not compared."""
+    """Print how two runs agree over sites, the `top` largest differences, and what is unmatched."""
     from layerroles.results import detectable_line
 
     console = _console()

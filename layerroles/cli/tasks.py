@@ -70,7 +70,7 @@ def command(
 
 
 def _check_task(name: str, *, limit: int, seed: int, model: str | None, as_json: bool) -> None:
-    """Print the audit of one task, as sentences and a table or as JSON."""
+    """Check one task's questions by `audit_task`; print the findings as text or as JSON."""
     from layerroles.cli.tables import print_json, print_line
     from layerroles.tasks import audit_task, task
 

@@ -1,9 +1,10 @@
-"""The interface of executors, and the trial that decides which conditions each of them may answer.
+"""The interface of executors, and the trial that decides for which conditions each may be used.
 
-The reference (`plain`) answers a few of the requests, shortened, under one condition of each kind.
-Another executor is used only for the kinds for which its answers agree. The trial finds
-architectures, library versions and user-defined ablations that an executor does not support, before
-they affect results.
+An executor is a way to run the model. The reference (`plain`) answers a few of the requests,
+shortened, under one condition of each kind (see `condition_kind`). Another executor is used only
+for the kinds for which its answers agree with the reference's. The trial finds architectures,
+library versions and user-defined ablations that an executor does not support, before they affect
+results.
 """
 
 import math
@@ -91,10 +92,10 @@ def condition_kind(condition: Condition) -> ConditionKind:
 def choose_condition(conditions: Sequence[Condition], dtype: torch.dtype) -> Condition:
     """Return the condition to try among those of one kind.
 
-    In float32, this is the condition with the earliest first layer among those whose passes start
-    from a recorded stream of the intact model, since the most blocks run under it. In half
-    precision, it is the middle one by first layer: if the first layers are ablated, rounding alone
-    changes outputs enough to hide errors.
+    Conditions are ordered by their first ablated layer. In float32, the first one is chosen whose
+    pass starts from a recorded stream of the intact model (the first of all if there is none):
+    the most blocks run under it. In half precision, the middle one is chosen: if the first layers
+    are ablated, rounding alone changes outputs enough to hide errors.
     """
     ordered = sorted(conditions, key=lambda condition: condition.first_layer or 0)
     if dtype != torch.float32:
@@ -162,7 +163,7 @@ def _answer_last(
 ) -> list[Any]:
     """Run requests under all conditions together; return only the answers under the last one.
 
-    Empty if there are no requests.
+    Returns an empty list if there are no requests.
     """
     return collect_answers(executor.answer([requests], conditions))[-1] if requests else []
 

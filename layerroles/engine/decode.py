@@ -72,7 +72,7 @@ def highest_tokens(logits: Float[Tensor, "row d_vocab"], n: int) -> Int[Tensor, 
     """Return the ids of each row's `n` tokens with the highest logits, sorted by id.
 
     If the vocabulary has fewer tokens, all are returned. The maxima of parts of the vocabulary are
-    compared first, which is faster than `topk` on the whole vocabulary, and than one `argmax`.
+    compared first, which is faster than `topk` or `argmax` on the whole vocabulary.
     """
     d_vocab = logits.shape[-1]
     if d_vocab <= n * _WIDTH:
@@ -116,7 +116,11 @@ class Decoding:
         self.live = list(range(len(requests)))
 
     def add(self, chosen: NextTokens) -> bool:
-        """Append each live row's chosen token; returns whether every row is done."""
+        """Append to each unfinished text its chosen token; returns whether all texts are finished.
+
+        A text is finished when it ended, has `max_gen_toks` tokens, or had a logit that was not
+        finite. `chosen` has a token for each live row; those of finished texts are ignored.
+        """
         self.last = chosen.tokens
         # In one transfer, so that a GPU is waited for once.
         both = torch.stack([chosen.tokens, chosen.finite.to(chosen.tokens)]).tolist()
@@ -141,7 +145,8 @@ class Decoding:
     def results(self, changed: Bool[Tensor, " row"] | None) -> list[Writing]:
         """Return each row's answer: the generated text and how it ended.
 
-        `changed` says whether an edit changed anything for each row; None if nothing was edited.
+        `changed` is true for the rows in which an edit changed anything; None if nothing was
+        edited.
         """
         return [
             Writing(

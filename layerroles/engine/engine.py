@@ -129,7 +129,7 @@ class Engine:
     def report_steps(self, on_step: Callable[[Computed], None]) -> Iterator[None]:
         """Inside the `with` block, call `on_step` after every pass of the fused executor.
 
-        Its argument is a `Computed`: how many tokens have been read and generated so far.
+        `on_step` gets a `Computed`: how many tokens have been read and generated so far.
         """
         self._executors.on_step = on_step
         try:
@@ -282,7 +282,10 @@ class Engine:
         return self._executors.make_fused({}).twin.shape
 
     def measured_speed(self) -> Speed | None:
-        """Return this device's speed; None if the model has no weights or cannot be run fused."""
+        """Return this device's speed, measured with the model's sizes and dtype.
+
+        Returns None if the model has no weights, or if the fused executor cannot run it.
+        """
         if not prepared(self.model).has_weights or self._executors.refusal("fused") is not None:
             return None
         return self._executors.make_fused({}).twin.speed

@@ -134,9 +134,9 @@ class Executors:
     ) -> Iterator[tuple[int, int, list[Any]]]:
         """Answer non-empty lists of requests under every condition.
 
-        With `"auto"`, each condition is answered by the fastest executor that agrees with the
-        reference in a trial. Yields the same triples as `Executor.answer`: list index, condition
-        index and answers.
+        With `"auto"`, each condition is run by the fastest executor that agrees with the reference
+        in a trial. Yields the same triples as `Executor.answer`: list index, condition index and
+        answers.
 
         Raises:
             InputError: the requested executor cannot run the model on these requests.
@@ -152,7 +152,7 @@ class Executors:
     def _choose(
         self, asked: Sequence[Requests], conditions: Sequence[Condition]
     ) -> Iterator[tuple[Executor, list[int]]]:
-        """Yield the executors to use, with the indices of the conditions that each answers."""
+        """Yield pairs of an executor to use and the indices of the conditions that it runs."""
         self._forget()
         requests = [request for listed in asked for request in listed]
         longest = max(map(max_length, requests))
@@ -266,7 +266,7 @@ class Executors:
             return describe_failure(error)
 
     def make_fused(self, references: References) -> Fused:
-        """Return a fused executor with these references.
+        """Return a fused executor; `references` are from `resolve_references`.
 
         Its twin, a second model of transformers' own modules that shares the weights, is kept for
         the next call.

@@ -104,10 +104,7 @@ class Plain:
         return answers
 
     def _batches(self, requests: Mapping[int, AnyRequest]) -> Iterator[dict[int, AnyRequest]]:
-        """Yield batches, as maps from index to request, of contexts of similar length.
-
-        The longest contexts come first.
-        """
+        """Yield batches of requests as maps from index to request, longest contexts first."""
         batch: dict[int, AnyRequest] = {}
         for index in sorted(requests, key=lambda index: -len(requests[index].context)):
             full = len(batch) == self.batch_size
@@ -119,7 +116,10 @@ class Plain:
             yield batch
 
     def _fits(self, requests: Requests) -> bool:
-        """Return whether a batch, padded and with its longest texts, fits the context window."""
+        """Return whether the longest context plus the most new tokens fit the context window.
+
+        The two may be those of different requests.
+        """
         longest = max(len(request.context) for request in requests)
         return longest + max(map(max_new_tokens, requests)) <= self.model.cfg.n_ctx
 

@@ -299,7 +299,7 @@ def _evidence_positions(
 ) -> tuple[int, ...] | None:
     """Find which of a text's first `n` tokens overlap the character spans; returns their positions.
 
-    None if `spans` is None, or if the tokenizer cannot return the tokens' character offsets.
+    Returns None if `spans` is None, or if the tokenizer cannot return character offsets.
     """
     if not spans:
         return None if spans is None else ()

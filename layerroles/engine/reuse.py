@@ -10,9 +10,10 @@ from layerroles.sites import Site
 def edited_block(condition: Condition, last_start: int | None = None) -> Site | None:
     """Return the site whose block need not be run, since its recorded output can be edited.
 
-    It is the condition's first site, if that is a block or stream and the only site in its layer.
-    The block's input and unedited output are then those of the intact model. None if there is no
-    such site, if the block's weights are replaced, or if a pass cannot start at the next block.
+    It is the condition's first site, if its part is `"block"` or `"stream"` and the condition has
+    no other site in this layer. The block's input and unedited output are then those of the intact
+    model. Returns None if there is no such site, if the block's weights are replaced, or if a pass
+    cannot start at the next block.
 
     Args:
         condition: the condition.
@@ -38,10 +39,10 @@ def first_recomputed(condition: Condition, n_layers: int, last_start: int | None
 
 
 def first_changed_cache(condition: Condition, n_layers: int) -> int:
-    """Return the first layer at which a context's keys and values differ from the intact model's.
+    """Return the first layer at which a condition changes the keys and values of contexts.
 
     An edit does not change the keys and values of its own layer, which are computed from the
-    block's input, unless the layer has other weights. Returns `n_layers` if no layer differs.
+    block's input, unless the layer has other weights. Returns `n_layers` if none change.
     """
     if condition.first_layer is None or not condition.acts_in_prompt:
         return n_layers

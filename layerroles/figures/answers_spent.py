@@ -1,4 +1,4 @@
-"""Answers spent: how many questions each layer's verdict took, and the verdict.
+"""Answers spent: how many questions were asked with each layer ablated, and the layer's verdict.
 
 >>> figure = answers_spent(result)  # doctest: +SKIP
 """
@@ -29,11 +29,12 @@ def answers_spent(
 ) -> go.Figure:
     """Draw how many questions were asked with each layer ablated, coloured by the verdict.
 
+    The verdicts are critical, partial, spare, helps, sink and undecided (see `layerroles.roles`).
     There is a row per family and protocol, and a bar per layer. The height of a bar grows with the
     logarithm of the number of questions, summed over the family's tasks; the number is written on
     the bar where there is room. Families that the intact model does not answer above chance have no
-    bars. Of several sets of positions (`at`), only the first is drawn. The same numbers are in
-    `SweepResult.decisions`.
+    bars. If the sweep has several sets of positions (`at`), only the first is drawn. The same
+    numbers are in `SweepResult.decisions`.
 
     Args:
         result: a sweep over single layers, such as `lr.Sweep(..., until="decided")`, which asks no
@@ -42,8 +43,8 @@ def answers_spent(
         protocol: only this protocol; None for all.
 
     Raises:
-        InputError: no single layer was ablated, several ablations and no choice, an unknown
-            protocol, or no family answered above chance.
+        InputError: no single layer was ablated, several ablations were run and none is chosen, the
+            protocol is unknown, or no family was answered above chance.
 
     Example:
         asked = lr.Sweep(model, tasks, conditions, until="decided", limit=64)
@@ -90,7 +91,7 @@ def answers_spent(
 
 
 def _heights(n: "pd.Series[int]") -> "pd.Series[float]":
-    """Map numbers of questions to bar heights on a log scale, from half to all of `_TALLEST`."""
+    """Map numbers of questions to bar heights on a log scale, from `_TALLEST / 2` to `_TALLEST`."""
     logs = np.log(n.clip(lower=1).astype(float))
     span = float(logs.max() - logs.min())
     return _TALLEST * (0.5 + 0.5 * (logs - logs.min()) / span if span else logs * 0 + 1)
@@ -101,8 +102,8 @@ def _draw_bars(
 ) -> None:
     """Draw a bar for each row of `part`, the rows with one verdict.
 
-    `places` maps (family, protocol) to its place, counted from the bottom; `fill` and `ink` are the
-    colours of the bars and of the numbers on them.
+    `places` maps (family, protocol) to the index of its row in the figure, counted from the bottom;
+    `fill` and `ink` are the colours of the bars and of the numbers on them.
     """
     if part.empty:
         return

@@ -1,8 +1,8 @@
 """Attention map: which heads attend to the evidence when the model answers.
 
-The value of a head is the share of its attention that goes from the answering position to the
-evidence span, averaged over examples; "even" is the share that uniform attention would give the
-span.
+The evidence is the part of the prompt on which the answer depends. The value of a head is the share
+of its attention that goes from the answering position to the evidence, averaged over examples;
+"even" is the share that uniform attention would give to the evidence.
 
     >>> figure = attention_map(attention, top=5)  # doctest: +SKIP
 """
@@ -24,8 +24,8 @@ def attention_map(attention: pd.DataFrame, *, top: int = 3) -> go.Figure:
     attention. Tasks whose examples have no evidence span are left out and listed in the subtitle.
 
     Args:
-        attention: an attention probe frame; of several conditions, only the intact model's rows are
-            drawn.
+        attention: a frame of the attention probe; if it has several conditions, only the intact
+            model's rows are drawn.
         top: how many heads to name per task.
 
     Raises:
@@ -87,7 +87,7 @@ def attention_means(attention: pd.DataFrame) -> pd.DataFrame:
 
 
 def strongest_heads(part: pd.DataFrame, top: int) -> pd.DataFrame:
-    """Return the rows of the `top` heads by share, without those below twice the uniform share.
+    """Return the rows of up to `top` heads with the largest share, at least twice the uniform one.
 
     `part` holds the rows of one task, from `attention_means`.
     """

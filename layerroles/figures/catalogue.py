@@ -212,9 +212,10 @@ def _drawings_over_layers(result: SweepResult, kinds: Sequence[str]) -> Iterator
 
 
 def _asked_both_ways(result: SweepResult, kind: str, protocol: str) -> Iterator[tuple[str, str]]:
-    """Yield (other protocol, `at`) for each protocol with the same questions as `protocol`.
+    """Yield (other protocol, `at`) for each protocol that asks the same questions as `protocol`.
 
-    Of several sets of positions (`at`), only the first is used.
+    Only effects of ablating single layers by the ablation `kind` are considered. If there are
+    several sets of positions (`at`), only the first is used.
     """
     differences = result.differences()
     differences = differences[

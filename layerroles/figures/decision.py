@@ -17,11 +17,12 @@ _ROW = 26  # pixels per line in the lower panel
 def decision_margin(decision: pd.DataFrame) -> go.Figure:
     """Draw the right option's mean margin over depth, and where choices become final.
 
-    Above: the margin over the best other option (nats), positive where the right option leads, with
-    95% intervals by Student's t. Below: the depth at which the decisive phase begins (the first
-    depth from which an example's choice stays the final one), as a median over examples with its
-    interval by order statistics. Layer -1 is the embedding, layer l the residual stream after block
-    l; the stream between attention and MLP is left out.
+    Upper panel: the margin, which is the log-probability of the right option minus that of the best
+    other one (nats; positive where the right option leads), with 95% intervals by Student's t.
+    Lower panel: the depth at which the decisive phase begins (the first depth from which an
+    example's choice stays the final one), as a median over examples with its 95% interval by order
+    statistics. Layer -1 is the embedding, layer l the residual stream after block l; the stream
+    between attention and MLP is left out.
 
     Args:
         decision: a frame of the decision probe.
@@ -104,7 +105,7 @@ def _summarize(decision: pd.DataFrame) -> pd.DataFrame:
 def _draw_start(family: str, name: str, place: int, line: "pd.Series[float]") -> go.Scatter:
     """Return a mark at the median start (a layer) of the decisive phase, with its interval.
 
-    `line` is a row of `_summarize`; `place` is the mark's row in the lower panel.
+    `line` is a row of `_summarize`; `place` is the index of the mark's row in the lower panel.
     """
     hue = style.family_colour(family)
     shown = style.format_interval(line["start"], line["start_low"], line["start_high"], 1)

@@ -20,10 +20,10 @@ _LINE, _BETWEEN = 21, 74  # pixels of a row, and between panels
 
 @dataclass(frozen=True)
 class _Row:
-    """One value with its interval, drawn as a mark.
+    """One value with its interval, drawn as a mark in a row of a panel.
 
     Attributes:
-        label: text at the axis.
+        label: text at the axis; marks with the same label share a row.
         family: the family that sets colour and symbol.
         name: text in hovers.
         value, low, high: the estimate and its interval.
@@ -49,8 +49,8 @@ def depth_contrasts(roles: Roles) -> go.Figure:
     2. quantity 1 at all positions minus quantity 1 with the first token spared;
     3. quantity 1 of one family minus that of another;
     4. mean harm over all layers under one protocol minus that under another;
-    5. the effective number of layers over which harm is spread, without attention sinks (before the
-       run is finished, no layer is called a sink, and none is left out).
+    5. the effective number of layers over which harm is spread (the participation ratio of harm),
+       without attention sinks. Before the run is finished, no layer counts as a sink.
 
     A panel without any known number is left out.
 

@@ -33,11 +33,12 @@ def direct_against_total(
     """Draw each layer's direct effect on the answer's logit against the harm of ablating it.
 
     There is a column for each task in both `attribution` and `result`, and a row per protocol. A
-    mark is a layer; darker marks are deeper layers. Horizontal: what the layer's attention and MLP
-    add directly to the answer's logit, minus the mean of what they add to the logits of the other
-    choices (logits), as a mean over examples with its 95% interval by Student's t. Vertical: harm
-    with its 95% interval, at the first of the sets of positions swept; the dashed line is 0.2. The
-    three layers with the largest absolute direct effect and the three with the most harm are named.
+    mark is a layer; darker marks are deeper layers. Horizontal: the direct effect in logits, which
+    is what the layer's attention and MLP add directly to the answer's logit, minus the mean of what
+    they add to the logits of the other choices; a mean over examples with its 95% interval by
+    Student's t. Vertical: harm with its 95% interval; the dashed line marks a harm of 0.2. If the
+    sweep has several sets of positions (`at`), only the first is drawn. The three layers with the
+    largest absolute direct effect and the three with the most harm are named.
 
     Args:
         attribution: a direct attribution probe frame.

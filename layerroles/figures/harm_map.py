@@ -23,10 +23,11 @@ def harm_map(
 ) -> go.Figure:
     """Draw the harm of ablating each layer, tasks by layers, on a colour scale centred on 0.
 
-    Harm is `-effect / (intact - chance)`: 1 means that the whole skill above chance is gone,
-    negative that the ablation helps. A dot marks a cell whose interval excludes 0. Colours saturate
-    at 1.5 either way, and a value beyond that is printed in its cell. Where harm is undefined (the
-    intact model is not above chance, or the cell was not run) the cell is hatched.
+    Harm is `-effect / (intact - chance)`: 1 means that the whole skill above chance is gone, and a
+    negative harm means that the ablation helps. A dot marks a cell of the map whose interval
+    excludes 0. Colours saturate at the largest absolute harm, but at 1 at least and 1.5 at most; a
+    value beyond that is printed in its cell. A cell is hatched if its harm is undefined: the intact
+    model is not above chance, or the ablation was not run.
 
     Args:
         result: a sweep over single layers.
@@ -169,7 +170,7 @@ def _draw_hatching(figure: go.Figure, harm: np.ndarray, hover: np.ndarray, row: 
     """Draw hatched boxes over the cells of undefined harm, which the heat map leaves blank.
 
     `harm` and `hover` (hover texts) are indexed by row of the map and layer; `row` is the panel's
-    row.
+    row in the figure, from 1.
     """
     gaps = np.argwhere(np.isnan(harm))
     if not len(gaps):

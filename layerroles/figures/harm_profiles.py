@@ -1,4 +1,4 @@
-"""Draw harm over depth in several runs, a panel for each: of two models, or of a run's tasks.
+"""Draw harm over depth, a panel per run, to compare models or the tasks of one run.
 
 >>> figure = harm_profiles({"base": base, "twin": twin})  # doctest: +SKIP
 >>> figure = harm_profiles({name: result[name] for name in tasks})  # doctest: +SKIP
@@ -34,17 +34,17 @@ def harm_profiles(
     nothing is lost, at 1 the score is down to chance.
 
     Args:
-        results: sweeps over single layers, by name. After the choices below, each must have one
-            task, protocol, ablation and set of positions; `result[task]` selects a part of a sweep.
+        results: sweeps over single layers, by name; `result[task]` is one task of a sweep. The
+            arguments below must leave one task, protocol, ablation and set of positions of each.
         task: a task label; needed only where a run holds several.
         protocol: a protocol; needed only where a run holds several.
         ablation: the kind of ablation; needed only where a run holds several.
         at: the positions at which the ablation acts; needed only where a run holds several.
 
     Raises:
-        InputError: no runs, a run with nothing to draw or with several tasks, protocols, ablations
-            or positions and none chosen, runs that differ in protocol, ablation or positions, or no
-            run with skill above chance.
+        InputError: there are no runs; a run has nothing to draw, or several tasks, protocols,
+            ablations or positions of which none is chosen; runs differ in protocol, ablation or
+            positions; or no run has skill above chance.
 
     Example:
         tasks_of = {name: result[name] for name in ("planted_look_up", "planted_chain")}

@@ -36,8 +36,8 @@ class Look:
         title: title of the figure.
         unit: unit of the values, shown over the colour bar.
         subtitle: what a value is, and over how many examples.
-        heading: function that takes the rows of a panel and those of the heads to name, and returns
-            the text after family and task in the panel's title.
+        heading: function of two frames, the rows of a panel and the rows of its heads to name; it
+            returns the text that follows family and task in the panel's title.
         percent: whether values are shown as percentages.
         diverging: whether the colour scale has two sides even if no value is negative, as for harm.
     """
@@ -60,8 +60,8 @@ def head_map(frame: pd.DataFrame, *, value: str, top: int = 3) -> go.Figure:
 
     Args:
         frame: rows with layer, head and the value, which is averaged per task and head. With
-            columns task and family there is a panel for each task, else a single one. Of several
-            conditions, only the intact model's rows are drawn.
+            columns task and family there is a panel for each task, else a single one. If there are
+            several conditions, only the intact model's rows are drawn.
         value: the column to draw, such as `"induction"` of `HeadScores` or `"score"` of
             `RetrievalScore`.
         top: how many heads to name per task.
@@ -228,9 +228,10 @@ def _draw_panel(
 def _heads_with_room(
     named: pd.DataFrame, n_layers: int
 ) -> Iterator[tuple["pd.Series[float]", bool]]:
-    """Yield (row, whether the name goes at the right) for each head whose name fits into the map.
+    """Yield (row, at_right) for each row of `named` whose head's name fits beside its cell.
 
-    A name fits if it covers no cell of a named head and no other name.
+    `at_right` is false if the name goes at the left. A name fits if it covers no cell of a named
+    head and no other name, and stays inside the map.
     """
     width = 0.06 * n_layers  # width of a name, in layers
     for _, part in named.sort_values("layer").groupby("head"):

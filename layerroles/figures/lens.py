@@ -35,7 +35,7 @@ _ABOVE = 4
 def lens_trajectories(
     lens: pd.DataFrame | Sequence[pd.DataFrame], *, measure: str = "rank"
 ) -> go.Figure:
-    """Draw the answer's rank (log scale, 1 = top) or log-probability, or divergence, over depth.
+    """Draw what a lens reads over depth: the answer's rank or log-probability, or a divergence.
 
     Layer -1 is the embedding, layer l the residual stream after block l, and the last layer the
     model's own output; the stream between attention and MLP is left out. Bands are 95% intervals:
@@ -44,8 +44,8 @@ def lens_trajectories(
 
     Args:
         lens: a frame of a lens probe, or several.
-        measure: "rank" or "logprob" (nats) of the answer, or "kl" (nats), the divergence
-            `KL(final || lens)` over the whole vocabulary.
+        measure: "rank" of the answer (log scale, 1 is the top), "logprob" of the answer (nats), or
+            "kl" (nats), the divergence `KL(final || lens)` over the whole vocabulary.
 
     Raises:
         InputError: an unknown measure, or a frame that is empty or not of a lens.
@@ -84,8 +84,9 @@ def lens_trajectories(
 def lens_summary(lens: pd.DataFrame, *, measure: str) -> pd.DataFrame:
     """Summarize a measure over examples, a row per task, lens, condition and layer.
 
-    Columns: family, task, probe and condition (those that the frame has), layer, value (the median
-    of ranks, which count from 1 here for a log axis; else the mean), low, high and n.
+    Columns: family, task, probe and condition (if the frame has them), layer, value (the median of
+    ranks, which count from 1 here for a log axis; the mean of the other measures), its 95% interval
+    `low` to `high`, and n (the number of examples).
 
     Raises:
         InputError: an unknown measure, or a frame that is empty or lacks columns.
@@ -123,10 +124,10 @@ def lens_traces(summary: pd.DataFrame, *, measure: str, legend: bool = True) -> 
 
 
 def iter_lines(summary: pd.DataFrame) -> Iterator[tuple[str, int, str, pd.DataFrame]]:
-    """Yield (family, index within the family, name, rows) for each line of a summary.
+    """Yield (family, index within the family, name, rows) for each line that a summary describes.
 
-    The name includes the task if a family has several, and the probe and the condition if the
-    summary has several.
+    `summary` is a result of `lens_summary` or a frame like it. The name includes the task if a
+    family has several, and the probe and the condition if the summary has several.
     """
     names = [name for name in _LINES if name in summary]
     varying = [name for name in names if summary[name].nunique() > 1 and name not in _LINES[:2]]
@@ -153,8 +154,8 @@ def band_and_line(
 ) -> list[go.Scatter]:
     """Return two traces over `layer` in the family's colour: the band of intervals and the line.
 
-    The arguments are those that `iter_lines` yields, and a hover text for each row of `part`. The
-    index sets the dash of the line.
+    The arguments are those that `iter_lines` yields (`part` is the rows), and a hover text for each
+    row. The index sets the dash of the line.
     """
     hue, place = style.family_colour(family), part["layer"].tolist()
     # A legend lays the members of a group out vertically: no groups where it does not list them.
@@ -232,7 +233,7 @@ def _cut_embedding(figure: go.Figure, summary: pd.DataFrame) -> str:
 def _describe_training(lens: pd.DataFrame) -> str:
     """Return a note on tuned lenses that have more parameters per layer than training tokens.
 
-    "" if there are none.
+    The note is empty if there are no such lenses.
     """
     columns = ["trained_tokens", "map_parameters"]
     if not set(columns) <= set(lens):
@@ -257,7 +258,7 @@ def _hover_text(name: str, line: "pd.Series[float]", measure: str) -> str:
 
 
 def median_with_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Return the median and its 95% interval between two order statistics; NaN if empty."""
+    """Return (median, low, high) with a 95% interval by order statistics; NaN without values."""
     if not len(values):
         return (np.nan, np.nan, np.nan)
     ranked = np.sort(values)
@@ -267,9 +268,9 @@ def median_with_interval(values: np.ndarray) -> tuple[float, float, float]:
 
 
 def mean_with_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Return the mean and its 95% interval by Student's t.
+    """Return (mean, low, high) with a 95% interval by Student's t.
 
-    NaN if there are no values; the interval alone is NaN for a single one.
+    All three are NaN if there are no values; low and high are NaN if there is one value.
     """
     if not len(values):
         return (np.nan, np.nan, np.nan)

@@ -38,10 +38,12 @@ def outcome_profile(
     Args:
         result: a sweep over single layers.
         ablation: the kind of ablation; needed only where the sweep ran several.
-        protocol: a protocol that records outcomes, such as "correct" or "truncated".
+        protocol: a protocol that records an outcome of each answer, such as "correct" or
+            "truncated".
 
     Raises:
-        InputError: the protocol was not run or has no outcomes, or several ablations and no choice.
+        InputError: the protocol was not run or records no outcomes, or several ablations were run
+            and none is chosen.
 
     Example:
         figure = lr.figures.outcome_profile(result)

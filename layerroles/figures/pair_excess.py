@@ -1,4 +1,4 @@
-"""Pair excess: the harm of ablating two layers jointly, beyond what each explains alone.
+"""Pair excess: the harm of ablating two layers jointly, beyond what ablating each alone explains.
 
 >>> figure = pair_excess(roles)  # doctest: +SKIP
 """
@@ -17,9 +17,10 @@ _RING = "#3a6fe0"  # to be seen on the orange of harm
 def pair_excess(roles: Roles) -> go.Figure:
     """Draw the excess harm of ablating two layers jointly, a panel per family and protocol.
 
-    The excess is the harm of the pair beyond what the two single ablations explain: on each
-    question, the lower of their two scores (`Roles.pairs`). A ring marks a backup: a pair whose
-    interval of the excess lies above 0.2. There are no rings before the run is finished.
+    The excess is the harm of the pair minus the harm that the two single ablations explain. The
+    latter is the harm of scoring, on each question, the lower of their two scores (see
+    `Roles.pairs`). A ring marks a backup: a pair whose interval of the excess lies above 0.2.
+    Before the run is finished there are no rings.
 
     Args:
         roles: the result of `localize`.

@@ -103,7 +103,7 @@ def _panel_titles(effects: pd.DataFrame, cells: list[tuple[str, str]]) -> list[s
 
 
 def _short_task(task: str) -> str:
-    """Return the bare name of an lm-eval task: `mmlu` of `lm_eval@2[task=mmlu,num_fewshot=5]`."""
+    """Return the bare name of an lm-eval task: `mmlu` for `lm_eval@2[task=mmlu,num_fewshot=5]`."""
     match = re.match(r"lm_eval(?:@\d+)?(?::|\[task=)([^,\]]+)", task)
     return match[1] if match else task
 
@@ -118,7 +118,8 @@ def likelihood_hides(
 ) -> go.Figure:
     """Draw what scoring by likelihood hides: each layer's harm under likelihood and generation.
 
-    There is a row per task. Left: the harm of each layer under both protocols, joined by a line.
+    There is a row per task, or per pair of tasks that ask the same questions, one under each
+    protocol. Left: the harm of each layer under both protocols, joined by a line.
     Right: harm under generation minus harm under likelihood, with its 95% interval; the mark is
     filled if the interval excludes 0. Harm is `-effect / (intact - chance)`, so that protocols can
     be compared. It is undefined where the intact model is not above chance; a panel without any
@@ -132,8 +133,8 @@ def likelihood_hides(
         at: the positions at which the ablation acts.
 
     Raises:
-        InputError: no task was run under both protocols, several ablations and no choice, or an
-            unknown name.
+        InputError: no task was run under both protocols, several ablations were run and none is
+            chosen, or a name is unknown.
 
     Example:
         figure = lr.figures.likelihood_hides(result)

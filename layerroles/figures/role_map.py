@@ -175,9 +175,9 @@ def _describe_left_out(ats: list[str]) -> str:
 
 
 def _domains(sizes: list[int]) -> list[tuple[float, float]]:
-    """Return (bottom, top) of each panel, as shares of the plot, from heights in pixels.
+    """Return (bottom, top) of each panel, as shares of the plot's height, measured from its bottom.
 
-    Panels are in order from the top.
+    `sizes` holds the heights of the panels in pixels, from the top panel down.
     """
     total = sum(sizes) + _GAP * (len(sizes) - 1)
     tops = [1 - (sum(sizes[:i]) + _GAP * i) / total for i in range(len(sizes))]
@@ -199,7 +199,7 @@ def _add_heading(figure: go.Figure, text: str, domain: tuple[float, float]) -> N
 
 
 def _harm_range(effects: pd.DataFrame) -> list[float]:
-    """Return the range of the harm axis of all panels: all intervals, clipped to fixed limits."""
+    """Return one range of the harm axis for all panels: it holds all intervals, within limits."""
     low = float(np.nanmin([-0.25, *effects["harm_low"]]))
     high = float(np.nanmax([1.1, *effects["harm_high"]]))
     return [max(low, _LOWEST) - 0.05, min(high, _HIGHEST) + 0.05]
@@ -342,7 +342,10 @@ def _draw_attention(figure: go.Figure, means: pd.DataFrame, row: int) -> None:
 
 
 def _draw_legend(figure: go.Figure, ats: list[str]) -> None:
-    """Add legend entries in grey for the marks drawn; panel titles show the families' colours."""
+    """Add legend entries in grey for the marks drawn; panel titles show the families' colours.
+
+    `ats` holds the positions drawn: as bars, and (if there are two) as circles.
+    """
     for name, marker in list(_legend_marks(figure, ats)):
         figure.add_trace(
             go.Scatter(
@@ -352,7 +355,10 @@ def _draw_legend(figure: go.Figure, ats: list[str]) -> None:
 
 
 def _legend_marks(figure: go.Figure, ats: list[str]) -> Iterator[tuple[str, dict[str, object]]]:
-    """Yield (text, marker) of each legend entry: the verdicts of drawn bars, then the circles."""
+    """Yield (text, marker) of each legend entry: the verdicts of drawn bars, then the circles.
+
+    `ats` is that of `_draw_legend`.
+    """
     drawn = {
         verdict for trace in figure.data if trace.type == "bar" for verdict in trace.customdata
     }

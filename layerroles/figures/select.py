@@ -53,7 +53,7 @@ def layer_effects(
 
 
 def positions_of(effects: pd.DataFrame) -> list[str]:
-    """Return the distinct values of `at`: those of `ATS` in its order, then others by name."""
+    """Return the distinct values of `at`, in the order of `ATS`; others follow, sorted by name."""
     positions = list(dict.fromkeys(effects["at"]))
     return [at for at in ATS if at in positions] + sorted(at for at in positions if at not in ATS)
 
@@ -77,7 +77,7 @@ def ablation_kinds(result: SweepResult) -> list[str]:
 
 
 def n_layers_of(result: SweepResult, effects: pd.DataFrame) -> int:
-    """Return the model's number of layers; if not recorded, the last ablated layer plus 1."""
+    """Return the recorded number of layers, or the last ablated layer plus 1 if that is larger."""
     stated = result.manifest.get("model", {}).get("n_layers")
     ablated = int(effects["layer"].max()) + 1
     return max(int(stated), ablated) if stated else ablated
@@ -148,12 +148,12 @@ def require_columns(frame: pd.DataFrame, columns: tuple[str, ...], what: str) ->
 
 
 def rows_of_one_condition(frame: pd.DataFrame, what: str) -> pd.DataFrame:
-    """Return all rows of a probe frame with one condition; of several, the intact model's rows.
+    """Return all rows of a probe frame if they are of one condition, else the intact model's rows.
 
     `what` names the figure in the error message.
 
     Raises:
-        InputError: several conditions, and the intact model is not among them.
+        InputError: there are several conditions, and the intact model is not among them.
     """
     rows = select_one_condition(frame)
     if rows.empty and not frame.empty:

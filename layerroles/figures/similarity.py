@@ -20,8 +20,8 @@ def similarity_triangle(similarity: pd.DataFrame) -> go.Figure:
     that arXiv 2403.17887 would prune.
 
     Args:
-        similarity: a similarity probe frame; of several conditions, the intact model's rows are
-            drawn.
+        similarity: a frame of the similarity probe; if it has several conditions, only the intact
+            model's rows are drawn.
 
     Raises:
         InputError: the frame is empty or lacks columns.
@@ -68,8 +68,8 @@ def influence_profile(similarity: pd.DataFrame) -> go.Figure:
     `in` and `out` are the residual stream before and after the block.
 
     Args:
-        similarity: a similarity probe frame; of several conditions, the intact model's rows are
-            drawn.
+        similarity: a frame of the similarity probe; if it has several conditions, only the intact
+            model's rows are drawn.
 
     Raises:
         InputError: the frame is empty or lacks columns.
@@ -126,7 +126,7 @@ def run_means(similarity: pd.DataFrame, value: str) -> pd.DataFrame:
     """Average the column `value` over examples, a row per task and run of blocks.
 
     Columns: family, task, `layer` and `n` (the run is `n` blocks from block `layer`), `value` (the
-    mean), its 95% interval `low` to `high`, and `examples` (their number).
+    mean), its 95% interval `low` to `high`, and `examples` (the number of examples).
     """
     select.require_columns(similarity, _COLUMNS, "the similarity figure")
     return select.mean_by(similarity, ["family", "task", "layer", "n"], value, count="examples")

@@ -140,8 +140,8 @@ def finish(
     Args:
         figure: the figure with its traces and axes; changed in place.
         kind: the name of the public function that draws it.
-        about: the rows that the figure shows; for captions, the values of their naming columns
-            (such as task and protocol) and the range of `n` are recorded.
+        about: the rows that the figure shows. Their values in columns such as task and protocol,
+            and the range of `n`, are recorded for captions.
         title: plain text.
         subtitle: plain text.
         height: in pixels.
@@ -190,7 +190,8 @@ _NAMES = ("task", "family", "protocol", "ablation", "at", "probe", "method")
 def _describe_rows(about: pd.DataFrame) -> dict[str, list[Any]]:
     """Map each column of `_NAMES` to its distinct values, escaped, and "n" to [least, most].
 
-    Columns that `about` lacks are left out.
+    The values are those in `about`, the rows that a figure shows; columns that it lacks are left
+    out.
     """
     columns = [name for name in _NAMES if name in about]
     values: dict[str, list[Any]] = {
@@ -286,7 +287,7 @@ def panel_title(family: str, *names: str) -> str:
 
 
 def layer_axis(n_layers: int, *, embedding: bool = False) -> dict[str, object]:
-    """Return the ticks and range of a depth axis, readable from one layer to several hundred.
+    """Return the ticks and range of a depth axis, readable for one layer to several hundred layers.
 
     `embedding` leaves room for layer -1, the embedding before block 0.
     """

@@ -11,12 +11,13 @@ from layerroles.results import SweepResult, check_result
 def lm_eval_metrics(result: SweepResult) -> pd.DataFrame:
     """Aggregate the metrics of a sweep's lm-eval tasks with lm-eval's own functions.
 
-    Returns one row per condition, task, member of a group, metric and filter, with the columns
-    condition, task, member, metric, filter, value and n (documents). A group has rows under the
-    member `all` too: the mean of its members, weighted by size. The value is NaN if the task
-    aggregates the metric by a function of its own, which a run folder cannot store. Values equal
-    lm-eval's own if the same documents are asked; with `order="first"`, a task asks the first ones
-    of its data set, as lm-eval does with `limit`.
+    Returns one row per condition, task, member (one of the single lm-eval tasks of a group),
+    metric and filter, with the columns condition, task, member, metric, filter, value and n (number
+    of documents). For a group, rows with the member `all` have the mean over its members, weighted
+    by their numbers of documents. The value is NaN if the task aggregates the metric by a function
+    of its own, which a run folder cannot store. Values equal lm-eval's own if the same documents
+    are asked; with `order="first"`, a task asks the first ones of its data set, as lm-eval does
+    with `limit`.
 
     Raises:
         InputError: `result` is not the result of a sweep.
@@ -57,9 +58,9 @@ def lm_eval_metrics(result: SweepResult) -> pd.DataFrame:
 
 
 def _collect_values(rows: pd.DataFrame) -> dict[str, list[Any]]:
-    """Map each metric's name in lm-eval, such as `acc,none`, to its values over documents.
+    """Map lm-eval's name of a metric and a filter, such as `acc,none`, to the documents' values.
 
-    Rows that failed have no values.
+    Documents that were not scored are left out.
     """
     values: dict[str, list[Any]] = {}
     for text in rows["details"]:

@@ -129,9 +129,9 @@ class Harness(Protocol):
     def chance(self, examples: Sequence[Example]) -> float | None:
         """Return the mean score of guessing: the task's `chance`, if that is set.
 
-        Else it is the mean over examples of the share of choices that are right. It is 0 for tasks
-        that score a given text, and None if answers are generated, if the unit is not `accuracy`,
-        or if the share of right choices is not known for some example.
+        If it is not set, the score is the mean over examples of the share of choices that are
+        right; 0 for tasks that score a given text; and None if answers are generated, if the unit
+        is not `accuracy`, or if the share of right choices is unknown for some example.
         """
         if self.task.chance is not None:
             return self.task.chance
@@ -183,7 +183,9 @@ class AskedInstances(Asked):
     instances: list[list[Any]]
 
     def read(self, found: Sequence[Any]) -> Iterator[tuple[list[Any], dict[str, dict[str, Any]]]]:
-        """Yield for each example (the answers to its requests, its metrics by filter and name).
+        """Yield for each example (the engine's answers to its requests, the example's metrics).
+
+        The metrics are {filter: {metric: value}}, computed by lm-eval.
 
         Args:
             found: for each request, a pair: the response in lm-eval's form and the engine's answer.
@@ -209,11 +211,11 @@ class AskedInstances(Asked):
     def score(self, example: Example, metrics: dict[str, dict[str, Any]]) -> tuple[float, str]:
         """Return (score of an example, name of the filter that read the answer).
 
-        The score is the value of the task's metric; `metrics` maps filter and name to the values of
-        all metrics.
+        The score is the value of the task's metric under that filter; `metrics` is
+        {filter: {metric: value}}.
 
         Raises:
-            InputError: the metric under this filter gives no number.
+            InputError: the value is missing or not a number.
         """
         name = self.task.filter
         if not name:
@@ -241,7 +243,10 @@ class AskedChoices(AskedInstances):
     apart: ClassVar[bool] = True
 
     def judge(self, found: Sequence[Score]) -> list[Answer]:
-        """Return the answer to each example, scored by lm-eval's metrics."""
+        """Return an `Answer` for each example, given the scores of all requests.
+
+        lm-eval's metrics compute the `score`.
+        """
         responses = [((score.logprob, score.is_greedy), score) for score in found]
         return [
             self._answer(example, scores, metrics)
@@ -281,7 +286,10 @@ class AskedTexts(AskedInstances):
     apart: ClassVar[bool] = False
 
     def judge(self, found: Sequence[Writing]) -> list[Answer]:
-        """Return the answer to each example, scored by lm-eval's filters and metrics."""
+        """Return an `Answer` for each example, given the text generated for each.
+
+        lm-eval's filters and metrics compute the `score`.
+        """
         prompts = (instances[0].arguments[0] for instances in self.instances)
         replies = [
             split_thinking(writing.text, opened=opens_thinking(prompt))

@@ -19,7 +19,7 @@ _MOST_TRIED = 256
 
 
 def find_other_split(member: Any) -> str | None:
-    """Return the split for reference prompts; None if the task has only the asked one."""
+    """Return a split for reference prompts; None if the task names only the split that is asked."""
     config, shots = member.config, member.fewshot_cfg.split
     asked = config.test_split or config.validation_split
     splits = (shots, config.training_split, config.validation_split)
@@ -27,11 +27,10 @@ def find_other_split(member: Any) -> str | None:
 
 
 def count_reserved(member: Any, n_members: int) -> int:
-    """Return how many documents of a group's member are reserved, and so never asked.
+    """Return how many documents of one of `n_members` members are reserved, and so never asked.
 
-    A group reserves 64 documents, divided equally among its members and rounded up, but at most a
-    fifth of a member's documents. It reserves none if reference prompts can be taken from another
-    split.
+    That is 64 divided by the number of members, rounded up, but at most a fifth of this member's
+    documents; and 0 if its reference prompts can be taken from another split.
     """
     if find_other_split(member) is not None:
         return 0

@@ -147,8 +147,9 @@ def check_member(member: Any, label: str) -> None:
     """Check that a sweep can ask an lm-eval task.
 
     Raises:
-        InputError: the task is written in Python, is not text only, runs code, samples, repeats its
-            requests, lacks its worked examples, or has an unknown output type.
+        InputError: the task is written in Python, shows more than text, runs code that the model
+            writes, asks for sampling or beam search, asks each question several times, has no split
+            for its worked examples, or has an unsupported output type.
     """
     name = member.task_name
     if not hasattr(member, "fewshot_cfg"):
@@ -214,7 +215,7 @@ def check_higher_is_better(member: Any, metric: str) -> None:
 
 
 def score_document(member: Any, instances: list[Any]) -> dict[str, dict[str, Any]]:
-    """Return a document's metrics, computed by lm-eval, by filter and name.
+    """Return a document's metrics as {filter: {metric: value}}, computed by lm-eval.
 
     `instances` are all of lm-eval's requests for the document, after its filters were applied.
     """

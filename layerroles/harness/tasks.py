@@ -182,7 +182,7 @@ class LmEval(Task):
 
     @functools.cached_property
     def documents(self) -> dict[str, Any]:
-        """lm-eval's documents by the name of their member, in the order of the data set."""
+        """The documents of each member (a single lm-eval task), in the order of the data set."""
         return {name: member.eval_docs for name, member in self.members.items()}
 
     def examples(self, limit: int, seed: int) -> list[Example]:
@@ -299,8 +299,8 @@ class LmEval(Task):
     def held_out(self, limit: int, seed: int) -> list[str]:
         """Return up to `limit` prompts of documents that are never asked, from members in turn.
 
-        The documents are of another split. If the task names no other split, they are those that
-        `n_reserved` counts, so that there are none with `order="first"`.
+        The documents are of a split other than the asked one. If the task names no other split,
+        they are those that `n_reserved` counts; with `order="first"`, there are none.
         """
         share = -(-limit // len(self.members))
         by_member = [
@@ -316,8 +316,8 @@ class LmEval(Task):
         """Return how many documents of all members are reserved for reference prompts.
 
         At most 64 in a single task; a group may have more, since each member's share of 64 is
-        rounded up. It is 0 for members with another split for references, and for all members with
-        `order="first"`, which serves to reproduce lm-eval's own numbers.
+        rounded up. Members with another split for references reserve none. With `order="first"`,
+        which serves to reproduce lm-eval's own numbers, no member does.
         """
         return sum(map(self._count_reserved, self.members))
 

@@ -60,9 +60,9 @@ def part_modules(block: nn.Module) -> dict[Part, str]:
 
 
 def other_writes(model: TransformerBridge, layer: int) -> dict[str, float]:
-    """Return the factors of the terms that a block adds in addition to mixer and MLP, by hook name.
+    """Return the hooks of what a block adds in addition to mixer and MLP, each with a factor.
 
-    A term is the value at the hook, multiplied by its factor.
+    The block adds the value at the hook, multiplied by the factor, to the stream.
     """
     block = model.blocks[layer]
     names = module_names(block)
@@ -77,7 +77,7 @@ def other_writes(model: TransformerBridge, layer: int) -> dict[str, float]:
 
 
 def mixer_factor(model: TransformerBridge, layer: int) -> float:
-    """Return a block's factor for the value at its mixer's hook: 1, except in Granite."""
+    """Return the factor by which a block scales its mixer's hook value: 1, except in Granite."""
     block = model.blocks[layer]
     if part_modules(block).get("mixer", "attn") == "attn":  # whose hook lies behind the factor
         return 1.0

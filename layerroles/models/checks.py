@@ -66,7 +66,7 @@ class Checks:
         missing: for each part, the layers that have no hook for it.
         deaf: for each part, the layers that ignore the value that its hook returns.
         cache_error: largest difference between logits with and without a cache, in standard
-            deviations of the logits; None for a model without a cache.
+            deviations of the logits; None for a model that is decoded without a cache.
     """
 
     identity_error: tuple[float, ...]
@@ -78,7 +78,7 @@ class Checks:
 
     @property
     def caches(self) -> bool:
-        """Whether the model keeps keys and values between passes."""
+        """Whether the model is decoded with a cache of keys and values."""
         return self.cache_error is not None
 
     def refusal(self, site: Site) -> str | None:
@@ -113,9 +113,12 @@ class Checks:
 def check_model(model: TransformerBridge, name: str) -> Checks:
     """Run all checks except `check_pads` on a short prompt, and return their outcome.
 
+    If a recurrent model gives other logits with a cache, a warning is logged, and the model counts
+    as one without a cache.
+
     Raises:
-        InputError: the model has no blocks with hooks, or more than one residual stream, or
-            decoding with a cache is wrong.
+        InputError: the model has no blocks with hooks, has more than one residual stream, cannot
+            decode with a cache, or (if it is not recurrent) gives other logits with a cache.
     """
     tokens = _make_prompt(model)
     missing = {part: _layers_without_hook(model, part) for part in PARTS}

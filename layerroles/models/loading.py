@@ -116,7 +116,7 @@ class Prepared:
         tokenizer: the tokenizer with its original settings.
         checks: outcome of the checks, assumed for a model without weights.
         has_weights: false for a model on the meta device, which cannot be run.
-        origin: arguments of `load` that load it again; None for a bridge of the user's own.
+        origin: arguments of `load` that load the model again; None for a bridge of the user's own.
         hooks: ids of the hooks that the bridge had when it was prepared (see `hook_ids`).
     """
 

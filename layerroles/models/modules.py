@@ -55,7 +55,7 @@ def lend_tensors(
 ) -> str | None:
     """Replace parameters and buffers of a model on the meta device by `tensors`, without copies.
 
-    Frequencies of rotary positions that are missing are computed from the configuration.
+    Rotary frequencies (`inv_freq`) that `tensors` lacks are computed from the configuration.
 
     Args:
         model: a transformers model.
@@ -90,9 +90,9 @@ def weights_stamp(model: TransformerBridge) -> int:
 
 
 def text_config(original: nn.Module) -> Any:
-    """Return the configuration of a transformers model's text blocks; None if it has none.
+    """Return the configuration of a transformers model's text blocks; None without a configuration.
 
-    In a multimodal model this is one part of the configuration.
+    In a multimodal model, the configuration of text blocks is one part of the model's.
     """
     config: Any = getattr(original, "config", None)
     inner = getattr(config, "get_text_config", None)

@@ -1,5 +1,7 @@
 """Write the report: one HTML file that opens offline, with the verdict, figures and an explorer.
 
+The verdict states in sentences and a table what `localize` concludes about the roles of layers.
+
     report(result, probes, "runs/demo/report.html")
     report(result, probes, "both.html", against=other)
 

@@ -9,8 +9,8 @@ from layerroles.errors import visible
 
 PROMPT_TAIL, ANSWER_HEAD = 260, 500  # characters, in the static part of the page
 
-# Characters of all texts in the explorer, and the lengths of a response to try: the first that
-# keeps within the budget is taken.
+# Characters of all texts in the explorer, and the lengths of a response to try: the first with
+# which all texts fit into the budget is taken.
 _BUDGET = 1_200_000
 _LENGTHS = (1200, 600, 300, 150)
 _PROMPT = 700
@@ -60,7 +60,7 @@ class TextLimits:
         return visible(start_of(text_or_empty(text), self.length))
 
     def start(self, text: str) -> tuple[str, int]:
-        """Return the start of a response, and the number of characters that are left out."""
+        """Return a response cut to `length` characters, and the number of characters left out."""
         return visible(text[: self.length]), max(0, len(text) - self.length)
 
     def question(self, text: object) -> str:

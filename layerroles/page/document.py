@@ -197,15 +197,16 @@ def _compact_json(data: dict[str, Any]) -> Markup:
 
 
 def _describe_ablation(roles: Roles) -> str:
-    """Return the kind of ablation that is judged, and its positions unless they are "all"."""
+    """Return the kind of ablation of `roles` as text, with its positions unless they are "all"."""
     return roles.ablation if roles.at == "all" else f"{roles.ablation}, at {roles.at}"
 
 
 def _group_sentences(roles: Roles, shown_sections: Collection[str]) -> dict[str, Any]:
-    """Return the verdict for the template: opening sentence, sentences by heading, and table rows.
+    """Return the verdict for the template: `opening` sentence, `groups` of sentences, table `rows`.
 
-    Headings are "Under PROTOCOL", "In all" and "Seen by probes". A sentence's `see` is the id of
-    the section that shows its topic; empty if `shown_sections` does not contain it.
+    `groups` maps a heading ("Under PROTOCOL", "In all" or "Seen by probes") to its sentences. Each
+    sentence has a `text`, and in `see` the id of the section that shows its topic; `see` is empty
+    if that section is not one of `shown_sections`.
     """
     opening, *rest = roles.sentences
     groups: dict[str, list[dict[str, str]]] = {}
@@ -232,7 +233,7 @@ def _runs_to_explore(
     against: SweepResult | None,
     comparison: Comparison | None,
 ) -> list[Run]:
-    """Return the runs to explore: `result`, and `against` if the page compares two runs."""
+    """Return the runs that the explorer shows: `result`, and `against` if two are compared."""
     if against is None or comparison is None:
         name = str(result.manifest.get("model", {}).get("name", "model"))
         return [Run(name, result, roles)]
@@ -246,7 +247,10 @@ def run_names(comparison: Comparison) -> tuple[str, str]:
 
 
 def comparison_section(a: SweepResult, b: SweepResult, comparison: Comparison) -> dict[str, Any]:
-    """Return template data for comparing two runs: names, what only one has, tables and figures."""
+    """Return template data for comparing two runs.
+
+    The data holds the runs' names, what only one of them contains, tables and figures.
+    """
     profile_figures = list(_draw_profiles(a, b, comparison))
     return {
         "names": run_names(comparison),
@@ -260,7 +264,11 @@ def comparison_section(a: SweepResult, b: SweepResult, comparison: Comparison) -
 
 
 def _draw_profiles(a: SweepResult, b: SweepResult, comparison: Comparison) -> Iterator[go.Figure]:
-    """Yield figures of both runs' harm over depth, per task, protocol and ablation."""
+    """Yield a figure of both runs' harm over depth for each task, protocol and kind of ablation.
+
+    If there are several sets of positions (`at`), only the first is drawn. Figures without any
+    defined harm are left out.
+    """
     frame = comparison.frame
     layers = frame[(frame["part"] == "block") & frame["layer"].notna() & (frame["n"] > 0)]
     name_a, name_b = run_names(comparison)
@@ -285,8 +293,9 @@ def changed_answers(
     answers are left out.
 
     Yields:
-        A dict with `task`, `family`, `protocol` and `layers`. Each layer is its row of `effects`,
-        with `total` (the number of changed answers) and `answers` (the first of them, as dicts).
+        A dict with `task`, `family`, `protocol` and `layers`. Each of the `layers` is a row of
+        `effects` as a dict, with `total` (the number of changed answers) and `answers` (the first
+        two of them, as dicts).
     """
     single = effects[effects["layer"].notna() & (effects["part"] == "block")]
     single = single[(single["ablation"] == roles.ablation) & single["effect"].notna()]
@@ -307,11 +316,12 @@ def changed_answers(
 
 
 def _most_harmful(cell: pd.DataFrame, roles: Roles, family: str, protocol: str) -> pd.DataFrame:
-    """Return a row for each of up to three layers whose ablation hurts a task most, by layer.
+    """Return the rows of the (at most three) layers whose ablation hurts a task most, by layer.
 
-    Only ablations shown to hurt (the interval of the effect lies below 0) are returned; there may
-    be none. Preferred are ablations that spare the first token (`after_first`), and layers that are
-    not general (critical for every family): ablating a sink or a general layer breaks every task.
+    Only rows whose effect has an interval below 0 are considered. They are narrowed to ablations
+    that spare the first token (`at="after_first"`) and then to layers that are not general
+    (critical for every measured family), if rows are left: ablating a sink or a general layer
+    breaks every task. No rows are returned if no ablation is shown to hurt.
 
     Args:
         cell: effects of ablating single layers, on one task under one protocol.

@@ -108,12 +108,15 @@ class Book:
         return places[prompt]
 
     def first(self, task: str, example: str) -> int | None:
-        """Return a question's number in the first run that has the question; None if none has."""
+        """Return a question's number in the first run that has the question; None if no run has."""
         return next(iter(self._numbers_of.get((task, example), {}).values()), None)
 
 
 def _lay_out_run(run: Run, effects: pd.DataFrame, book: Book) -> dict[str, Any]:
-    """Return a run's name, its cells with the intact answers, and its slices of conditions."""
+    """Return a run's name, its cells with the intact answers, and its slices of conditions.
+
+    The module docstring defines cells and slices.
+    """
     base = run.result.intact().set_index(["task", "protocol"])
     answers = {
         key: NumberedAnswers(key, rows, run.result, book)
@@ -171,7 +174,7 @@ def _add_kind(effects: pd.DataFrame) -> pd.DataFrame:
 
 
 def _sort_by_depth(rows: pd.DataFrame) -> pd.DataFrame:
-    """Sort the conditions of a slice by depth; those on several sites keep the sweep's order."""
+    """Sort the conditions of a slice by layer and head; joint ablations keep the sweep's order."""
     if rows["kind"].iloc[0] == _JOINT:
         return rows
     return rows.sort_values(["layer", "head"], kind="stable")
@@ -253,8 +256,8 @@ class NumberedAnswers:
     def _read_answers(self, condition: str) -> tuple[list[str | None], list[int]]:
         """Return the answers under a condition and the numbers of their grades, by question.
 
-        An answer is None beyond the limit on examples; a number is -1 if the question was not
-        asked.
+        An answer is None if its example is beyond the page's limit on examples. The number of a
+        grade is -1 if the question was not asked.
         """
         texts: list[str | None] = [""] * len(self._columns)
         got = [_NOT_ASKED] * len(self._columns)
@@ -289,13 +292,13 @@ def _lay_out_site(
     *,
     judged: bool,
 ) -> dict[str, Any]:
-    """Return the data of a condition, a row of effects: its effect, verdict and answers.
+    """Return the explorer's data of a condition: its effect, verdict and answers.
 
     Args:
-        line: the row of effects, with `kind`.
+        line: the condition's row of effects, with the column `kind` of `_add_kind`.
         cell: the answers of the row's task and protocol.
         judged_layers: verdicts on layers, as `_collect_verdicts` returns them.
-        judged: false before the run is finished: the verdict is then "undecided".
+        judged: whether the run is finished; if false, the verdict is "undecided".
     """
     of_roles = None
     if line.kind == "block":
@@ -325,9 +328,10 @@ def _lay_out_site(
 
 
 def _judge_site(line: Any) -> tuple[str, float]:
-    """Return the verdict by a condition's interval of harm, and how many questions would decide it.
+    """Return the verdict on a condition by its harm, and how many questions would decide it.
 
-    The number is NaN if the verdict is decided or the harm is not known; see `count_needed`.
+    `line` is the condition's row of effects. The number is NaN if the verdict is decided or the
+    harm is not known; see `count_needed`.
     """
     interval = stats.Interval(line.harm_low, line.harm_high)
     harm = stats.Contrast(line.harm, interval, pd.Series(dtype=float))
@@ -335,7 +339,10 @@ def _judge_site(line: Any) -> tuple[str, float]:
 
 
 def _add_comparison(slices: list[dict[str, Any]], comparison: Comparison) -> None:
-    """Add to the first run's conditions the differences of effect and harm: second minus first."""
+    """Add the differences of effect and harm (second run minus first) to conditions in `slices`.
+
+    `slices` are those of the first run; changed in place.
+    """
     line_of = {
         tuple(map(visible, (line.task, line.protocol, line.condition))): line
         for line in records(comparison.frame)
@@ -354,7 +361,7 @@ def _add_comparison(slices: list[dict[str, Any]], comparison: Comparison) -> Non
 
 
 def _lay_out_lenses(probes: dict[str, pd.DataFrame], book: Book) -> Iterator[dict[str, Any]]:
-    """Yield the readings of each lens under each condition, by question and depth.
+    """Yield a dict for each lens and condition: `name`, `condition`, `depths` and `read`.
 
     `read` maps the number of a question to the answer's ranks (from 1) and log-probabilities (nats)
     at `depths`.

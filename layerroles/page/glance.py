@@ -1,8 +1,9 @@
 """Summarize the verdict for the top of the page, by a picture and three sentences.
 
-No new conclusions are drawn: the sentences restate `Roles.frame`, `Roles.layers` and
-`Roles.claims`. The full verdict, with its numbers, follows further down the page. Before the run is
-finished there are no sentences, and the picture gives the number of questions in each row.
+The picture has a row per family and protocol and a cell per layer, coloured by the layer's verdict.
+The sentences restate `Roles.frame`, `Roles.layers` and `Roles.claims`, and add no conclusions. The
+full verdict, with its numbers, follows further down the page. Before the run is finished there are
+no sentences, and the picture gives the number of questions in each row.
 """
 
 import math
@@ -39,8 +40,9 @@ def make_glance(roles: Roles, decided: str = "") -> dict[str, Any]:
 def _rows(roles: Roles) -> Iterator[dict[str, Any]]:
     """Yield a row of the picture per family and protocol.
 
-    A row's `cells` are rows of `Roles.layers`, by layer, with `needed` as text; empty if harm
-    cannot be measured. `n` is the number of questions, as text.
+    A row's `cells` are rows of `Roles.layers` as dicts, sorted by layer, with `needed` (how many
+    questions would decide the verdict) as text; there are none if harm cannot be measured. `n` is
+    the number of questions, as text.
     """
     for (family, protocol), layers in roles.layers.groupby(["family", "protocol"], sort=False):
         measured = layers[layers["verdict"] != NOT_MEASURABLE].sort_values("layer")

@@ -46,8 +46,8 @@ class RoleLayout:
 
     Attributes:
         n_layers, heads: numbers of layers, and of heads per layer.
-        retrieval: layer of the head that attends to the previous word, and of the first look-up; or
-            empty.
+        retrieval: two layers, the first with a head that attends to the previous word, the second
+            with the first look-up; or empty.
         reasoning: layer of the second look-up; or empty.
         knowledge: layers that share the table of facts; or empty.
         inert: layers that write nothing.

@@ -130,8 +130,9 @@ def planted(
         heads: number of heads per layer, 1 to 16. A step uses one, drawn by `seed`, unless
             `heads_of` names its heads.
         strength: share of examples that need the planted layers, 0.2 to 1, in steps of 0.01; the
-            prompts of the others end in their answer. The harm of ablating a layer in `truth` is
-            about `strength` (times the layer's share of the table, if several layers hold facts).
+            prompts of the others end in their answer, which is repeated without any layer. The harm
+            of ablating a layer in `truth` is about `strength` (times the layer's share of the
+            table, if several layers hold facts).
         noise: length of the random vectors that layers without a role, unused heads and unused MLP
             units write, 0 to 0.2; a word's own vector has length 1.
         seed: seed of the noise, the heads, and the words that the model prefers if it finds no
@@ -235,9 +236,9 @@ def is_lost(gone: Sequence[Site], shares: list[Share], family: str, prompt: str)
 
 
 def _needed_indices(kind: StepKind, family: str, words: list[str]) -> list[int]:
-    """Return the indices of the prompt's words that a kind of step must process for the answer.
+    """Return the indices of the words of a prompt that a step of this kind must process.
 
-    They are indices in `WORDS`; for `fact`, in `SUBJECTS`.
+    They are indices in `WORDS`; for the kind `fact`, in `SUBJECTS`.
     """
     if kind == "fact":
         return [SUBJECTS.index(words[-1])]

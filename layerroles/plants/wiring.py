@@ -99,7 +99,7 @@ class Wiring:
     Attributes:
         model: the bridge, without a tokenizer.
         sites: for each step and each of its layers, the MLP or the heads that do the step. With
-            several heads, number `i` of `n` copies the words `i`, `i + n`, ... of the vocabulary.
+            several heads, number `i` of `n` copies the words `i`, `i + n`, ... of `WORDS`.
     """
 
     model: TransformerBridge
@@ -207,7 +207,10 @@ def _wire_embedding(model: TransformerBridge) -> None:
 
 
 def _wire_unembedding(model: TransformerBridge, rng: torch.Generator) -> None:
-    """Set the unembedding: words are read from four subspaces; add preferences and `<eos>`."""
+    """Set the unembedding weights of the words, of `unsure` and of `<eos>`.
+
+    The logits are those of the module's docstring; `rng` draws the preferences among words.
+    """
     unembedding = torch.zeros(len(VOCABULARY), D_MODEL)
     words = [ID[word] for word in WORDS]
     for name, weight in (("word", 1.0), ("first", 1.0), ("second", SECOND), ("fact", 1.0)):

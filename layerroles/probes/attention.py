@@ -1,9 +1,10 @@
 """Attention: which tokens each head attends to, from the answering position or from every token.
 
-For each head, the probe takes its attention weights `a` from the answering position. It reports the
-shares of attention on the evidence, on the question and on the first token (sums of `a` over the
-tokens of each), and the entropy `-sum a ln a`. Prompts are read a piece at a time and only sums
-over the last position's pattern are kept, so memory does not grow with layers x heads x length^2.
+For each head, the probe takes its attention weights `a` from the answering position, which predicts
+the answer (see `base`). It reports the shares of attention on the evidence, on the question and on
+the first token (sums of `a` over the tokens of each), and the entropy `-sum a ln a`. Prompts are
+read a piece at a time and only sums over the last position's pattern are kept, so memory does not
+grow with layers x heads x length^2.
 
 `head_patterns` returns the whole pattern of chosen heads on one text.
 
@@ -35,13 +36,13 @@ from layerroles.tasks import Example
 @register("attention")
 @dataclass(frozen=True)
 class Attention(Probe):
-    """Measure attention from the answering position, by layer and head.
+    """Measure attention from the position that predicts the answer, by layer and head.
 
-    Columns: layer; head; evidence, first and question, the shares of attention (0 to 1) on the
-    evidence, on the first token (the usual attention sink) and on the prompt's last paragraph
-    without the evidence and the first token; entropy (nats; 0 if one token gets all attention); and
-    uniform (the share that the evidence would get if attention were spread evenly). If an example
-    has no evidence, `evidence` and `uniform` are NaN.
+    Columns: layer; head; three shares of attention (0 to 1): evidence, first (the first token, the
+    usual attention sink) and question (the prompt's last paragraph without the evidence and the
+    first token); entropy (nats; 0 if one token gets all attention); and uniform (the share that the
+    evidence would get if attention were spread evenly). If an example has no evidence, `evidence`
+    and `uniform` are NaN.
 
     Example:
         attention = lr.probes.Attention().measure(model, tasks, limit=8)

@@ -91,7 +91,11 @@ class DirectAttribution(Probe):
 
 
 def _find_parts(model: TransformerBridge) -> dict[tuple[int, str], str]:
-    """Map each (layer, part) that adds to the stream to the hook point of its write."""
+    """Map each (layer, part) that adds to the stream to the hook point of its write.
+
+    Raises:
+        InputError: attention and MLP do not add up to what a layer adds.
+    """
     checks = prepared(model).checks
     places = {(-1, "embed"): ENTRY.format(layer=0)}
     for layer in range(model.cfg.n_layers):
@@ -115,7 +119,10 @@ def _find_parts(model: TransformerBridge) -> dict[tuple[int, str], str]:
 def _project_parts(
     model: TransformerBridge, normed: Float[Tensor, "part d_model"], tokens: Tensor
 ) -> tuple[Float[Tensor, "part token"], Float[Tensor, " token"]]:
-    """Return what each part adds to the logits of some tokens, and what the biases add."""
+    """Return what each part adds to the logits of some tokens, and what the biases add.
+
+    `normed` holds the parts' writes after the final norm with a fixed divisor, without its weight.
+    """
     unembedding = model.W_U[:, tokens].float()
     bias = model.b_U[tokens].float()
     norm = getattr(model, "ln_final", None)
@@ -129,7 +136,7 @@ def _project_parts(
 
 
 def _subtract_others(values: Float[Tensor, "*part token"]) -> Float[Tensor, "*part"]:
-    """Return the value of token 0, the answer, minus the mean over the others if there are any."""
+    """Return the values of token 0, the answer, minus the mean over other tokens, if any."""
     others = values[..., 1:]
     return values[..., 0] - (others.mean(-1) if others.shape[-1] else 0)
 
@@ -137,7 +144,11 @@ def _subtract_others(values: Float[Tensor, "*part token"]) -> Float[Tensor, "*pa
 def _check_sum(
     model: TransformerBridge, summed: Float[Tensor, " token"], model_logits: Float[Tensor, " token"]
 ) -> None:
-    """Check that the summed parts, after the model's soft cap or scale, give the model's logits."""
+    """Check that the summed parts, after the model's soft cap or scale, give the model's logits.
+
+    Raises:
+        InputError: they differ by more than rounding.
+    """
     logits = model.adapter.apply_output_logits_transform(summed)
     error = float((logits.to(model_logits.device) - model_logits).abs().max())
     if not error <= _TOLERANCE[model.cfg.dtype]:

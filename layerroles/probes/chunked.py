@@ -1,8 +1,8 @@
 """Read long prompts a piece at a time, so that a probe can reduce what it reads piece by piece.
 
 Attention patterns of a whole prompt take layers x heads x length^2 numbers, and even one layer's
-take heads x length^2. Here a prompt is read in pieces, with a cache of keys and values. A piece has
-as many positions as keep one layer's patterns below a fixed size. A probe reduces each piece and
+take heads x length^2. Here a prompt is read in pieces, with a cache of keys and values. Pieces are
+so short that the patterns of one layer stay below a fixed size. A probe reduces each piece and
 drops it, so memory grows only linearly with the length.
 """
 
@@ -41,7 +41,7 @@ def read_in_pieces(
     chunk: int | None = None,
     keep_cache: bool = False,
 ) -> tuple[Float[Tensor, "row d_vocab"], Any]:
-    """Read a batch in pieces, first column to last; return the last column's logits and the cache.
+    """Read a batch in pieces, from left to right; return the last column's logits and the cache.
 
     Args:
         model: a prepared bridge.
@@ -97,7 +97,9 @@ def read_patterns(
 ) -> tuple[Float[Tensor, "row d_vocab"], Any]:
     """Read a batch by `read_in_pieces` and call `note` with each layer's patterns, piece by piece.
 
-    The other arguments, the returned values and further errors are those of `read_in_pieces`.
+    `note(layer, pattern, start)` gets the attention `[row head query key]` from the piece that
+    begins at column `start` to all columns up to the piece's end. The other arguments, the returned
+    values and further errors are those of `read_in_pieces`.
 
     Raises:
         InputError: no layer of the model has a hook point with its attention pattern.
@@ -120,7 +122,7 @@ def read_patterns(
 
 
 def pattern_layers(model: TransformerBridge) -> list[int]:
-    """Return the layers whose attention patterns can be read; other kinds of layer have none."""
+    """Return the layers that have a hook point with their attention pattern."""
     layers = range(model.cfg.n_layers)
     return [n for n in layers if model.get_hook_point(PATTERN.format(layer=n)) is not None]
 

@@ -59,7 +59,7 @@ def emergence_depths(lens: pd.DataFrame) -> pd.DataFrame:
 
 
 def decision_depths(decision: pd.DataFrame) -> pd.DataFrame:
-    """Return the depth at which the decisive phase begins, for each example.
+    """Return, for each example, the first depth from which the likeliest option stays the same.
 
     Args:
         decision: a frame that `Decision().measure` returned; only rows of part `block` are used.

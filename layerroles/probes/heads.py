@@ -138,7 +138,10 @@ class HeadScores(Probe):
 def match_keys(
     tokens: Int[Tensor, "row key"], real: Bool[Tensor, "row key"], start: int
 ) -> Iterator[Bool[Tensor, "row query key"]]:
-    """Yield, for each of `KINDS`, a mask of the keys that match queries from column `start` on."""
+    """Yield a mask of the keys that match each query from column `start` on, for each of `KINDS`.
+
+    The module docstring defines the matching keys of each kind (previous, duplicate, induction).
+    """
     columns = torch.arange(tokens.shape[1], device=tokens.device)
     distance = columns[start:, None] - columns  # how far back a key lies
     is_real = real[:, start:, None] & real[:, None]
@@ -153,7 +156,7 @@ def match_keys(
 def _count_queries(
     tokens: Int[Tensor, "row pos"], real: Bool[Tensor, "row pos"]
 ) -> Int[Tensor, "kind row"]:
-    """Count, for each of `KINDS`, the tokens of each row that have a matching key."""
+    """Count each row's tokens that have a matching key (see `match_keys`), for each of `KINDS`."""
     total = torch.zeros(len(KINDS), len(tokens), dtype=torch.long, device=tokens.device)
     step = 256  # so that nothing here grows with the square of the length
     for start in range(0, tokens.shape[1], step):

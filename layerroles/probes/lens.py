@@ -201,7 +201,10 @@ class Lens(Probe):
     def readings(
         self, model: TransformerBridge, streams: dict[Place, Float[Tensor, "row pos d_model"]]
     ) -> Iterator[tuple[Place, Float[Tensor, "token d_vocab"]]]:
-        """Yield the logits at each depth in order, one depth at a time to save memory."""
+        """Yield each depth, in order, with the logits read out there at all rows and positions.
+
+        One depth is computed at a time, to save memory.
+        """
         for place in list_places(model, sublayers=self.sublayers):
             stream = rearrange(streams[place], "row pos d_model -> (row pos) d_model")
             yield place, read_out(model, self.translated(stream, place))

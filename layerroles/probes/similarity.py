@@ -39,10 +39,12 @@ POSITIONS = ("last", "all")
 @register("similarity")
 @dataclass(frozen=True)
 class Similarity(Probe):
-    """Measure influence and angular distance of every run of neighbouring blocks.
+    """Measure how much every group of neighbouring blocks turns the stream.
 
-    Columns: layer (the first block of the run), n (the number of blocks), influence (0 to 2),
-    angular (0 to 1), both averaged over the tokens measured, and n_tokens (the number of them).
+    Columns: layer (the first block of the group), n (the number of its blocks), influence (1 minus
+    the cosine between the streams before and after the group, 0 to 2), angular (the angle between
+    them, divided by pi, 0 to 1), and n_tokens (the number of tokens over which both are averaged).
+    0 means that the direction of the stream does not change.
 
     Attributes:
         position: `"last"` measures at the answering position, `"all"` at all tokens of the prompt.
@@ -62,7 +64,7 @@ class Similarity(Probe):
             raise InputError(f"unknown position {self.position!r}: known are 'last' and 'all'")
 
     def rows(self, model: TransformerBridge, batch: Batch) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield a row for each example and run of blocks."""
+        """Yield a row for each example and group of neighbouring blocks."""
         is_counted = batch.attended.bool()
         if self.position == "last":
             is_counted = torch.zeros_like(is_counted)
@@ -103,11 +105,11 @@ class Similarity(Probe):
 
 
 def least_change(frame: pd.DataFrame) -> pd.DataFrame:
-    """Find the run of blocks with the smallest mean angular distance, for each number of blocks.
+    """Find, for each number `n`, the `n` neighbouring blocks with the least mean angular distance.
 
     Returns:
-        A row per task and number of blocks `n`, with the columns task, n, layer, stop (the run is
-        `[layer, stop)`) and angular (its mean distance).
+        A row per task and number of blocks `n`, with the columns task, n, layer, stop (the blocks
+        are `[layer, stop)`) and angular (the mean distance over examples).
 
     Raises:
         InputError: `frame` is not one of the similarity probe, or is empty.

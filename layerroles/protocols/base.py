@@ -39,7 +39,8 @@ class Answer:
         n_tokens: number of tokens scored or generated.
         form: whether the answer, right or wrong, has the form that the shots show; None outside
             generation.
-        thought: whether a thinking block was closed before the answer; None if there was none.
+        thought: whether a thinking block (`<think>...</think>`) was closed before the answer; None
+            if there was none.
         details: further measurements, such as `{"steps": [-0.3, -0.1]}`, as JSON-compatible values.
 
     Example:
@@ -160,15 +161,15 @@ class Protocol(ABC):
     ) -> "Asked":
         """Encode the requests for these examples; with `chat`, in the model's chat template.
 
-        Returns an `Asked`, which holds the requests and judges the answers to them.
+        Returns an `Asked`, which holds the requests and scores the model's results for them.
         """
 
 
 class Asked(ABC):
-    """Encoded requests for some examples, and how the answers to them are judged.
+    """Encoded requests for some examples, and how the model's results become scored answers.
 
     Attributes:
-        requests: all `Scored`, or all `Written`.
+        requests: either all likelihood requests (`Scored`), or all generation requests (`Written`).
         apart: whether the results of a condition are independent of which other conditions share
             its batch.
 
@@ -185,7 +186,7 @@ class Asked(ABC):
 
     @abstractmethod
     def judge(self, found: Sequence[Any]) -> list[Answer]:
-        """Return the answer to each example, given the model's results for all requests."""
+        """Return the scored answer to each example, from the model's results for all requests."""
 
     def shuffled(self, found: Sequence[Any]) -> float | None:
         """Estimate the score of guessing: the mean score if answers are shuffled among examples.

@@ -25,7 +25,7 @@ def add_coherence(
             answer of a text that is not in it stays unchanged.
         requests: the requests; unless they are generation requests, answers are returned unchanged.
         found: what the model wrote for each request.
-        answers: the judged answer to each request.
+        answers: the scored answer to each request.
     """
     if not coherence_of or not requests or not isinstance(requests[0], Written):
         return list(answers)

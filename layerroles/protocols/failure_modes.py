@@ -31,6 +31,11 @@ def outcome(text: str, grade: Grade, *, ended: bool) -> Outcome:
       in the strict form;
     - `wrong`.
 
+    Args:
+        text: the response.
+        grade: the task's grading of the response.
+        ended: whether the text ended by itself, rather than at the token limit.
+
     Example:
         >>> from layerroles.tasks import Grade
         >>> outcome("I think", Grade(strict=False, flexible=False, answered=False), ended=False)
@@ -62,7 +67,10 @@ def is_in_form(grade: Grade, outcome: Outcome) -> bool:
 
 
 def repeated_share(text: str) -> float:
-    """Return the share of a text's 4-word sequences that repeat an earlier one; 0 without any."""
+    """Return the share of a text's 4-word sequences that repeat an earlier one.
+
+    The share is 0 if the text has fewer than 4 words.
+    """
     runs = _ngrams(text.split(), _NGRAM)
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 

@@ -36,7 +36,7 @@ class GenerationProtocol(Protocol):
 
     @abstractmethod
     def judge(self, task: Task, example: Example, writing: Writing) -> Answer:
-        """Return the answer that the written text gives, with its score."""
+        """Return the answer to an example that the generated text gives, with its score."""
 
     def limit(self, task: Task) -> int:
         """Return the maximum number of generated tokens; by default the task's."""
@@ -47,8 +47,8 @@ class GenerationProtocol(Protocol):
     ) -> Asked:
         """Encode a request for each example, with the task's stopping strings and token limit.
 
-        In a chat the task's `until` is not used: the model ends its turn itself, and may begin it
-        with a blank line.
+        In a chat, the stopping strings are not used: the model ends its turn itself, and may begin
+        it with a blank line.
         """
         options = {"until": () if chat else task.until, "max_gen_toks": self.limit(task)}
         prompts = [self.prompt(engine.model, example, chat=chat) for example in examples]
@@ -140,11 +140,11 @@ class AskedWritings(Asked):
     """Generation requests, one for each example.
 
     Attributes:
-        protocol: the protocol that judges the answers.
-        task: the task that grades them.
+        protocol: the protocol that scores the generated texts.
+        task: the task that grades the texts for the protocol.
         examples: the examples.
         requests: a request for each example.
-        opened: for each prompt, whether it ends within a thinking block.
+        opened: for each prompt, whether it ends within a thinking block (`<think>` not yet closed).
     """
 
     protocol: "GenerationProtocol"
@@ -156,7 +156,7 @@ class AskedWritings(Asked):
     apart: ClassVar[bool] = False  # rows of several conditions are decoded in one batch
 
     def judge(self, found: Sequence[Writing]) -> list[Answer]:
-        """Judge the text written for each example, leaving out its thinking block if it has one.
+        """Score the text generated for each example, without its thinking block if it has one.
 
         The details of an answer are `repetition`, `distinct_1` and `distinct_2` of the whole text
         (see `failure_modes`) and, if there was a thinking block, its text `thinking`. If the block

@@ -89,10 +89,10 @@ class ChoiceProtocol(LikelihoodProtocol):
         return [score.logprob for score in scores]
 
     def judge(self, example: Example, scores: list[Score]) -> Answer:
-        """Judge an example as right if the right choice is the likeliest; ties are wrong.
+        """Score 1 if the right choice has a larger number in `compared` than all others, else 0.
 
         Details: `logprobs`, the log-likelihood of each choice in nats, and `margin`, the number by
-        which the right choice is compared (see `compared`) minus the largest number of the others.
+        which the right choice is compared minus the largest number of the others.
         """
         n = len(example.choices)
         right = example.choices.index(example.answer)
@@ -272,7 +272,7 @@ class Exact(LikelihoodProtocol):
         return [f" {text}" for text in (example.answer, *example.aliases)]
 
     def judge(self, example: Example, scores: list[Score]) -> Answer:
-        """Judge an example as right if greedy decoding would write the answer or an alias.
+        """Score 1 if greedy decoding would write the answer or an alias, else 0.
 
         The response is that text, or empty if there is none: other texts that the model would write
         are not known. Details: `logprob`, the log-likelihood of the answer in nats.
@@ -329,7 +329,7 @@ class AskedScores(Asked):
     """Likelihood requests, in the order of the examples.
 
     Attributes:
-        protocol: the protocol that judges the scores.
+        protocol: the protocol that makes an answer of an example's scores.
         examples: the examples.
         requests: the requests of all examples.
         n_each: the number of requests of each example.
@@ -343,7 +343,7 @@ class AskedScores(Asked):
     apart: ClassVar[bool] = True
 
     def judge(self, found: Sequence[Score]) -> list[Answer]:
-        """Judge each example by the scores of its continuations."""
+        """Return the answer to each example, from the scores of its continuations."""
         scores = iter(found)
         return [
             self.protocol.judge(example, [next(scores) for _ in range(n)])
@@ -354,7 +354,7 @@ class AskedScores(Asked):
 def _right_or_wrong(
     correct: bool, response: str, scores: Sequence[Score], details: Mapping[str, Any]
 ) -> Answer:
-    """Return a right or wrong answer; its score is NaN if one of `scores` is not finite."""
+    """Return an answer with score 1 if `correct`, else 0; NaN if one of `scores` is not finite."""
     finite = all(score.finite for score in scores)
     return Answer(
         score=float(correct) if finite else float("nan"),

@@ -81,10 +81,10 @@ class TextLogprob(LikelihoodProtocol):
 def split_windows(prefix: tuple[int, ...], ids: Sequence[int], longest: int) -> Iterator[Scored]:
     """Yield requests of at most `longest` tokens that together score every token once.
 
-    The first request begins with `prefix`. Each later request scores at most `longest - 1` tokens;
-    its context is the tokens before them, at least one and as many as fit. These are the windows of
-    lm-eval's `get_rolling_token_windows` with `context_len=1` for a model that reads `longest - 1`
-    tokens.
+    The first request begins with `prefix`, the token that stands for an empty context. Each later
+    request scores at most `longest - 1` tokens; its context is the tokens before them, at least one
+    and as many as fit. These are the windows of lm-eval's `get_rolling_token_windows` with
+    `context_len=1` for a model that reads `longest - 1` tokens.
     """
     first = longest - len(prefix)
     yield Scored(prefix, tuple(ids[:first]))

@@ -216,7 +216,11 @@ def _build_smaller(model: TransformerBridge, original: Any, kept_layers: Sequenc
 
 
 def _smaller_config(config: Any, kept_layers: Sequence[int], n_layers: int) -> Any:
-    """Return the configuration for the kept layers; lists with an entry per layer are cut."""
+    """Return the configuration of the model with only the kept layers.
+
+    Lists with an entry per layer keep the entries of these layers; lists of layer numbers keep
+    these layers, renumbered.
+    """
     values = copy.deepcopy(config).to_dict()
     for name, value in values.items():
         if name in _LISTS_OF_LAYERS and isinstance(value, list):
@@ -233,7 +237,7 @@ def _smaller_config(config: Any, kept_layers: Sequence[int], n_layers: int) -> A
 
 
 def _are_built_alike(first: nn.Module, second: nn.Module) -> bool:
-    """Return whether two blocks have equal modules, shapes and values, except layer numbers."""
+    """Return whether two blocks have equal modules, settings and shapes, except layer numbers."""
     modules = [dict(block.named_modules()) for block in (first, second)]
     return modules[0].keys() == modules[1].keys() and all(
         _describe_module(module) == _describe_module(modules[1][name])

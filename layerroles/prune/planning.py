@@ -271,7 +271,10 @@ def _drop_least_turn(changes: Sequence[Change], drop: int) -> list[Step]:
 
 
 def _draw_layers(n_layers: int, drop: int, seed: int) -> list[Step]:
-    """Return steps that drop random layers; a larger `drop` only adds layers for the same seed."""
+    """Return the steps of a plan that drops random layers.
+
+    For one seed, the plan with a larger `drop` has the same layers and more.
+    """
     order = list(range(n_layers))
     random.Random(f"prune:{seed}").shuffle(order)
     return [

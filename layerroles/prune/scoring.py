@@ -34,7 +34,14 @@ from layerroles.tasks import Task
 
 @dataclass(frozen=True)
 class Harm:
-    """Mean harm of the kept families (NaN if unknown), with numbers of answers and failures."""
+    """Mean harm of the kept families under one condition, with its interval; NaN if unknown.
+
+    Attributes:
+        value: the mean harm.
+        interval: its 95% interval.
+        n: the number of examples, summed over tasks and protocols.
+        n_failed: the number of further examples, left out since a score was not finite.
+    """
 
     value: float
     interval: Interval
@@ -48,7 +55,7 @@ class PlanningSweep:
     Args:
         model: the model to prune.
         tasks: the tasks whose families are kept.
-        protocols: the protocols under which they are asked.
+        protocols: the protocols under which the tasks are asked.
         limit: the number of examples of each task.
         seed: the seed of the examples.
         path: the run folder.
@@ -297,7 +304,7 @@ def measure_changes(
         n: the number of blocks in a run.
         limit: the number of examples of each task.
         seed: the seed of the examples.
-        path: the run folder that stores the measurements (of runs of every length).
+        path: a folder that stores the measurements, for every `n`.
     """
     probe = Similarity(position="all" if measure == "influence" else "last")
     # Each measure has its own folder, since a folder holds one frame of a probe.

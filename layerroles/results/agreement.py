@@ -107,7 +107,7 @@ class CellPair:
 
     @property
     def clusters(self) -> np.ndarray:
-        """The cluster of each shared question, from the first cell that has clusters."""
+        """The cluster of each shared question: of cell `one` if it has clusters, else of `two`."""
         one, two = (
             cell.clusters_of(examples)
             for cell, examples in zip((self.one, self.two), self.examples, strict=True)

@@ -41,8 +41,9 @@ class Cell:
             measured.
         questions: the name of the question of each example, the same in all cells that ask it.
         guesses: the score of the best guess on each example; `chance` is used for missing examples.
-        clusters: the cluster of each example; examples in no cluster are left out.
-        looks: the numbers of questions at which the sweep looked at its results; the intervals of
+        clusters: the cluster of each example (examples that share a template or shots, and so are
+            not independent); examples in no cluster are left out.
+        looks: the numbers of questions after which the sweep looks at its results; the intervals of
             the cell are valid at all of these looks together.
     """
 
@@ -107,9 +108,9 @@ class Cell:
         return asked[INTACT].intersection(*(asked.get(name, set()) for name in conditions))
 
     def level(self, conditions: Iterable[str]) -> float:
-        """Return the level of one interval that gives the intervals of all looks together 95%.
+        """Return the confidence level of an interval, so that those of all looks together have 95%.
 
-        A look is one of the numbers of questions at which the sweep looks at its results.
+        A look is one of the numbers of questions after which the sweep looks at its results.
 
         Args:
             conditions: the names of the conditions that the interval compares.
@@ -273,11 +274,11 @@ class Cell:
 
 
 def acted(at: str, n_changed: int) -> bool:
-    """Return whether a condition acted: changed a write, or has an `at` with tokens in every text.
+    """Return whether a condition acted: it changed a write, or its `at` is "all" or "after_first".
 
-    A condition whose `at` may select no token, such as the evidence in a text without evidence,
-    measured nothing if it changed nothing. A condition with tokens in every text that changes
-    nothing has a harm of 0.
+    A write is what a site adds to the residual stream. These two `at` select tokens in every text,
+    so a condition that changes no write there has a harm of 0. Other `at` may select no token, such
+    as "evidence" in a text without evidence; if no write was changed, the harm is not measured.
 
     Args:
         at: the positions that the condition ablates, such as "all".

@@ -1,7 +1,8 @@
 """Compare two runs: two models, or one model under two settings.
 
-Conditions are matched by ablation, `at` and site, examples by their ids and prompts; lines of text
-list what has no match. Each condition and example gives one difference of effects between the runs:
+Conditions are matched by ablation, `at` and site, examples by their ids and prompts. Conditions and
+examples without a match are listed as lines of text. Each matched condition and example gives one
+difference of effects between the runs:
 
     (ablated - intact in the second run) - (ablated - intact in the first run)
 """
@@ -138,7 +139,7 @@ class Match:
     """A task and protocol that two runs share.
 
     Attributes:
-        one: the first run's cell.
+        one: the first run's cell (its rows of this task and protocol).
         two: the second run's cell.
         conditions: for each shared condition, its names in the first run and in the second.
         examples: the ids of the examples that both runs asked.
@@ -172,7 +173,7 @@ class Match:
 
 
 def match(a: SweepResult, b: SweepResult) -> tuple[list[Match], list[str]]:
-    """Return the cells that both runs have, and lines of text on how the runs differ."""
+    """Return a match for each task and protocol of both runs, and lines on how the runs differ."""
     cells_a, cells_b = (
         {(cell.task, cell.protocol): cell for cell in cells_of(run)} for run in (a, b)
     )
@@ -435,7 +436,10 @@ def _mean_difference(
     rng: np.random.Generator,
     level: float,
 ) -> stats.IntervalEstimate:
-    """Estimate the mean of `b - a` over sites and examples; NaN if there are none."""
+    """Estimate the mean of `b - a` over sites and examples; NaN if there are none.
+
+    `a` and `b` hold the changes of scores (ablated minus intact) in the first and the second run.
+    """
     n_sites, n = a.shape
     if not n_sites or not n:
         return stats.IntervalEstimate(nan, stats.UNKNOWN)

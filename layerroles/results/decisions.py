@@ -41,7 +41,7 @@ class Decision:
         family: the family.
         protocol: the protocol.
         condition: the name of the condition.
-        cells: the family's cells with skill; empty if there are none.
+        cells: the family's cells (tasks under the protocol) with skill; empty if there are none.
         harm: the mean harm over the cells; its interval has the level of `verdict_levels`.
         kept: the name of the condition with the same ablation `after_first`, which shows whether
             the layer is a sink; None if the sweep has none.
@@ -132,7 +132,9 @@ def drops_by_half(harm: float, gone_low: float) -> bool:
 
 
 def decisions_of(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> list[Decision]:
-    """Return a decision for each family, protocol and condition, except deferred conditions.
+    """Return a decision for each family, protocol and condition.
+
+    Deferred conditions (see `find_waiting`) have no decision of their own.
 
     Args:
         cells: the cells of a result.
@@ -298,7 +300,7 @@ def find_deferred(
     """Return the hashes of the conditions that earlier answers may make unnecessary.
 
     With `only_needed`, these are the conditions of `find_waiting`. If the plan stops once claims
-    are decided, they are also the plan's conditions of all ablations but the first.
+    are decided, the plan's conditions of all its ablations but the first are added.
 
     Args:
         conditions: entries of a manifest.
@@ -329,7 +331,7 @@ def ablations_asked(conditions: Sequence[Mapping[str, Any]], plan: Mapping[str, 
 
 
 def _pairs_by_name(conditions: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Map the name of each deferred condition to that of the same ablation at all positions."""
+    """Map deferred conditions to those that they wait for, by name; see `find_waiting`."""
     layers = [entry for entry in conditions if _is_one_layer(entry)]
     at_all = {_content(entry): str(entry["name"]) for entry in layers if entry["at"] == "all"}
     return {

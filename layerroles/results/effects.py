@@ -179,9 +179,9 @@ def adjust_p(p: "pd.Series[float]", part: str, n_more: int = 0) -> Float[np.ndar
 
 
 def _count_planned(manifest: Mapping[str, Any]) -> Counter[tuple[str, str, str]]:
-    """Count planned single-site conditions by ablation, `at` and part.
+    """Count the sweep's single-site conditions, asked or not, by ablation, `at` and part.
 
-    Empty if the sweep defers no conditions (`only_needed` is false).
+    Empty if the sweep does not defer conditions `after_first` (`only_needed` is false).
     """
     if not manifest.get("only_needed", False):
         return Counter()
@@ -278,7 +278,7 @@ def find_detectable(family: pd.DataFrame, background: float) -> list[float]:
 def measure_design_effect(
     changes: Float[np.ndarray, " example"], clusters: stats.Clusters
 ) -> float:
-    """Return the design effect of clusters on a mean change; 1 if there are no clusters."""
+    """Return the factor by which clusters raise the variance of a mean change; 1 without any."""
     if not stats.are_clusters(clusters):
         return 1.0
     return stats.design_effect(changes - changes.mean(), clusters)

@@ -27,7 +27,7 @@ _NEXT = (
 
 
 def cells_of(result: "SweepResult") -> Sequence[Cell]:
-    """Return the cells of a result, in the order of its rows."""
+    """Return the cells (task x protocol) of a result, in the order of its rows."""
     return result._cells
 
 
@@ -43,8 +43,9 @@ def _range(numbers: Sequence[int]) -> str:
 def _is_past_first_look(result: "SweepResult") -> bool:
     """Return whether a run with `until` has answered all questions up to its first look.
 
-    Conditions that earlier answers may make unnecessary (`find_deferred`) are left out. False for a
-    run without `until`.
+    A look is a number of questions after which the run looks at its results. Conditions that
+    earlier answers may make unnecessary (`find_deferred`) are left out. False for a run without
+    `until`.
     """
     manifest, cells = result.manifest, cells_of(result)
     if not manifest.get("until"):
@@ -138,15 +139,16 @@ class SweepResult:
         `score` (under the condition), `intact` and `effect` are means over the `n` examples with
         both scores; pairs with a score that is not finite are left out and counted in `n_failed`.
         `effect` is `score - intact`: negative means that the ablation hurts. Intervals have a level
-        of 95%; in a sweep with `until`, which looks at its results several times, those of all
-        looks together have it, and `p` accounts for looks too. They are Wilson's for a 0/1 score
-        and Tango's for its effect, bootstrap for other scores; the interval of harm has the level
-        of verdicts (`1 - Decided.error`). `p` is that of McNemar's exact test or a sign-flip test;
-        `p_adjusted` is corrected over the conditions of one ablation, `at` and part in one task and
-        protocol: by Holm, or by Benjamini and Hochberg over heads and key/value groups. Layers that
-        were not ablated `after_first`, since they are not critical at all positions, count as tests
-        too. `detectable` is the smallest drop that `n` examples show with 80% power after that
-        correction (`stats.minimum_detectable`).
+        of 95%; the interval of harm has the level of verdicts (`1 - Decided.error`). In a sweep
+        with `until`, which looks at its results several times, the intervals of all looks together
+        have this level, and `p` accounts for the looks too. The interval of a 0/1 score is
+        Wilson's, that of its effect Tango's; other scores have bootstrap intervals. `p` is that of
+        McNemar's exact test (0/1 scores) or a sign-flip test; `p_adjusted` is corrected over the
+        conditions of one ablation, `at` and part in one task and protocol: by Holm, or by Benjamini
+        and Hochberg over heads and key/value groups. Layers that were not ablated `after_first`,
+        since they are not critical at all positions, count as tests too. `detectable` is the
+        smallest drop that `n` examples show with 80% power after that correction
+        (`stats.minimum_detectable`).
 
         `n_changed` counts the examples for which an edit changed a write (what a site adds to the
         residual stream): 0, for example, if an ablation acts on generated tokens and the answer is
@@ -180,7 +182,7 @@ class SweepResult:
         return tabulate_intact(self._cells)
 
     def decisions(self) -> pd.DataFrame:
-        """Judge every condition in each family under each protocol: a row for each.
+        """Return the verdict on every condition in each family under each protocol, a row for each.
 
         Columns: family, task (the family's tasks with skill, joined by a comma), protocol,
         condition, ablation, at, layer (NA unless the condition ablates one layer), verdict

@@ -2,7 +2,8 @@
 
 A claim is about one or more numbers, and each number has a smallest effect of interest, by default
 .05 of the skill above chance. A kind of ablation shows a claim if the intervals of all its numbers
-lie above their smallest effect, and shows the opposite if one of the intervals lies below. A claim
+lie above their smallest effect, and shows the opposite if one of the intervals lies below. Which of
+these it shows, if any, is its finding; a finding is open if more questions may decide it. A claim
 is
 
 - supported: two kinds show it, and none shows the opposite;
@@ -98,7 +99,7 @@ class Number:
 
     @property
     def is_near(self) -> bool:
-        """Whether an interval that includes the smallest effect lies between 0 and twice it.
+        """Whether an interval that includes the smallest effect lies from 0 to twice that effect.
 
         More questions may then show that the number is above or below its smallest effect, but not
         by enough to matter.
@@ -108,7 +109,7 @@ class Number:
 
     @property
     def _between(self) -> list[stats.Contrast]:
-        """Those of `measured` and `kept` not shown to be above or below the smallest effect."""
+        """The values (`measured`, `kept`) not shown to lie above or below the smallest effect."""
         values = [self.measured, *([] if self.kept is None else [self.kept])]
         return [contrast for contrast in values if not self._side(contrast)]
 
@@ -188,9 +189,9 @@ class Finding:
 
 
 def make_finding(kind: AblationKind, numbers: Sequence[Number]) -> Finding:
-    """Return what one kind of ablation shows of a claim that is about several numbers.
+    """Return the finding of one kind of ablation on a claim about one or more numbers.
 
-    The claim holds if each number exceeds the smallest effect that counts for it.
+    The claim holds if each number exceeds its smallest effect.
     """
     sign = min(number.sign for number in numbers)
     undecided = [number for number in numbers if not number.sign]
@@ -220,8 +221,8 @@ def find_by_kind(
 
     Args:
         kinds: the kinds of ablation.
-        keys: the families and protocols in which the numbers are measured. A kind that was not run
-            on all their tasks with skill shows nothing.
+        keys: the families and protocols in which the numbers are measured. The finding of a
+            kind that was not run on all their tasks with skill has sign 0.
         measures: a function for each number, which measures it under one kind.
     """
     return [
@@ -233,7 +234,10 @@ def find_by_kind(
 
 
 def was_asked(kind: AblationKind, first: AblationKind, keys: Sequence[Key]) -> bool:
-    """Return whether `kind` was run on all tasks with skill of `keys` that `first` was run on."""
+    """Return whether `kind` was run on every task with skill that `first` was run on.
+
+    Only tasks of the families and protocols `keys` count.
+    """
     return all(set(first.harms.tasks(*key)) <= set(kind.harms.tasks(*key)) for key in keys)
 
 
@@ -275,7 +279,7 @@ def measure_number(
 
 
 def explain_unmeasured(harms: Harms, keys: Iterable[Key]) -> str:
-    """Explain why families have no measurable harm under their protocols; empty if all have one."""
+    """Explain which harms are not measurable, and why; empty if all are measurable."""
     reasons = {
         (family, protocol): explain_unmeasurable(harms.intact_rows(family, protocol))
         for family, protocol in keys
@@ -398,7 +402,7 @@ def _describe_needed(findings: Sequence[Finding]) -> str:
     """Return text on how many questions would decide a claim under each kind of ablation.
 
     If no such count is known, the text names the kinds that were not run on all tasks; empty if
-    there are none.
+    there are no such kinds.
     """
     needed = [
         f"{finding.ablation} {_format_count(finding.needed)}"

@@ -1,5 +1,7 @@
 """Decide the claims of the literature from a sweep, by its kinds of ablation.
 
+Verdicts on layers rest on one kind of ablation, the judged kind. A claim also takes a second kind,
+of another mechanism.
 `literature`, `protocol_claims`, `paired_claims` and `heads` measure what the claims are about;
 `claim_status` has the rule that decides them.
 """
@@ -42,8 +44,10 @@ def claims_on_layers(
 
     Args:
         result: a sweep with conditions that ablate one whole layer each.
-        ablation: the kind of ablation to judge; other kinds in the sweep serve as second kinds.
-        mechanism_of: the mechanism of each ablation; None for `results.mechanisms`.
+        ablation: the judged kind of ablation (see the module); others in the sweep serve as second
+            kinds.
+        mechanism_of: map from the name of each ablation to its mechanism, such as "deletion"; None
+            for the map from `results.mechanisms`.
     """
     kinds = measure_kinds(result, ablation)
     if mechanism_of is not None:
@@ -62,7 +66,7 @@ def _claims_on_layers(result: SweepResult, kinds: Sequence[AblationKind]) -> Ite
 def describe_decided(result: SweepResult) -> str:
     """Return text on how many claims or verdicts a sweep has decided, and with how many answers.
 
-    Empty for a sweep without `until`, which does not stop early.
+    Empty for a sweep without `until`, the goal at which a sweep stops early.
     """
     until = result.manifest.get("until")
     if not until or until.get("goal") != "claims":
@@ -90,7 +94,7 @@ def decide_claims(
 
     Args:
         result: a sweep.
-        kinds: its kinds of ablation, first the judged kind.
+        kinds: its kinds of ablation, first the judged kind (see the module).
         base: a sweep of the model that the model of `result` was distilled or trained from; None if
             there is none.
         probes: probe frames; only `similarity` is used.
@@ -140,8 +144,8 @@ def measure_kinds(
 
     Args:
         result: a sweep.
-        judged_kind: the name of the ablation to judge.
-        at: the ablation positions on which claims are judged; None for the default of `Harms`.
+        judged_kind: the name of the ablation on which verdicts on layers rest.
+        at: the positions at which the ablations act; None for the default of `Harms`.
     """
     mechanism_of = mechanisms(result)
     judged = Harms(result, judged_kind, at)
@@ -166,7 +170,7 @@ def _ablation_kinds(result: SweepResult) -> list[str]:
 
 
 def choose_kind(result: SweepResult, ablation: str | None) -> str:
-    """Return the kind of ablation to judge: `ablation` or, if None, the sweep's only kind.
+    """Return the kind of ablation that verdicts rest on: `ablation`, or the only one if None.
 
     Raises:
         InputError: no condition ablates one whole layer, the kind is unknown, or none is given and

@@ -51,8 +51,8 @@ class Harms:
     Args:
         result: a sweep.
         ablation: the kind of ablation.
-        at: the ablation positions on which verdicts and claims are judged; by default `all` if the
-            sweep has conditions that act there, else the first of its positions by name.
+        at: the ablation positions on which verdicts and claims rest; by default `all` if the sweep
+            has conditions that act there, else the first of its positions by name.
         part: `"block"` for whole layers, or `"head"`.
 
     Raises:
@@ -238,7 +238,7 @@ class Harms:
         return self._cell_by_key[task, protocol].scores
 
     def did_act(self, task: str, protocol: str, condition: str) -> bool:
-        """Return whether a condition found positions to act at; see `results.cells.acted`."""
+        """Return whether a condition acted, so that it measured something; see `results.acted`."""
         return self._cell_by_key[task, protocol].did_act(condition)
 
     def harm(
@@ -316,15 +316,15 @@ class Harms:
 
     @staticmethod
     def mean_over(layers: Iterable[int], sign: float = 1.0) -> dict[Place, float]:
-        """Return equal weights for whole layers that sum to `sign`, for a mean over layers."""
+        """Return equal weights of whole layers that sum to `sign`, as `Harms.harm` takes them."""
         chosen = list(layers)
         return {(layer, -1): sign / len(chosen) for layer in chosen}
 
     def holds_with_first_token_kept(self, family: str, protocol: str) -> bool:
         """Return whether early minus late harm keeps its sign if the first token is not ablated.
 
-        Both signs are judged by intervals. True if the interval at `self.at` contains 0, or if
-        `self.after_first` is false, so that there is nothing to compare with.
+        A sign is that of an interval which excludes 0. True if the interval at `self.at` contains
+        0, or if `self.after_first` is false, so that there is nothing to compare with.
         """
         judged = self.early_minus_late(family, protocol)
         if not self.after_first or not (judged.interval.low > 0 or judged.interval.high < 0):
@@ -379,7 +379,10 @@ class Harms:
         return any(pair.one.protocol != pair.two.protocol for pair in pairs)
 
     def both_have_skill(self, family: str, protocol: str, other: str) -> bool:
-        """Return whether there are shared questions of tasks with skill under both protocols."""
+        """Return whether the protocols share questions that count for `mean_harm_apart`.
+
+        These are questions asked under both protocols, of tasks with skill under both.
+        """
         pairs = pairs_of(self._asked_both_ways(family, protocol, other))
         return any(
             pair.one.protocol != pair.two.protocol
@@ -398,9 +401,9 @@ class Harms:
     def precision(self) -> pd.DataFrame:
         """Return a table with a row per task with skill.
 
-        Columns: family, protocol, task, unit, n, clusters (of the questions; 0 if they have none),
-        intact, chance, and detectable: the median over conditions of the smallest drop of the score
-        that is detected with 80% power (NaN if no drop is).
+        Columns: family, protocol, task, unit, n, clusters (the number of clusters of questions; 0
+        if there are none), intact, chance, and detectable: the median over conditions of the
+        smallest drop of the score that is detected with 80% power (NaN if no drop is).
         """
         judged = self.effects[self.effects["at"] == self.at]
         smallest_drop = judged.groupby(["task", "protocol"])["detectable"].median()

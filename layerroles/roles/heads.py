@@ -1,16 +1,17 @@
 """Find the heads that a family needs, by ablating heads one at a time or jointly.
 
-A head is judged as layers are: it is critical if the interval of its harm lies above 0.2. A sweep
-may ablate hundreds of heads, so their p values are corrected by Benjamini and Hochberg
-(`heads_of`). A single head seldom reaches 0.2, since other heads stand in for it. Heads that matter
-jointly are found by ablating them jointly (`carried_by_few`).
+Heads get verdicts by the rules for layers: a head is critical if the interval of its harm lies
+above 0.2. A sweep may ablate hundreds of heads, so their p values are corrected by Benjamini and
+Hochberg (`heads_of`). A single head seldom reaches 0.2, since other heads stand in for it. Heads
+that matter jointly are found by ablating them jointly (`carried_by_few`).
 
-Measuring a head's harm under generation takes a run per head and many examples. `HeadSearch` first
-gives all heads a cheap score: how much zeroing the head lowers the answer's log-probability on a
-few examples, or what a probe measured. The best by this score are confirmed (their harm is
-measured), and a random sample of the rest is audited (measured too). The share of heads in the
-sample that turn out to matter, times the number of heads screened out, estimates how many the
-screen missed; the interval is exact (`stats.sampled_total`).
+Measuring a head's harm under generation takes a run per head and many examples. `HeadSearch` starts
+from a screen, which gives all heads a cheap score: how much zeroing the head lowers the answer's
+log-probability on a few examples, or what a probe measured. The best by this score are confirmed
+(their harm is measured), and a random sample of the rest, the heads that are screened out, is
+audited (measured too). The share of heads in the sample that turn out to matter, times the number
+of heads screened out, estimates how many the screen missed; the interval is exact
+(`stats.sampled_total`).
 
 Example:
     cheap = Sweep(model, tasks, each_head(model, Zero()), protocols=["answer_logprob"], limit=8)
@@ -63,8 +64,8 @@ def heads_of(result: SweepResult, at: str) -> pd.DataFrame:
 
     Args:
         result: a sweep.
-        at: the ablation positions on which layers are judged. Heads are judged on the same
-            positions if they were ablated there, else on `all`, else on the first by name.
+        at: the ablation positions on which verdicts on layers rest. Those on heads rest on the same
+            positions if heads were ablated there, else on `all`, else on the first by name.
     """
     frames = []
     for kind in dict.fromkeys(single_site_effects(result, "head")["ablation"]):
@@ -106,7 +107,8 @@ def _p_values(harms: Harms, frame: pd.DataFrame) -> dict[str, "pd.Series[float]"
 class HeadSearch:
     """The heads to ablate after a screen: the best to confirm, and some of the rest to audit.
 
-    Confirming and auditing both measure a head's harm; the audit shows what the screen missed.
+    A screen is a cheap ranking of all heads. Confirming and auditing both measure a head's harm;
+    the audit shows what the screen missed.
 
     Args:
         scores: a score for every head, indexed by layer and head; larger for heads that may matter
@@ -224,12 +226,12 @@ class FoundHeads:
         frame: a row per family, protocol and head, the largest score first: layer, head, score,
             stage (confirmed, audited or screened out), and for those that were swept n, harm,
             harm_low, harm_high, p, p_adjusted and verdict, as in `Roles.heads`.
-        misses: a row per family, protocol and `wanted` ("critical" heads, or the "top 10" by harm):
-            found (wanted heads among the confirmed), screened_out (heads that were not confirmed),
-            audited, hits (audited heads that are wanted: critical, or with more harm than the least
-            of the confirmed top heads), and missed, missed_low, missed_high: the estimated number
-            of wanted heads among all that were screened out, with its 95% interval; NaN if none was
-            audited.
+        misses: a row per family, protocol and `wanted`, the heads that are looked for ("critical",
+            or the "top 10" by harm), with numbers of heads: found (wanted and confirmed),
+            screened_out (not confirmed), audited, hits (wanted and audited), and missed,
+            missed_low, missed_high (the estimated number of wanted heads among all that were
+            screened out, with its 95% interval; NaN if none was audited). An audited head counts as
+            a top head if its harm exceeds the smallest harm of the confirmed top heads.
     """
 
     frame: pd.DataFrame
@@ -362,7 +364,9 @@ def _was_asked(heads: _HeadSet, cells: Sequence[Cell]) -> bool:
 def _choose_set(
     sets: Sequence[_HeadSet], heads: frozenset[str]
 ) -> tuple[_HeadSet, list[_HeadSet]] | None:
-    """Return the set to judge and the sets to compare it with (see `carried_by_few`), or None.
+    """Return the set to test and the sets to compare it with; None if there is no such set.
+
+    `carried_by_few` says which sets can be compared.
 
     Args:
         sets: sets that one kind of ablation ablated, in the order of the sweep.
@@ -380,7 +384,7 @@ def _choose_set(
 def _judge_set(
     cells: Sequence[Cell], mechanism: str, chosen: _HeadSet, others: Sequence[_HeadSet]
 ) -> Finding:
-    """Judge the claim that a few heads carry a family, by one chosen set of heads.
+    """Return the finding of one ablation on the claim that the chosen heads carry a family.
 
     To show the claim, the set's harm has to exceed 0.2, and its excess over the mean harm of other
     sets has to exceed the smallest effect.
@@ -388,7 +392,7 @@ def _judge_set(
     Args:
         cells: the family's cells with skill under one protocol, one per task.
         mechanism: the mechanism of the ablation.
-        chosen: the set of heads to judge.
+        chosen: the set of heads to test.
         others: the sets to compare it with.
     """
     harm = Number("harm", _mean_harm(cells, {chosen.condition: 1.0}), smallest=CRITICAL)

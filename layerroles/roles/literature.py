@@ -92,7 +92,7 @@ def _compare_with_copying(
 ) -> str:
     """Return text on whether a family leans on a depth, and whether more than copying does.
 
-    Empty if it is not shown to lean on the depth.
+    Empty if the family is not shown to lean on the depth.
 
     Args:
         verb: the verb of the text, such as "leans".
@@ -169,12 +169,12 @@ def _claims_on_deep(kinds: Sequence[AblationKind], control: str) -> Iterator[Cla
 
 
 def _judge_need(kind: AblationKind, protocol: str, control: str | None) -> Finding:
-    """Judge whether reasoning needs both the middle and the last third of layers.
+    """Return the finding of one kind on whether reasoning needs the middle and the last third.
 
-    A third is needed if, after subtracting the harm to the family `control`, the mean harm of its
-    layers is above the smallest effect or the harm of one layer is above 0.2. It is not needed if
-    the mean is shown to be below the smallest effect, and every layer below 0.2. If `control` is
-    None, nothing is subtracted.
+    A third of the layers is needed if, after subtracting the harm to the family `control`, the mean
+    harm of its layers is above the smallest effect or the harm of one layer is above 0.2. It is not
+    needed if the mean is shown to be below the smallest effect, and every layer below 0.2. If
+    `control` is None, nothing is subtracted.
     """
     harms = kind.harms
     nothing = Finding(kind.ablation, kind.mechanism, 0, "")
@@ -226,7 +226,7 @@ class _Need:
     """Test of whether reasoning needs the layers `part`, by harm at the positions `at`.
 
     Attributes:
-        mean: the mean harm of the layers, minus that of the control if there is one.
+        mean: the mean harm of the layers, minus that to the copying control if it is given.
         sign: 1 if the layers are needed, -1 if not, 0 if undecided; see `_judge_need`.
         needed: the number of questions that would decide `sign`; NaN if decided or not known.
         is_near: whether the harms are known to lie so near the limits of `_judge_need` that more

@@ -47,16 +47,17 @@ def localize(
 ) -> Roles:
     """Say which layers each family needs, under each protocol, and how sure that is.
 
-    For an unfinished run (`result.interim`) there are only estimates and intervals: to stop as soon
-    as a verdict looks right raises its error rate above 5%.
+    For an unfinished run (`result.interim`) there are only estimates and intervals: if a run were
+    stopped as soon as a verdict looks right, verdicts would be wrong in more than 5% of cases.
 
     Args:
         result: a sweep with conditions that ablate one whole layer each.
         probes: probe frames, measured on the same tasks; only rows of the intact model are used.
-        ablation: the kind to judge, required if the sweep has several. The others serve as second
-            kinds for claims, unless they were swept at several settings.
-        at: the ablation positions on which verdicts and claims are judged, such as `"prompt"`; by
-            default `"all"` if the sweep has conditions that act there, else the first by name.
+        ablation: the ablation on which verdicts on layers rest, required if the sweep has several.
+            The others serve claims, which take two kinds, unless they were swept at several
+            settings.
+        at: the ablation positions on which verdicts and claims rest, such as `"prompt"`; by default
+            `"all"` if the sweep has conditions that act there, else the first by name.
         base: a sweep, on the same questions, of the model that the swept model was distilled or
             trained from: `Roles.claims` then says whether the swept model reasons more robustly.
 

@@ -1,10 +1,11 @@
 """Claims on the same questions in two settings: with and without a context, or for two models.
 
-All comparisons are paired by question. For a context, the number for each layer is its harm with
-the context minus that without, minus the mean of this change over layers. The claim holds if any
-layer changes, so the intervals are simultaneous over layers. For two models, the number is the mean
-harm of all layers in the base model minus that in the other. `claims_on_neighbours` is apart: it
-describes how similar neighbouring layers are, without a verdict.
+All comparisons are paired by question, between two cells; a cell is one task under one protocol.
+For a context, the number for each layer is its harm with the context minus that without, minus the
+mean of this change over layers. The claim holds if the harm of any layer changes, so the intervals
+are simultaneous over layers. For two models, the number is the mean harm of all layers in the base
+model minus that in the other. `claims_on_neighbours` compares no settings: it describes how similar
+neighbouring layers are, without a verdict.
 """
 
 import math
@@ -65,7 +66,7 @@ def claims_on_contexts(result: SweepResult, kinds: Sequence[AblationKind]) -> It
 
 
 def _order_by_context(examples: pd.DataFrame, pair: CellPair) -> CellPair | None:
-    """Return the pair with the cell without context first; None if neither adds a context.
+    """Return the pair with the cell without context first; None if neither cell adds a context.
 
     A context is text before the question that holds evidence; instructions alone are not a context.
     """
@@ -86,7 +87,7 @@ def _order_by_context(examples: pd.DataFrame, pair: CellPair) -> CellPair | None
 
 
 def _adds_context(with_context: pd.DataFrame, without: pd.DataFrame) -> bool:
-    """Return whether every prompt is text with evidence, followed by the prompt without context."""
+    """Return whether `with_context` has a text with evidence before each prompt of `without`."""
     prompts = zip(with_context["prompt"], without["prompt"], with_context["evidence"], strict=True)
     return all(
         isinstance(text, str)
@@ -153,7 +154,7 @@ def _measure_changes(kind: AblationKind, pair: CellPair) -> list["_Changes"]:
 
 
 def _shown_layers(changes_at: Sequence["_Changes"]) -> frozenset[tuple[int, int]]:
-    """Return the pairs (layer, sign) that every item has in `shown`; see `_Changes.shown`."""
+    """Return the pairs (layer, sign of the change of its harm) that are in `shown` of all items."""
     return frozenset.intersection(*(changes.shown for changes in changes_at))
 
 
@@ -238,7 +239,8 @@ class _Changes:
     def is_near(self) -> bool:
         """Whether some layer's harm is shown to change, but none by over twice the smallest effect.
 
-        More questions may then decide `sign`, but not by enough to matter. False if it is decided.
+        More questions may then decide `sign`, but not by enough to matter. False if `sign` is
+        decided.
         """
         intervals = [change.interval for change in self._simultaneous.values()]
         some_change = any(i.low > 0 or i.high < 0 for i in intervals)
@@ -335,14 +337,14 @@ def _compare_robustness(
     differences: Sequence[str],
     mechanism: str,
 ) -> Finding:
-    """Judge by one kind of ablation whether the model is more robust than its base.
+    """Return the finding of one kind on whether the model is more robust than its base.
 
     The finding has sign 0 if that ablation differs between the two runs.
 
     Args:
         kind: the kind of ablation, in this model's run.
         base: the base's run.
-        matched: the cell and the conditions that both runs have.
+        matched: a task and protocol that both runs have, with their cells and conditions.
         differences: the differences between the runs, a line each.
         mechanism: the mechanism of the ablation of the same name in the base's run; empty if none.
     """

@@ -34,8 +34,9 @@ def summarize_probes(probes: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Summarize probe frames of the intact model, by probe and family.
 
     - `logit_lens`, `tuned_lens`: one row. `emerged` is the share of the `n` examples whose answer
-      ends at rank 0, and `emergence` the median, over those, of the first layer from which it stays
-      there (-1 is the embedding), with the order-statistic interval of a median.
+      has rank 0 at the last layer. `emergence` is the median over these examples of the first layer
+      from which the answer stays at rank 0 (-1 is the embedding), with its order-statistic
+      interval.
     - `decision`: one row with the same columns; the layer is the first from which the margin of the
       right option over the others stays above 0.
     - `attention`: a row for each of the three heads (`site`, such as L16.H3) with the largest mean

@@ -1,4 +1,4 @@
-"""Sentences of the verdict that are about one protocol, each with its numbers."""
+"""Sentences of the verdict (`Roles.verdict`) on one protocol, each with its numbers."""
 
 import math
 from collections.abc import Iterator
@@ -100,8 +100,8 @@ def _say_first_token_kept(
 
     Args:
         protocol: the protocol.
-        changed: the rows of `Roles.contrasts` on changes that are shown.
-        contrasts: all rows of that table under the protocol.
+        changed: the rows of `Roles.contrasts` for families with a change that is shown.
+        contrasts: all rows of `Roles.contrasts` under the protocol.
     """
     kept_by_family = contrasts[contrasts["at"] == AFTER_FIRST].set_index("family")
     changes = [
@@ -212,7 +212,7 @@ def _say_spread(protocol: str, rows: pd.DataFrame) -> list[str]:
 
 
 def _say_precision(protocol: str, layers: pd.DataFrame, tasks: pd.DataFrame) -> list[str]:
-    """Return a sentence, in a list, on the width of intervals and on too few questions."""
+    """Return a sentence, in a list, on the width of intervals and families with few questions."""
     known_layers = layers[layers["harm"].notna()]
     if known_layers.empty:
         return []

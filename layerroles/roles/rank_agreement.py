@@ -1,12 +1,12 @@
 """Compare how probes and ablation rank layers and heads, and how several seeds rank heads.
 
 `probe_agreement` computes, for each task and protocol, Spearman's rank correlation over sites
-between what a probe measured at a site and the cost of ablating it (`intact - ablated`, to which
-harm is proportional). A probe reads the intact model and an ablation breaks it, so agreement is
-evidence that the probe measures what matters. It is no more than that. Both may follow depth, so
-the layer number is correlated with the cost too, as if it were a probe. A site may matter through
-later sites, which a probe does not measure, and other sites may stand in for a site that a probe
-ranks high. A correlation over 30 layers says nothing about differences within a layer.
+(layers or heads) between what a probe measured at a site and the cost of ablating it (`intact -
+ablated`, to which harm is proportional). A probe reads the intact model and an ablation breaks it,
+so agreement is evidence that the probe measures what matters. It is no more than that. Both may
+follow depth, so the layer number is correlated with the cost too, as if it were a probe. A site may
+matter through later sites, which a probe does not measure, and other sites may stand in for a site
+that a probe ranks high. A correlation over 30 layers says nothing about differences within a layer.
 
 `rank_stability` compares the rankings of heads under several seeds: a ranking on which seeds
 disagree should not be used.
@@ -75,7 +75,8 @@ def probe_agreement(
         n (examples), spearman (positive where the probe is larger at sites whose ablation costs
         more), with a 95% bootstrap interval (`low`, `high`) for which the examples are drawn
         jointly for all sites, for the probe and for the ablation; see `stats.profile_agreement`.
-        NaN for fewer than 3 sites, a flat profile, or an intact score that is not above chance.
+        NaN for fewer than 3 sites, for equal values at all sites, or if the intact score is not
+        above chance.
 
     Raises:
         InputError: no probe frame, or a sweep without such single-site conditions.

@@ -224,7 +224,7 @@ def effective_number(
 
 
 def _count_clusters(harms: Harms, task: str, protocol: str) -> int:
-    """Return the number of clusters of a task's questions; a question in none counts as one."""
+    """Return the number of clusters of a task's questions; a question in no cluster is one."""
     examples = list(_asked_by_all(harms, task, protocol).columns)
     return len(set(harms.cell_of(task, protocol).clusters_of(examples)))
 

@@ -64,8 +64,8 @@ class Roles:
         heads: a row per ablation, at, family, protocol, layer and head that was ablated alone,
             with the columns of `layers`, p and p_adjusted (over heads).
         probes: what the probes measured per family (see `summarize_probes`); empty without probes.
-        ablation: the kind of ablation that is judged.
-        at: the ablation positions on which verdicts and claims are judged.
+        ablation: the kind of ablation on which the verdicts rest.
+        at: the ablation positions on which verdicts and claims rest.
         sentences: the sentences of the verdict.
         interim: how much of the run is done, such as "8 of 32 questions"; "" if it is finished.
             Until then every measured layer, head and pair is undecided, all lists of layers but

@@ -9,9 +9,9 @@ the claim holds. The verdict on a set-up is
 - undecided: the interval includes the smallest effect;
 - not measurable: there is no number, since the intact model is not shown to be above chance.
 
-Part of the spread of the numbers is sampling error: `stats.spread` subtracts it. Set-ups that ask
-the same questions have correlated errors, which makes their differences more certain than two
-separate intervals suggest.
+Part of the spread of the numbers is sampling error: `stats.heterogeneity` subtracts it. Set-ups
+that ask the same questions have correlated errors, which makes their differences more certain than
+two separate intervals suggest.
 """
 
 import math

@@ -27,8 +27,8 @@ class Setting:
         model: the model's name.
         n_layers: number of layers of the model.
         swept: number of layers swept.
-        ablation: the kind of ablation that is judged.
-        at: the ablation positions on which verdicts and claims are judged.
+        ablation: the kind of ablation on which the verdicts rest.
+        at: the ablation positions on which verdicts and claims rest.
         after_first: whether layers were also ablated at all positions but the first.
         second: names of the second kinds of ablation, those of other mechanisms.
         control: the family of the copying control.
@@ -40,10 +40,10 @@ class Setting:
         apart: keys (at, protocol, family, against) of the rows of `Roles.contrasts` shown to differ
             from 0, by simultaneous intervals for all rows of a kind (between families, or between
             positions) under a protocol.
-        only_needed: whether only layers that are critical at all positions were asked under
-            `after_first`.
-        decided: text of `claims.describe_decided`: how many verdicts or claims a sweep with `until`
-            has decided; "" for other sweeps.
+        only_needed: whether only layers that are critical at all positions were ablated
+            `after_first` too.
+        decided: text of `claims.describe_decided`, on how many verdicts or claims are decided; ""
+            for a sweep without `until`, the goal at which a sweep stops early.
     """
 
     model: str
@@ -134,7 +134,7 @@ def explain_unmeasurable(cell: pd.DataFrame) -> str:
 def describe_family(
     line: dict[str, Any], reason: str, tasks_left_out: list[str], evidence: str
 ) -> str:
-    """Return the claim of one family under one protocol, or `reason` if harm is not measurable.
+    """Return the sentence for column `claim` of `Roles.frame`: `reason` if harm is not measurable.
 
     Args:
         line: the family's row of `Roles.frame`.

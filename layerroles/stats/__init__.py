@@ -1,7 +1,7 @@
 """Statistics for scores on the same examples: intervals, p values, corrections and power.
 
 All tests and intervals are two-sided, since an ablation may also help. Comparisons are paired: the
-intact model and each condition answer the same examples.
+intact model and the model under each condition (a set of ablations) answer the same examples.
 
     >>> from layerroles import stats
     >>> stats.tango(7, 4, 60)

@@ -52,8 +52,8 @@ def cluster_p(
 ) -> float:
     """Return the two-sided p value of the null hypothesis that the mean of `change` is 0.
 
-    For bounded values this is the score test that `stats.clustered` inverts, for others a t test of
-    the totals of clusters, which gives NaN if the totals do not vary.
+    If the values are bounded, the test is the score test that `stats.clustered` inverts, else a t
+    test of the totals of clusters. NaN if these totals do not vary.
 
     Args:
         change: the value of each example.

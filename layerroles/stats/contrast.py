@@ -65,7 +65,7 @@ class Contrast:
 
     @functools.cached_property
     def independent(self) -> "pd.Series[float]":
-        """The influence summed over each cluster, and that of each question in no cluster."""
+        """The influence of each independent unit: a cluster (the sum), or a question in none."""
         if self.clusters.empty:
             return self.influence
         names = self.influence.index.to_series()
@@ -147,9 +147,9 @@ def spanning(one: Contrast, two: Contrast) -> Contrast:
 def error_correlations(parts: Sequence[Contrast]) -> Float[np.ndarray, "part part"]:
     """Return the correlations of contrasts' errors, off the diagonal strictly within -1 and 1.
 
-    Each variance is computed as if there were two more questions in which only that part changed,
-    since agreement on 32 questions does not show that two parts always agree. So no interval of a
-    difference collapses to a point.
+    The variance of each contrast is computed as if there were two more questions in which no other
+    contrast changed, since agreement on 32 questions does not show that two contrasts always agree.
+    So no interval of a difference collapses to a point.
     """
     rho = np.eye(len(parts))
     for row, first in enumerate(parts):

@@ -43,8 +43,8 @@ def benjamini_hochberg(p: Float[np.ndarray, " condition"]) -> Float[np.ndarray, 
     """Adjust p values to control the false discovery rate (Benjamini and Hochberg 1995).
 
     If adjusted values below .05 count as findings, at most 5% of findings are false on average.
-    Meant for families of hundreds, such as heads, in which Holm's correction finds almost nothing.
-    NaN values stay NaN and do not count as tests.
+    Meant for hundreds of tests, such as one per head, of which Holm's correction leaves almost no
+    finding. NaN values stay NaN and do not count as tests.
     """
     adjusted, known = np.full(p.shape, np.nan), ~np.isnan(p)
     if known.any():
@@ -56,12 +56,13 @@ def benjamini_hochberg(p: Float[np.ndarray, " condition"]) -> Float[np.ndarray, 
 def minimum_detectable(n: int, tests: int = 1, background: float = LEAST_BACKGROUND) -> float:
     """Return the smallest drop of a 0/1 score that McNemar's exact test finds with 80% power.
 
-    Gains and losses of `n` examples are trinomial: a gain has the probability `background`, a loss
-    `background + drop`. The power is summed over that distribution, not approximated.
+    The numbers of gains (answers that become right) and losses (that become wrong) are trinomial: a
+    gain has the probability `background`, a loss `background + drop`. The power is summed over that
+    distribution, not approximated.
 
     Args:
         n: the number of examples.
-        tests: the number of tests in the family; the level is `0.05 / tests`.
+        tests: the number of tests to correct for; the level is `0.05 / tests`.
         background: the share of answers that become right by chance; as many become wrong.
 
     Returns:
@@ -98,7 +99,7 @@ def minimum_detectable_mean(n: int, sd: float, tests: int = 1) -> float:
     Args:
         n: the number of examples.
         sd: standard deviation of the paired differences.
-        tests: the number of tests in the family; the level is `0.05 / tests`.
+        tests: the number of tests to correct for; the level is `0.05 / tests`.
 
     Returns:
         A drop in the unit of `sd`; NaN if `sd` is 0 or NaN, or if even `n` differences of one sign

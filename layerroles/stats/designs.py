@@ -26,10 +26,10 @@ _LINES = ((1, 2, 3), (4, 8, 12), (5, 10, 15), (6, 11, 13), (7, 9, 14))
 
 
 def fractional_factorial(n_levels: Sequence[int]) -> list[tuple[int, ...]]:
-    """Return at most 16 runs; each is a tuple of 0-based indices of levels, one per factor.
+    """Return the combinations to measure, at most 16: tuples of 0-based levels, one per factor.
 
-    All combinations if there are at most 16 of them, else an orthogonal array of 16 runs. The first
-    run has the first level of every factor. In an orthogonal array, the first level of a factor
+    All combinations if there are at most 16 of them, else an orthogonal array of 16. The first has
+    the first level of every factor. In an orthogonal array, the first level of a factor
     with three levels occurs twice as often as each of the other two.
 
     Args:
@@ -54,8 +54,9 @@ def fractional_factorial(n_levels: Sequence[int]) -> list[tuple[int, ...]]:
 
 
 def _assign_vectors(n_levels: Sequence[int]) -> list[tuple[int, ...]]:
-    """Return the vectors of each factor: two for three or four levels, one for two, else none.
+    """Return the vectors over GF(2) that define the levels of each factor (see the module).
 
+    There are two vectors for a factor of three or four levels, one for two levels, none for one.
     A factor of two levels takes, if possible, a vector that is no sum of two others, so that its
     main effect is not mixed with an interaction of two factors.
     """

@@ -248,11 +248,12 @@ def _combine_distances(first: float, second: float, correlation: float) -> float
 
 
 def correlation(one: Float[np.ndarray, " example"], two: Float[np.ndarray, " example"]) -> float:
-    """Return the correlation of two means of changes over the same examples, within -1 and 1.
+    """Return the correlation of the means of `one` and `two`, strictly within -1 and 1.
 
-    Pearson's correlation, except that each variance is computed as if there were two more examples
-    in which only that quantity changed: agreement of two protocols on all of 32 examples does not
-    show that they always agree. 0 if all changes of one of them are 0.
+    Both hold a change for each of the same examples, such as the effect of an ablation on its score
+    in two models. This is Pearson's correlation, except that each variance is computed as if there
+    were two more examples in which only `one` (or only `two`) changed: agreement on all of 32
+    examples does not show that the two always agree. 0 if one of them has no change.
     """
     if not one.any() or not two.any():
         return 0.0

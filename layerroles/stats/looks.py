@@ -53,10 +53,10 @@ class Looks:
             raise ValueError(f"looks at {self.sizes} do not increase from 1")
 
     def level(self, n: int, level: float = LEVEL) -> float:
-        """Return the level for one interval at `n` questions; all looks together have `level`.
+        """Return the confidence level, at least `level`, of an interval at `n` questions.
 
-        If `n` is not a look, the level is that of the last look before it. Below the first look,
-        and if there are no looks, it is `level`.
+        The intervals of all looks together then have the confidence level `level`. If `n` is not a
+        look, the result is that of the last look before it; if there is none, it is `level`.
 
         Args:
             n: the number of questions asked.
@@ -77,11 +77,11 @@ class Looks:
         return p if math.isnan(p) or not done else min(1.0, p / _shares(done)[-1])
 
     def complete(self, n: int) -> int:
-        """Return the last look of at most `n` questions; `n` itself below the first look."""
+        """Return the size of the last look with at most `n` questions; `n` if there is none."""
         return max((size for size in self.sizes if size <= n), default=n)
 
     def next(self, n: int) -> int | None:
-        """Return the first look after `n` questions; None if there is none."""
+        """Return the size of the first look with more than `n` questions; None if there is none."""
         return next((size for size in self.sizes if size > n), None)
 
     def extended(self, first: int, limit: int) -> "Looks":
@@ -157,10 +157,10 @@ def _exceeding(
     spent: float,
     z: float,
 ) -> float:
-    """Return the probability that a look's sum is over `z * reach` away from 0, minus `spent`.
+    """Return the probability that the sum at a look is over `z * reach` away from 0, minus `spent`.
 
-    Only sums that exceeded no earlier critical value are counted. The look's critical value is the
-    `z` for which the result is 0.
+    The sum is that of `_critical_values`; sums that exceeded an earlier critical value do not
+    count. The look's critical value is the `z` for which the result is 0.
 
     Args:
         nodes: values of the sum at the look before, none beyond its critical value.

@@ -1,10 +1,11 @@
 """Rank correlations of profiles over sites, with bootstrap intervals over examples.
 
-`profile_agreement` measures whether two ways of measuring rank the sites in the same order, and
-`rank_stability` whether several sets of examples rank them alike. Noise lowers a rank correlation,
-and resampling adds more noise, so the bootstrap draws lie even lower than the estimate. Therefore
-an interval is symmetric about the estimate: on both sides it extends by the distance from the
-estimate to the farther percentile of the draws.
+A profile is a number, such as harm, for each site (a layer or a head). `profile_agreement` measures
+whether two ways of measuring rank the sites in the same order, and `rank_stability` whether several
+sets of examples rank them alike. Noise lowers a rank correlation, and resampling adds more noise,
+so the bootstrap draws lie even lower than the estimate. Therefore an interval is symmetric about
+the estimate: on both sides it extends by the distance from the estimate to the farther percentile
+of the draws.
 """
 
 from collections.abc import Hashable, Sequence
@@ -41,10 +42,10 @@ def profile_agreement(
     Examples are drawn jointly for all sites and both profiles, since their errors are correlated.
     The interval extends to both sides by the distance to the farther percentile of the draws (see
     the module). In simulation it covers the true correlation in nine of ten trials or more, while
-    the interval between the percentiles can miss it in every trial. It has no such coverage if
-    the true values of all sites are equal, since noise then decides their order. The estimate is
-    NaN for fewer than 3 sites or if a profile is flat; the interval is NaN also if a resampled
-    profile is flat.
+    the interval between the percentiles can miss it in every trial. It has no such coverage if the
+    true values of all sites are equal, since noise then decides their order. The estimate is NaN
+    for fewer than 3 sites or if a profile is flat (equal at all sites); the interval is NaN also if
+    a resampled profile is flat.
 
     Args:
         one: a difference per site and example, such as ablated minus intact; NaN if unknown.
@@ -116,7 +117,10 @@ def _mean_correlation(
 def spearman(
     one: Float[np.ndarray, "resample site"], two: Float[np.ndarray, "resample site"]
 ) -> Float[np.ndarray, " resample"]:
-    """Return Spearman's rank correlation of each pair of rows; NaN if a row is flat or has NaN."""
+    """Return Spearman's rank correlation of each row of `one` with the same row of `two`.
+
+    NaN if all values of a row are equal, or one is NaN.
+    """
     # Rounded, so that means which are equal tie.
     ranks = [stats.rankdata(rows.round(9), axis=1) for rows in (one, two)]
     a, b = (rank - rank.mean(axis=1, keepdims=True) for rank in ranks)

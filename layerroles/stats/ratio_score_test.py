@@ -60,10 +60,10 @@ class Clustering:
         """Return the design effect of the values on one side of 0, shrunk toward the cluster size.
 
         Args:
-            seen: the number of such values in the sample: their sum of squares, divided by their
-                usual square (see `score`).
+            seen: the number of values on that side in the sample, computed as the sum of their
+                squares, divided by their usual square (see `score`).
             expected: the same number under the null hypothesis.
-            above: whether the values are those above 0.
+            above: whether the side is that above 0.
         """
         examples = (1 - _EXPECTED_WEIGHT) * seen + _EXPECTED_WEIGHT * expected
         effective = examples / (self.above if above else self.below)
@@ -72,7 +72,7 @@ class Clustering:
 
 
 def critical_value(level: float, df: float | None) -> float:
-    """Return the two-sided critical value: Student's t with `df`; normal if None."""
+    """Return the two-sided critical value of Student's t; of the normal if `df` is None."""
     tail = (1 - level) / 2
     return float(stats.norm.isf(tail) if df is None else stats.t.isf(tail, df))
 
@@ -208,7 +208,7 @@ def _tilt_equation(
 def _find_end(
     beyond: Callable[[float], float], estimate: float, side: float, *, scans: bool
 ) -> float:
-    """Find the zero of `beyond` above (`side` 1) or below (-1) `estimate`; infinite if none.
+    """Find an end of an interval: the zero of `beyond` on one side of `estimate`; infinite if none.
 
     Args:
         beyond: the absolute statistic of a ratio minus the critical value, as in `_score_excess`.

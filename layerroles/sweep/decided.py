@@ -1,8 +1,8 @@
 """The rule by which a sweep with `until="decided"` or `until="claims"` stops asking.
 
 Such a sweep looks at its results after planned numbers of questions. At each of these *looks* it
-judges the verdict on each condition, or each claim, and asks no more questions for those that are
-decided.
+computes the verdict on each condition, or the status of each claim, and asks no more questions for
+those that are decided.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,11 +29,11 @@ class Decided:
     asked. Intervals are widened to account for the repeated looks (`stats.Looks`), so each verdict
     is wrong with probability `error` at most.
 
-    If the goal is claims, each layer is ablated with the first kind of ablation, on more and more
-    questions, to show each claim of the literature (`Roles.claims`) or its opposite. The next kind
-    is used only for claims that then depend on it. A claim needs no more questions when it is
-    supported or contradicted, or when further questions cannot decide it, for example because a
-    number is known to lie between 0 and twice its smallest effect.
+    If the goal is claims, each layer is ablated with the first kind of ablation (such as `Skip`),
+    on more and more questions, to show each claim of the literature (`Roles.claims`) or its
+    opposite. The next kind is used only for claims that then depend on it. A claim needs no more
+    questions when it is supported or contradicted, or when further questions cannot decide it, for
+    example because its number is known to lie between 0 and twice the smallest effect of interest.
 
     Attributes:
         error: the probability with which a verdict may be wrong, from 1e-6 to below 0.5.
@@ -111,7 +111,7 @@ def make_until(given: object, limit: int) -> Decided | None:
 
 
 def check_chance(cells: Sequence[SweepCell]) -> None:
-    """Check that verdicts are possible: that all cells have scores with a chance level.
+    """Check that verdicts are possible: scores of all cells (task x protocol) have a chance level.
 
     Raises:
         InputError: the scores of a protocol, such as those in nats, have no chance level.
@@ -125,7 +125,9 @@ def check_chance(cells: Sequence[SweepCell]) -> None:
 
 
 def check_kinds(conditions: Sequence[Condition], n_layers: int) -> None:
-    """Check that claims can be decided: that two kinds of ablation ablate each layer of the model.
+    """Check that claims can be decided: two kinds of ablation ablate each layer of the model.
+
+    A kind is an ablation by name, such as `skip`; its mechanism is, for example, "deletion".
 
     Raises:
         InputError: a condition ablates something other than one whole layer, or acts at positions
@@ -183,9 +185,9 @@ def describe_looks(until: Decided | None, cells: Sequence[SweepCell]) -> dict[st
 def extend_looks(stored: dict[str, Any], manifest: dict[str, Any]) -> dict[str, list[int]]:
     """Return the looks of a resumed run, by task.
 
-    A task's looks are the numbers of its questions after which the run judges its results.
-    The stored looks are kept. A higher limit adds looks up to the new limit, also if the resumed
-    sweep has no `until`.
+    A task's looks are the numbers of its questions after which the run judges its results. The
+    stored looks are kept. A higher limit adds looks up to the new limit, also if the resumed sweep
+    has no `until`.
 
     Args:
         stored: the manifest in the run folder.

@@ -356,8 +356,8 @@ def _estimate_overhead(name: str, work: Work, speed: Speed) -> TaskEstimate:
 def _work_of_trials(sweep: Sweep, calls: list[EngineCall], shape: Shape) -> Work:
     """Return the total work of the trials that compare the fused executor with plain model runs.
 
-    Each kind of condition has one trial for calls that generate text, and one for calls that do
-    not.
+    Each kind of condition (`engine.condition_kind`) has one trial for calls that generate text, and
+    one for calls that do not.
     """
     tried: set[tuple[ConditionKind, bool]] = set()
     float32 = sweep.model.cfg.dtype == torch.float32

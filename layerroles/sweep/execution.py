@@ -1,10 +1,11 @@
 """Compute the answers that a run folder lacks, one unit of work at a time; report the progress.
 
-The answers of a unit are computed and stored together (`units.Unit`). A run asks in rounds: the
-first examples of every task under every condition, then further ones. After each round the folder
-holds a complete, smaller sweep. Then the intact model is run again for the noise floor and chance.
-Questions that depend on earlier answers are asked last (see `next_cells`), up to the next *look*:
-the number of questions after which the results are judged again.
+The answers of a unit are computed and stored together (`units.Unit`). A cell is one task under one
+protocol. A run asks in rounds: the first examples of every task under every condition, then further
+ones. After each round the folder holds a complete, smaller sweep. Then the intact model is run
+again for the noise floor and chance. Questions that depend on earlier answers are asked last (see
+`next_cells`), up to the next *look*: the number of questions after which the results are judged
+again.
 """
 
 import json
@@ -52,7 +53,7 @@ class Execution:
 
     Args:
         work: the cells and conditions that the sweep asks.
-        asked: all examples of each cell, encoded, by the cell's names.
+        asked: all examples of each cell, encoded, by the labels of its task and protocol.
         store: the open run folder.
         workers: the open backend.
         engine: the engine of this process.
@@ -108,7 +109,7 @@ class Execution:
             self._end()
 
     def _needed_units(self) -> list[Unit]:
-        """Return the units that `next_cells` chooses, given the stored rows; [] if none are needed.
+        """Return units with the questions that `next_cells` chooses, given the stored rows.
 
         The manifest keeps the numbers of examples to ask until all are answered, so that a run that
         was killed during a look completes the same look.
@@ -129,7 +130,7 @@ class Execution:
         return self._units_for(needed)
 
     def _choose_in_time(self, result: SweepResult, left: float) -> dict[Key, int]:
-        """Return the number of examples to ask by condition hash, task and protocol, within time.
+        """Return the numbers of examples of `next_cells`, as far as they can be asked in time.
 
         If there is too little time for all undecided verdicts or claims, those that are expected to
         need the fewest further questions are chosen. A claim costs far more than a verdict on a
@@ -163,10 +164,7 @@ class Execution:
         return list(self._work.missing_needed(done, self._store.manifest, needed))
 
     def _end(self) -> None:
-        """Remove the fully answered commands (calls of `Sweep.run`) from the list `unfinished`.
-
-        The list is an entry of the manifest.
-        """
+        """Remove fully answered commands (`Sweep.run` calls) from the manifest's `unfinished`."""
         manifest, done = self._store.manifest, self._store.answered_ids()
         if manifest["unfinished"]:
             result = read(self._store.folder)
@@ -385,7 +383,7 @@ def _describe(unit: Unit, computed: Computed) -> str:
 def _judge_part(
     unit: Unit, asked_cells: Sequence[Asked], part: JobPart
 ) -> dict[Key, dict[str, tuple[object, ...]]]:
-    """Judge the answers of a part; return the rows to store.
+    """Score the answers in a part of a unit; return the rows to store.
 
     Returns the values of the columns `ROW` by key (condition hash, task, protocol) and example id.
     """

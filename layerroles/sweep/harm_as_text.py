@@ -1,9 +1,9 @@
 """Harm over depth as text: one row per family and protocol, one character per layer.
 
-`layer_strips` makes a table with coloured cells for a terminal, `strip_lines` the same as digits
-for a log. Both accept the result of an unfinished run as well as a finished one: they show
-estimates and no verdicts. The harm of a layer is the mean over the family's tasks with skill above
-chance, as in `Roles.layers`.
+Such a row of characters is called a *strip*. `layer_strips` makes a table for a terminal, with a
+coloured block for each layer; `strip_lines` makes the same for a log, with digits. Both accept the
+result of an unfinished run as well as a finished one: they show estimates and no verdicts. The harm
+of a layer is the mean over the family's tasks with skill above chance, as in `Roles.layers`.
 
 Example:
     for line in strip_lines(lr.read("runs/first")):
@@ -49,7 +49,7 @@ _LEGEND = (
 
 @dataclass(frozen=True)
 class _Strip:
-    """Harm over depth of one family under one protocol.
+    """Harm over depth of one family under one protocol, which is shown as a row of characters.
 
     Attributes:
         family: the family.
@@ -72,12 +72,13 @@ class _Strip:
 
 
 def layer_strips(result: SweepResult) -> "Table":
-    """Return a table of harm over depth, a row per family and protocol, a coloured cell per layer.
+    """Return a table of harm over depth: a row per family and protocol, a block per layer.
 
-    Orange cells hurt, blue ones help, up to a harm of 1 either way; the wider the interval, the
-    fainter the cell. Only one ablation at one choice of positions is shown: the first ablation of
-    the result, at the positions `all` if it has conditions with `at="all"`, else at the first `at`
-    by name. If no condition ablates exactly one whole layer, the table says so.
+    A block is orange if ablating the layer hurts and blue if it helps, in the full colour at a harm
+    of 1 or -1; the wider the interval, the fainter the block. Only one ablation at one choice of
+    positions is shown: the first ablation of the result, at the positions `all` if it has
+    conditions with `at="all"`, else at the first `at` by name. If no condition ablates exactly one
+    whole layer, the table says so.
 
     Args:
         result: the result of a sweep, finished or not.
@@ -124,7 +125,7 @@ def layer_strips(result: SweepResult) -> "Table":
 
 
 def strip_lines(result: SweepResult) -> list[str]:
-    """Return the strips of `layer_strips` as lines of plain text: a title, the rows and a legend.
+    """Return the table of `layer_strips` as lines of plain text: a title, the rows and a legend.
 
     A layer is one character: its harm in tenths, `+` for a harm of 1 or more, `-` where the
     ablation helps by 0.1 or more, `.` where the harm is not known.
@@ -152,9 +153,9 @@ def strip_lines(result: SweepResult) -> list[str]:
 
 
 def _measure_strips(result: SweepResult) -> tuple[str, list[_Strip]]:
-    """Return the title and a strip (the harm of each layer) for each family and protocol.
+    """Return a title, and the harm of each layer (a `_Strip`) for each family and protocol.
 
-    The list of strips is empty if no layer was ablated.
+    The list is empty if no condition ablates exactly one whole layer.
     """
     check_result(result)
     what, condition_of = _choose_conditions(result)
@@ -201,7 +202,7 @@ def _choose_conditions(result: SweepResult) -> tuple[str, dict[int, str]]:
 
 
 def _measure_strip(cells: Sequence[Cell], conditions: Iterable[str | None]) -> _Strip:
-    """Return the strip of one family under one protocol.
+    """Return the harm of each layer for one family under one protocol.
 
     Args:
         cells: the family's tasks under the protocol.
@@ -235,7 +236,7 @@ def _measure_strip(cells: Sequence[Cell], conditions: Iterable[str | None]) -> _
 
 
 def _describe_missing(result: SweepResult) -> str:
-    """Return the line to show instead of strips if no condition ablates exactly one whole layer."""
+    """Return the line to show if no condition ablates exactly one whole layer."""
     yet = " yet" if result.interim else ""
     return f"no answer under a condition that ablates one whole layer{yet}"
 
@@ -248,10 +249,10 @@ def _format_names_and_scores(strip: _Strip) -> tuple[str, str, str, str, str]:
 
 
 def _number_layers(n_layers: int, filler: str) -> str:
-    """Return a line with the numbers of layers 0, 10, 20, ..., each placed above its layer's cell.
+    """Return a line with the numbers of layers 0, 10, 20, ..., each above its layer's character.
 
     Args:
-        n_layers: the number of layers, each of which has a cell of one character.
+        n_layers: the number of layers, each of which has one character in the rows below.
         filler: the character between the numbers.
     """
     step = _LAYERS_BETWEEN_NUMBERS

@@ -6,9 +6,10 @@ positions but the first token (`at="after_first"`). This is done for critical la
 with `until="decided"` asks more questions only under conditions whose verdict is not decided. A
 sweep with `until="claims"` asks more only for undecided claims, with each layer of the claim
 ablated by one kind of ablation. Both pause after planned numbers of questions, the *looks*, to
-judge the results again.
+see which verdicts or claims are decided by then.
 
-The choice depends only on the stored rows, the manifest and the *command* (what one call of
+A *cell* is one task under one protocol; it has *skill* if its intact score is shown to lie above
+chance. The choice depends only on the stored rows, the manifest and the *command* (what one call of
 `Sweep.run` asks), so a resumed run asks the same questions.
 """
 
@@ -35,6 +36,8 @@ from layerroles.sweep.targets import Open, Plan, Targets, count_first
 def next_cells(result: SweepResult, plan: Plan) -> dict[Key, int]:
     """Return how many examples to ask next, by condition hash, task and protocol.
 
+    The numbers are totals: examples that are answered already are included.
+
     - A deferred condition (`results.find_waiting`) needs answers in all cells of a family under a
       protocol if the same ablation at all positions is critical there. The examples are those asked
       under the ablation at all positions.
@@ -51,10 +54,10 @@ def next_cells(result: SweepResult, plan: Plan) -> dict[Key, int]:
 
 
 def ask_for(decisions: Iterable[Open], result: SweepResult, plan: Plan) -> dict[Key, int]:
-    """Return the numbers of examples to ask, as `next_cells` does, for some decisions only.
+    """Return the numbers of examples of `next_cells`, for some verdicts or claims only.
 
     Args:
-        decisions: the undecided verdicts or claims to ask for.
+        decisions: the undecided verdicts or claims.
         result: all rows so far.
         plan: the command; see `is_answered`.
     """
@@ -68,7 +71,7 @@ def ask_for(decisions: Iterable[Open], result: SweepResult, plan: Plan) -> dict[
 
 
 def open_decisions(result: SweepResult, plan: Plan) -> list[Open]:
-    """Return the undecided verdicts or claims for which a command has questions left.
+    """Return the undecided verdicts or claims for which a command (`plan`) has questions left.
 
     Those that are expected to need the fewest further questions come first, and those for which
     this number is not known come last.
@@ -125,9 +128,10 @@ class _Verdict:
 def expected_next(result: SweepResult, plan: Plan) -> dict[str, float]:
     """Return the expected number of rows that `next_cells` will add, by task.
 
-    This number can be predicted before all first questions are answered. The width of an interval
-    is assumed to shrink with the square root of the number of examples. An undecided condition is
-    expected to need as many questions as `results.count_needed` returns.
+    The number can be predicted before the questions that are asked in any case (`count_first`) are
+    answered. The width of an interval is assumed to shrink with the square root of the number of
+    examples. An undecided condition is expected to need as many questions as `results.count_needed`
+    returns.
     """
     if plan.get("until") == "claims":
         return expected_for_claims(result, plan)

@@ -1,7 +1,8 @@
 """Estimate the noise floor: how many answers change if the intact model runs in other batches.
 
 Floating-point rounding depends on the shape of a batch, so a few answers change. An effect that
-changes no more answers than rounding does cannot be distinguished from noise.
+changes no more answers than rounding does cannot be distinguished from noise. The noise floor is
+measured in each cell (one task under one protocol).
 """
 
 import math

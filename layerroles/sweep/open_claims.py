@@ -1,10 +1,14 @@
 """Choose the questions that a sweep with `until="claims"` asks for claims that are not decided.
 
 A claim sums over all layers, so the same questions are asked with each layer ablated. The layers
-are ablated with the first kind of ablation. Once this shows the claim or its opposite, the next
-kind follows, if the claim depends on it (`roles.Claim.open_finding`). If the sweep has conditions
-with `at="after_first"`, a claim also has to hold with the first token kept, that is, not ablated.
-Once a claim depends on this, critical layers are also ablated `after_first`.
+are ablated with the first kind of ablation, such as `Skip`. Once its *finding* (what this kind says
+about the claim, with numbers) shows the claim or its opposite, the next kind follows, if the claim
+depends on it (`roles.Claim.open_finding`). If the sweep has conditions with `at="after_first"`, a
+claim also has to hold with the first token kept, that is, not ablated. Once a claim depends on
+this, critical layers are also ablated `after_first`.
+
+A *cell* is one task under one protocol. A *look* is a number of questions after which the results
+are judged again.
 """
 
 import math
@@ -58,10 +62,14 @@ class OpenClaim:
     def ask(self, targets: Targets) -> None:
         """Add to `targets` the questions that the claim needs next.
 
-        In a cell where conditions `after_first` have fewer answers than those at all positions, the
-        missing answers of the former are added. Otherwise questions up to the next look are added,
-        if no other cell of the claim that is below its limit has fewer answers. As long as the
-        finding has no numbers, a cell first gets all examples asked of the intact model.
+        The first rule that applies to a cell (one task under one protocol) holds:
+
+        - If conditions `after_first` have fewer answers than those at all positions, add the
+          questions that the former lack.
+        - If another cell of the claim is below its limit and has fewer answers, add none.
+        - If there are answers, but the finding has no numbers yet, add the questions that only the
+          intact model was asked. If there are none, continue only if another cell has more answers.
+        - Add the questions up to the next look, under all of the cell's conditions.
         """
         counts = [targets.n_asked(cell, names) for cell, names, _ in self.cells]
         limits = [targets.limit(cell) for cell, _, _ in self.cells]
@@ -80,7 +88,7 @@ class OpenClaim:
                 targets.ask_on(cell, [*names, *kept])
 
     def expect(self, targets: Targets) -> None:
-        """Add to `targets` all questions that the claim is expected to need under this kind."""
+        """Add to `targets` all questions that the claim is likely to need under this ablation."""
         for cell, names, kept in self.cells:
             needed = self.finding.needed
             n = targets.limit(cell) if math.isinf(needed) else needed
@@ -89,7 +97,7 @@ class OpenClaim:
 
 
 def open_claims(result: SweepResult, plan: Plan) -> list[OpenClaim]:
-    """Return the claims that a command may still decide, each with its conditions.
+    """Return the claims that a command (`plan`) may still decide, each with its conditions.
 
     Kinds of ablation that belong only to other commands in the folder are left out. The mechanism
     of a kind is the one that it declares, since a few answers cannot show that two kinds of

@@ -50,11 +50,11 @@ class Pace:
         self._may_follow = rows
 
     def leave_out(self, seconds: float) -> None:
-        """Exclude the seconds of work that no later unit repeats, such as writing a report."""
+        """Leave seconds out of the measured time: work that no later unit repeats (a report)."""
         self._left_out += seconds
 
     def leave_out_preparation(self, seconds: float) -> None:
-        """Exclude the seconds before a unit's first forward pass, also from the unit's own time."""
+        """Leave the seconds before a unit's first pass out of the times of the run and the unit."""
         self.leave_out(seconds)
         self._before_pass += seconds
 

@@ -67,7 +67,7 @@ def read(path: str | Path) -> SweepResult:
 
 
 def _deferred_names(manifest: dict[str, Any]) -> set[str]:
-    """Return the names of the deferred conditions, used only if earlier answers require it."""
+    """Return the names of deferred conditions: those used only if earlier answers require it."""
     entries, only_needed = manifest["conditions"], bool(manifest.get("only_needed"))
     deferred = set(find_waiting(entries)) if only_needed else set()
     for plan in manifest.get("unfinished", []):
@@ -118,12 +118,10 @@ def _leave_out_begun_looks(
 
 
 def _example_table(examples: list[dict[str, Any]]) -> pd.DataFrame:
-    """Return a table of the examples; "" for values that runs of earlier versions lack.
-
-    There is one row for each task and example.
+    """Return a table with a row for each task and example.
 
     `contexts` holds digests of the prompts' contexts, and `guesses` the scores of guessing, both as
-    JSON objects by protocol.
+    JSON objects by protocol. A value that a run of an earlier version lacks is "".
     """
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     contexts: defaultdict[tuple[str, str], dict[str, str]] = defaultdict(dict)

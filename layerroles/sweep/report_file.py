@@ -1,4 +1,8 @@
-"""The report file of a run: written after each round or look, and at the end."""
+"""The report file of a run, written while the run goes on and at its end.
+
+While the run goes on, the file is written after each round of questions and, in a sweep with
+`until`, after each look at the results.
+"""
 
 import logging
 from pathlib import Path

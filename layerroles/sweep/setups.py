@@ -113,7 +113,7 @@ def robustness(
 
 @dataclass(frozen=True)
 class _Number:
-    """A claim's number in one set-up.
+    """The number that a claim is about, such as a layer's harm, measured in one set-up.
 
     Attributes:
         contrast: the number, with its interval.
@@ -126,7 +126,7 @@ class _Number:
 
 @dataclass(frozen=True)
 class _Quantity:
-    """The number that a claim is about.
+    """Which number a claim is about, such as the harm of one layer, and how to measure it.
 
     Attributes:
         claim: the claim as text, with a gap `{family}`.

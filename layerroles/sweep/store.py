@@ -1,7 +1,8 @@
 """The run folder: `manifest.json` describes the run, `rows.sqlite` holds one row per answer.
 
-The primary key of a row is its content: condition hash, task, protocol and example. Answers that
-were computed together are written in one transaction, so a run that was killed at any moment
+The primary key of a row is its condition hash, task, protocol and example. A task under a protocol
+is a *cell*; the manifest has an entry for each, with its number of examples and its chance. Answers
+that were computed together are written in one transaction, so a run that was killed at any moment
 resumes with what is missing. One process writes at a time, under a lock that is released when the
 process ends.
 """

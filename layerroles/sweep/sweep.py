@@ -87,7 +87,7 @@ class Sweep:
             cell. No unit is made so short that much is computed twice.
 
     Class attributes:
-        rows_at_once: the approximate maximum of rows per cell in a unit.
+        rows_at_once: the approximate maximum of rows per cell (task under a protocol) in a unit.
 
     Raises:
         InputError: nothing to run, an unknown protocol, a task that a protocol cannot ask, a limit

@@ -1,7 +1,8 @@
 """Collect how many examples to ask next under each condition and in each cell.
 
-A *command* is what one call of `Sweep.run` asks. A run folder may hold the answers to several
-commands.
+A *cell* is one task under one protocol. A *look* is a number of examples after which the results
+are judged. A *command* is what one call of `Sweep.run` asks. A run folder may hold the answers to
+several commands.
 """
 
 from collections.abc import Iterable, Mapping
@@ -35,7 +36,8 @@ class Targets:
     """Collects how many examples to ask.
 
     `ask` and `ask_on` store in `counts`, by condition hash, task and protocol, the total number of
-    examples to reach. Conditions of other commands, and those with enough answers, are left out.
+    examples to reach, including those already answered. Conditions that are not part of the command
+    (`plan`), and those with enough answers, are left out.
 
     Args:
         result: all rows so far.
@@ -66,7 +68,7 @@ class Targets:
             self.ask(cell, [INTACT, *names], target)
 
     def ask(self, cell: Cell, names: Iterable[str], n: int) -> None:
-        """Ask the first `n` examples of a cell, up to its limit, under each of the conditions."""
+        """Request a cell's first `n` examples, up to its limit, under each of the conditions."""
         n = min(n, self.limit(cell))
         for name in names:
             key = (self._hashes[name], cell.task, cell.protocol)

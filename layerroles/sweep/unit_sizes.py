@@ -1,6 +1,7 @@
 """Choose how many conditions and examples are in a unit of a sweep.
 
-The answers of a unit are computed and stored together (`units.Unit`).
+The answers of a unit are computed and stored together (`units.Unit`). Its examples are those of one
+task; each of the task's cells is the task under one protocol.
 """
 
 import math
@@ -37,8 +38,8 @@ class UnitSizes:
             other tasks always have `together` conditions.
         rounds: whether examples are asked in rounds: the first few examples of all tasks under all
             conditions, then as many again, and so on.
-        looks: numbers of examples at which units end, if examples are not asked in rounds: no unit
-            has examples from before and after one of them.
+        looks: numbers of examples at which the results are judged, if examples are not asked in
+            rounds; a unit ends at each of them.
     """
 
     together: int

@@ -1,6 +1,7 @@
 """Find what a sweep asks, and split the answers that a run folder lacks into units of work.
 
-A unit is work whose answers are computed and stored together (`units.Unit`).
+A unit is work whose answers are computed and stored together (`units.Unit`). A cell is one task
+under one protocol.
 """
 
 import math
@@ -64,9 +65,9 @@ class Work:
 
     @property
     def plan(self) -> dict[str, Any]:
-        """The command: what this sweep asks, as a dict; see `next_cells.is_answered`.
+        """What one call of `Sweep.run` asks (a command), as a dict; see `next_cells.is_answered`.
 
-        Until all answers are stored, it is in the list `unfinished` of the manifest.
+        The manifest lists it under `unfinished` as long as answers are missing.
         """
         return {
             "cells": [[*cell.names, len(cell.examples)] for cell in self.cells],
@@ -155,7 +156,7 @@ def missing_units(
     sizes: UnitSizes,
     wanted: Collection[Key] | None = None,
 ) -> Iterator[Unit]:
-    """Yield units with all answers that are not stored yet.
+    """Yield units that together ask for all answers that are not stored yet.
 
     A unit holds conditions that lack answers to the same examples. The cells of a task (one for
     each protocol) are in one unit, since most of their contexts are the same.

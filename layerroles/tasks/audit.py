@@ -78,7 +78,7 @@ class Audit:
         largest_cluster: the largest cluster's share of all questions; 0 without clusters.
         distinct_answers: number of different answers divided by number of questions.
         top_answer: the most frequent answer.
-        top_answer_share: the share of questions whose answer it is.
+        top_answer_share: the share of questions with that answer.
         guess: the name of the best strategy to guess a generated answer (see `guessing`); empty for
             tasks with a protocol of their own (plain texts, lm-eval's tasks).
         guess_score: the share of questions that `guess` gets right by the task's flexible grading;
@@ -114,7 +114,7 @@ class Audit:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """The findings as sentences."""
+        """The statistics in words: on the choices, then the questions, then the prompt lengths."""
         return (*self._describe_choices(), *self._describe_questions(), *self._describe_lengths())
 
     def to_dict(self) -> dict[str, object]:
@@ -272,10 +272,11 @@ def audit_task(
 
 
 def strategy_frame(examples: Sequence[Example]) -> pd.DataFrame:
-    """Return the table `Audit.frame` for some questions, the largest excess first.
+    """Return the table `Audit.frame` for some questions.
 
-    It has a row for each strategy that applies to at least one question. Questions with fewer than
-    two choices, or whose answer is not among them, are left out.
+    It has a row for each strategy that applies to at least one question; the strategy that exceeds
+    chance most comes first. Questions with fewer than two choices, or whose answer is not among
+    them, are left out.
     """
     with_choices = [e for e in examples if len(e.choices) > 1 and e.answer in e.choices]
     second, rows = find_second_half(with_choices), []

@@ -194,8 +194,8 @@ class Task(ABC):
     def skill(self) -> str:
         """The skill that the questions test, if it is narrower than the family name; else empty.
 
-        For example "adding numbers", for sums in the family `reasoning`. It is added to the
-        evidence of claims about the family.
+        For example "adding numbers", for sums in the family `reasoning`. The evidence text of
+        claims about a family names the skills, if all tasks of the family have one.
         """
         return ""
 
@@ -207,12 +207,12 @@ class Task(ABC):
         return ""
 
     def candidates(self, example: Example) -> list[str] | None:
-        """Return the texts in the prompt among which a guessing strategy may pick; by default None.
+        """Return the texts of the prompt that may be guessed as its answer; by default None.
 
-        An empty list means that no strategy may pick a text of the prompt, because to repeat it is
-        the tested skill. None means that strategies pick among the prompt's quoted texts, or
-        numbers, if all answers are of that form; else among the answers to other questions that
-        occur in the prompt.
+        The strategies that guess are those of `guessing`. An empty list means that no text of the
+        prompt may be guessed, because to repeat it is the tested skill. None means that any quoted
+        text of the prompt may be guessed if all answers are in quotes, any number if all answers
+        are numbers, and otherwise any text that is the answer to another question.
         """
         return None
 
@@ -323,7 +323,8 @@ def grade_text(line: str, example: Example) -> Grade:
 def has_answer_length(line: str, example: Example) -> bool:
     """Return whether a line is not empty and no longer than an answer.
 
-    It may have as many words as the longest of the answer, the choices and the shots' answers.
+    The line may have as many words as the longest of the example's answer, choices and shots'
+    answers.
     """
     answers = [example.answer, *example.choices, *(shot.answer for shot in example.shots)]
     return 0 < len(line.split()) <= max(len(text.split()) for text in answers)
@@ -340,7 +341,8 @@ def check_whole_number(
     """Check that a value is a whole number from `low` to `high`, both included.
 
     Raises:
-        InputError: it is not a whole number in that range.
+        InputError: it is not; the message names the `kind`, such as `task`, its `name` and the
+            `parameter`.
     """
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise InputError(
@@ -351,10 +353,11 @@ def check_whole_number(
 def check_one_of(
     name: str, parameter: str, value: object, allowed: Iterable[str], *, kind: str = "task"
 ) -> None:
-    """Check that a value is one of those allowed.
+    """Check that a value is one of `allowed`.
 
     Raises:
-        InputError: it is not one of them.
+        InputError: it is not; the message names the `kind`, such as `task`, its `name` and the
+            `parameter`.
     """
     names = list(allowed)
     if value not in names:

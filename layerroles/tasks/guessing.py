@@ -128,7 +128,10 @@ def _split_in_halves(ids: Iterable[str]) -> dict[str, int]:
 
 
 def _find_best(task: Task, others: Sequence[Example], score: Scorer) -> _BestGuesser:
-    """Return the strategy with the highest mean score on `others`; `no guess` if all score 0."""
+    """Return the strategy with the highest mean score on `others`.
+
+    If all strategies score 0, return one that never guesses; its name is `no guess`.
+    """
     best = _BestGuesser("no guess", _never_guess, 0.0)
     for name, strategy in _make_guessers(task, others) if others else ():
         mean = fmean(_expected_score(example, strategy, score) for example in others)
@@ -143,7 +146,7 @@ def _expected_score(example: Example, strategy: Guesser, score: Scorer) -> float
 
 
 def _make_guessers(task: Task, others: Sequence[Example]) -> Iterable[tuple[str, Guesser]]:
-    """Yield (name, strategy) for each guessing strategy; some learn from the other questions."""
+    """Yield (name, strategy) for each guessing strategy; some depend on the answers of `others`."""
     answers = Counter(example.answer for example in others)
     for answer, count in answers.most_common(_CONSTANTS):
         if count == 1:  # of no use for any other question
@@ -186,7 +189,7 @@ def _find_pattern(answers: Counter[str]) -> str:
 
 
 class _KnownAnswers:
-    """The answers to other questions, indexed by their first word."""
+    """The answers to the questions `others`, indexed by their first word."""
 
     def __init__(self, others: Sequence[Example]) -> None:
         self._counts = Counter(normalize_text(example.answer) for example in others)
@@ -198,9 +201,9 @@ class _KnownAnswers:
                 self._by_first[words[0]].append(answer)
 
     def find_in(self, example: Example) -> list[str]:
-        """Return the known answers that occur in the prompt as whole words.
+        """Return the answers to `others` that occur in the example's prompt as whole words.
 
-        An answer is left out if it is the answer to this example and to no other question.
+        The example's own answer is left out unless it is also the answer to another question.
         """
         text = normalize_text(example.prompt)
         first_words = set(re.findall(r"\w+", text)) & self._by_first.keys()

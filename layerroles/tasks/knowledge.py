@@ -4,11 +4,12 @@ The facts are written by hand in `facts.tsv`, chosen to be well known and undisp
 right answer. Where a fact can change, the column `as_of` has the year in which it was checked; the
 column `aliases` has other texts that are accepted, joined by `|`.
 
-The facts of a relation are divided into sets of four with different answers. These answers are the
-choices of all four questions, so each choice is right once and wrong three times, and the choices
-alone do not show which one is right. The wrong choices of chemical symbols are written by hand, in
-the column `wrong`, so that every question has one choice of each form: the first two letters of the
-name, its first and a later letter, its first letter alone, and another symbol.
+A relation is a type of fact, such as `capital`. The facts of a relation are divided into sets of
+four with different answers. These answers are the choices of all four questions, so each choice is
+right once and wrong three times, and the choices alone do not show which one is right. The wrong
+choices of chemical symbols are written by hand, in the column `wrong`, so that every question has
+one choice of each form: the first two letters of the name, its first and a later letter, its first
+letter alone, and another symbol.
 
 The same questions can be asked with the fact in the prompt, alone or among others, as in retrieval
 augmentation.
@@ -144,10 +145,10 @@ class Facts(Listed):
         return _relation_of(example)
 
     def candidates(self, example: Example) -> list[str] | None:
-        """Return the answers of the relation that occur in a context with distractors.
+        """Return the relation's answers that occur in the prompt if it contains distractors.
 
-        Return an empty list for other contexts: with `support`, to repeat the stated fact is the
-        tested skill.
+        If the parameter `context` is not `distractors`, return an empty list: with `support`, to
+        repeat the stated fact is the tested skill.
         """
         if self.context != "distractors":
             return []
@@ -235,7 +236,7 @@ def _deal_choices(rows: list[dict[str, str]]) -> dict[str, tuple[str, ...]]:
             wrong = row["wrong"].split("|")
             rng.shuffle(wrong)
         right_at = at // quarter % _CHOICES
-        n_before = _CHOICES - 1 - right_at  # so that facts which share choices list them alike
+        n_before = _CHOICES - 1 - right_at  # facts which share choices list them in the same order
         choices[row["prompt"]] = (*wrong[n_before:], row["answer"], *wrong[:n_before])
     return choices
 

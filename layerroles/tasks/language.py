@@ -63,9 +63,9 @@ class Copying(Generated):
 
     Wrong choices have words of one kind swapped, such as two names or two numbers: the first has
     one pair swapped, the second another pair, and the third both. So all four choices have the same
-    words and differ from each other in the same way. A text of one clause has no two words of one
-    kind to swap. Its wrong choices have one word replaced, another word replaced, and both; the
-    prompt shows the two replacements before the text.
+    words, and each differs from two others by one swap and from the third by two. A text of one
+    clause has no two words of one kind to swap. Its wrong choices have one word replaced, another
+    word replaced, and both; the prompt shows the two replacements before the text.
 
     Evidence is the text to copy.
 
@@ -234,7 +234,10 @@ class PlainText(Task):
             raise InputError(f"{self.path} holds no text: separate passages by blank lines")
 
     def examples(self, limit: int, seed: int) -> list[Example]:
-        """Return the first `limit` passages in the order under `seed`, with empty prompts."""
+        """Return the first `limit` passages in the order under `seed`.
+
+        The passage is the answer of its example; the prompt is empty.
+        """
         asked_passages, _ = self._split_held_out(seed)
         return [
             Example(hashlib.sha256(text.encode()).hexdigest()[:12], "", text)

@@ -6,9 +6,9 @@ Each row is a question, with these fields:
   is dropped.
 - `answer` (required): the right answer.
 - `choices`: possible answers, including the right one; a JSON list, in CSV separated by `|`.
-- `evidence`: the parts of the prompt that contain the answer; a JSON list of texts that occur in
-  the prompt (the first occurrence counts) or of `[start, end]` pairs of character positions, the
-  end excluded; in CSV texts separated by `|`.
+- `evidence`: the parts of the prompt on which the answer depends. In JSON, a list of texts that
+  occur in the prompt (the first occurrence counts) or of `[start, end]` pairs of character
+  positions, the end excluded; in CSV, texts separated by `|`.
 - `solution`: a worked solution that ends in the answer, as in "The answer is 7."; shown in the
   worked examples of protocols that generate, and scored by `chain_logprob`.
 - `family`: one of the families, the same in the whole file; if no row has it, set the task's
@@ -115,7 +115,7 @@ class Local(Listed):
 
     @property
     def label(self) -> str:
-        """`local:PATH`, or `local[path=PATH,...]` if other parameters are given."""
+        """The task's label: `local:PATH`, or `local[path=PATH,...]` if other parameters are set."""
         parameters = [] if self._questions.family else [f"family={self.family}"]
         parameters += [f"max_gen_toks={self.max_gen_toks}"] if self.max_gen_toks != 32 else []
         parameters += [f"num_fewshot={self.num_fewshot}"] if self.num_fewshot else []
@@ -159,7 +159,7 @@ class Local(Listed):
 
 
 def _find_conclusion(response: str) -> str:
-    """Return what follows "answer is" in the last line, or else the whole last line."""
+    """Return what follows the last "answer is" of the last line; without it, the whole line."""
     last_line = response.rsplit("\n", 1)[-1]
     return re.split(r"answer is:?", last_line, flags=re.IGNORECASE)[-1].strip()
 

@@ -30,9 +30,9 @@ class WordProblems(Generated):
     """Solve a word problem.
 
     Wrong choices are the results of slips: a wrong operation, a step left out or done twice, a
-    number from another step, an irrelevant number, an intermediate result, a wrong carry. The
-    number of wrong choices above the right answer is 0 to 3, each equally often. Evidence is the
-    sentences of the story on which the answer depends.
+    number from another step, an irrelevant number, an intermediate result, a wrong carry. 0, 1, 2
+    or 3 of them are larger than the right answer, each equally often. Evidence is the sentences of
+    the story on which the answer depends.
 
     Attributes:
         steps: number of operations, 1 to 3.

@@ -8,9 +8,9 @@ has few tokens and small models have a chance.
 
 `needle` finds one fact in a long text on other subjects: a needle in a haystack (Kamradt 2023), the
 task by which retrieval heads were found (Wu et al. 2024, arXiv 2404.15574). A sentence that gives
-somebody's password is inserted at some depth of the text, and the prompt ends with the beginning of
-that sentence. The prose is drawn from a few sentence frames with gaps, so that a text can have any
-length and no model was trained on it.
+somebody's password, the needle, is inserted at one of nine depths: positions in the text from its
+start to its end. The prompt ends with the beginning of that sentence. The prose is drawn from a few
+sentence frames with gaps, so that a text can have any length and no model was trained on it.
 
 Example:
     >>> from layerroles.tasks import task
@@ -78,10 +78,10 @@ class KVRetrieval(Generated):
     """Look up a key in a JSON object.
 
     Wrong choices are values of other pairs at positions that the parameter `position` allows, so
-    that the position in the object does not give the right value away. If a third has fewer than
-    four positions (fewer than 12 pairs), the nearest other positions are used too. Then the right
-    value is the first of the choices in the object (`early`) or the last (`late`) more often than
-    by chance, and always if a third is a single position (4 or 5 pairs).
+    that the position in the object does not give the right value away. If `position` allows fewer
+    than four (a third of fewer than 12 pairs), the nearest other positions are used too. Then the
+    right value is the first of the choices in the object (`early`) or the last (`late`) more often
+    than by chance, and always if only one position is allowed (4 or 5 pairs).
 
     Evidence is the value in the asked pair, without its quotes. The key is not evidence: it does
     not contain the answer.
@@ -243,10 +243,11 @@ def _gives_value(response: str, example: Example) -> bool:
 class Needle(Generated):
     """Find the password that a long text gives to somebody.
 
-    Wrong choices are other things that occur once in the text, at depths that the needle may have.
-    `early`, `middle` and `late` have only three such depths, so a fourth is used too: in a third of
-    the questions, instead of a quarter, the password is then the first of the choices in the text
-    (`early`, `middle`) or the last (`late`). Evidence is the password in the text.
+    Wrong choices are other things that occur once in the text, at depths that the needle (the
+    sentence with the password) may have. `early`, `middle` and `late` allow only three depths, so
+    the next depth is used too. The password is then the first of the choices in the text (`early`,
+    `middle`) or the last (`late`) in a third of the questions, instead of a quarter. Evidence is
+    the password in the text.
 
     Attributes:
         words: length in words of the text around the needle, 40 to 20000 (about 1.3 tokens per
@@ -382,9 +383,9 @@ def _count_sentences_before(depth: int, sentences: int) -> int:
 def _other_places(place: int, compared: range, sentences: int) -> list[int]:
     """Return at least three places for wrong choices, none of them the needle's `place`.
 
-    They are the places that a needle would have at the depths in `compared` (see
-    `_count_sentences_before`). If these are too few, as in a short text, places around and between
-    them are added.
+    A place is a sentence's index in the text with the needle. Returned are the places that a needle
+    would have at the depths in `compared`. If these are too few, as in a short text, places around
+    and between them are added.
     """
     places = sorted({_count_sentences_before(depth, sentences) for depth in compared})
     if len(places) < 4:  # in a short text, depths share places
@@ -431,7 +432,9 @@ def open_places(position: str, n_places: int) -> range:
 
 
 def widen_range(inner: range, n_places: int, fewest: int = 4) -> range:
-    """Return the shortest range below `n_places` that has `inner` and at least `fewest` indices.
+    """Return the shortest range that contains `inner` and has at least `fewest` indices.
+
+    All its indices are below `n_places`.
 
     Example:
         >>> widen_range(range(0, 3), 10), widen_range(range(4, 8), 12)

@@ -1,12 +1,12 @@
 """Draw wrong answers to word problems: the results of mistakes (slips) in working out a story.
 
 A reader who sees only the choices must not be able to pick the right one. So the number of wrong
-choices above the right number is distributed as if all four were drawn from the answers to such
-problems, and a number that is rarely an answer is rarely a wrong choice. If each wrong number were
-the result of a single slip, the right number would be the one to which all others are close. So in
-three of four questions, one wrong number results from one slip, and the others from the same slip
-and a second one. If there are too few slips, numbers near the right one or near a wrong one are
-used.
+choices above the right number is distributed as if all four were drawn from the answers to problems
+of the same level and number of steps, and a number that is rarely an answer is rarely a wrong
+choice. If each wrong number were the result of a single slip, the right number would be the one to
+which all others are close. So in three of four questions, one wrong number results from one slip,
+and the others from the same slip and a second one. If there are too few slips, numbers near the
+right one or near a wrong one are used.
 """
 
 import random
@@ -35,7 +35,8 @@ def wrong_numbers(rng: random.Random, story: Story, answers: Counter[int]) -> li
     Args:
         rng: the random generator.
         story: the story of the problem.
-        answers: how often each number is the answer to such problems.
+        answers: how often each number is the answer to a problem of the same level and number of
+            steps.
     """
     picker = _WrongNumbers(rng, story, answers)
     if rng.random() < _SHOWN:
@@ -94,15 +95,19 @@ class _WrongNumbers:
     def offer_shown(self) -> None:
         """Add one number that occurs in the story to the wrong numbers, if one is suitable.
 
-        It must fit as in `offer` (positive, new, on a side where a number is missing), and be the
-        answer to some other problem.
+        A number is suitable if it is positive, new, on a side where a number is missing (see
+        `offer`), and the answer to some other problem.
         """
         for number in self.rng.sample(sorted(self.shown), len(self.shown)):
             if self.answers[number] and self.offer(number, always=True):
                 return
 
     def offer_other(self) -> None:
-        """Add the answer to another problem to the wrong numbers, if a suitable one is drawn."""
+        """Add the answer to some other problem to the wrong numbers.
+
+        Answers are drawn by frequency until one is positive, new and on a side where a number is
+        missing (see `offer`); after 40 draws, nothing is added.
+        """
         for number in self.rng.choices([*self.answers], [*self.answers.values()], k=_TRIES):
             if self.offer(number, always=True):
                 return

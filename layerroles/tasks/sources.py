@@ -101,14 +101,19 @@ class Generated(FewShot):
 
     @abstractmethod
     def question(self, rng: random.Random, kind: int) -> Example:
-        """Draw one question of a kind, without shots; its id is set afterwards.
+        """Draw one question, without shots, of the kind with index `kind` (see `kinds`).
+
+        The caller sets its id.
 
         The method is called again with the same `rng` if the question repeats an earlier one or
         belongs to the other part of the questions (asked or reserved; see the module's docstring).
         """
 
     def shot(self, rng: random.Random, kind: int) -> Example:
-        """Draw one worked example for questions of a kind; by default one of the same kind."""
+        """Draw one worked example for questions of kind `kind` (an index; see `kinds`).
+
+        By default, it is of the same kind.
+        """
         return self.question(rng, kind)
 
     def suits(self, shot: Example, question: Example) -> bool:
@@ -328,7 +333,10 @@ class Listed(FewShot):
     def _find_answers_kept_out(
         self, asked: Sequence[Example], reserve: Sequence[Example]
     ) -> set[str]:
-        """Return the answers of asked questions that are too rare to be shown in a reference."""
+        """Return the answers of asked questions that references must not state.
+
+        These are all but common answers, which at least 5% of all questions have.
+        """
         counts = Counter(map(_normalized_answer, [*asked, *reserve]))
         fewest = _COMMON * counts.total()
         asked_answers = {

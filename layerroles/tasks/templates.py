@@ -1,8 +1,9 @@
 """Templates of stories, and how a story is drawn from one.
 
-`stories_1.txt`, `stories_2.txt` and `stories_3.txt` hold the templates of the three levels. A
-template is a story of three operations; the story can also end after the first or second one. Each
-line is a mark and a sentence:
+`stories_1.txt`, `stories_2.txt` and `stories_3.txt` hold the templates of the three levels of
+difficulty. A template is a story of three operations; the story can also end after the first or
+second one. A template begins with its name, in brackets. Each further line is a mark and a
+sentence:
 
 - `0` gives the number at the start. `1+`, `2-`, `3*`, `3/` are the first to third operation, with
   the number in the sentence; `3~` subtracts the result so far from the number in the sentence;

@@ -59,7 +59,7 @@ class Story:
 
     @property
     def steps(self) -> tuple[Calculation, ...]:
-        """The operations as calculations, with both numbers."""
+        """The operations as calculations; each has both of its numbers and its result."""
         results, calculations = [self.start], list[Calculation]()
         for operation in self.operations:
             calculation = _next_calculation(results, operation)

@@ -1,6 +1,6 @@
 """Other wordings of the packaged tasks, with the same questions and answers.
 
-A verdict found under one wording holds for that wording only. So `kv_retrieval`, `facts`,
+A result obtained with one wording holds for that wording only. So `kv_retrieval`, `facts`,
 `word_problems` and `copying` each have four wordings, written by hand; the parameter `template`
 selects one. Questions are drawn, split into asked and reserved ones, and given their ids in the
 wording of template 0. The other templates replace the words around the part of the prompt that
@@ -133,7 +133,7 @@ def reword_fact(example: Example, relation: str, template: str) -> Example:
     Args:
         example: the fact; the last line of its prompt is the sentence.
         relation: the relation of the fact.
-        template: the new last lines of the prompt.
+        template: the new wording of the sentence, one of `FACTS`.
     """
     context, line_break, sentence = example.prompt.rpartition("\n")
     before, name, after = re.split(r"\{(\w+)\}", template)

@@ -79,7 +79,8 @@ def attend_partially(
 ) -> PartialAttention:
     """Compute the attention of each group's queries to its keys, without sinks (see `finish`).
 
-    A query that sees no key gets an output of 0 with a weight of 0 in `merge`.
+    A group is a set of queries that attend to the same keys. A query that sees no key gets an
+    output of 0 with a weight of 0 in `merge`.
 
     Args:
         q: queries.
@@ -206,9 +207,10 @@ def merge(one: PartialAttention, two: PartialAttention) -> PartialAttention:
 def finish(
     attention: PartialAttention, sinks: Float[Tensor, "..."] | None, dtype: torch.dtype
 ) -> Float[Tensor, "*q d_value"]:
-    """Return the output of attention to all keys; `sinks` take a share of the weights.
+    """Return the output of attention to all keys, in `dtype`.
 
-    `sinks` are the logits of one more key for each query, broadcast.
+    `sinks` holds the logit of one more key (an attention sink), broadcast over queries. It takes a
+    share of each query's weights and adds no value. None if the layer has no sinks.
     """
     out = attention.out
     if sinks is not None:

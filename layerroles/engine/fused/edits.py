@@ -27,7 +27,9 @@ from layerroles.sites import Site
 
 
 class TokenPass:
-    """The `Pass` that edits read, for tokens of a packed row: each is a row with one new token.
+    """The inputs that an edit can read (`ablations.base.Pass`), for tokens of a packed row.
+
+    To the edit, each of these tokens is the only new token of a row of its own.
 
     Args:
         positions: each token's position in its sequence.
@@ -188,10 +190,11 @@ class Edits:
     def _group_by_site(
         self, stretches: Sequence[Stretch], since: int
     ) -> "tuple[dict[Site, list[Stretch]], dict[DonatedModules, list[slice]]]":
-        """Return maps from site to stretches to edit, and from `DonatedModules` to token ranges.
+        """Return two maps: site to stretches that are edited, `DonatedModules` to token ranges.
 
-        Sites at layers before `since` are left out. On the tokens that donated modules run on,
-        `Stretch.changed` is set here: to true if the donated weights differ from the twin's own.
+        The donated modules are to run on these ranges. Sites at layers before `since` are left out.
+        For donated modules, `Stretch.changed` is set here: to true, at all tokens of the stretch,
+        if the donated weights differ from the twin's own.
         """
         edited: dict[Site, list[Stretch]] = {}
         donated: dict[DonatedModules, list[slice]] = {}

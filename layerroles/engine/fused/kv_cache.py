@@ -93,7 +93,10 @@ class RowCache:
             trunk_k[condition], trunk_v[condition] = k[:, places], v[:, places]
 
     def step(self) -> int:
-        """Make room for each row's newest token; returns how many a row generated before it."""
+        """Make room for each row's newest token.
+
+        Returns the number of tokens that each row generated before this one.
+        """
         if self._n_written == self._room:
             more = min(_ROOM, self._n_new - self._room)
             self._room += more
@@ -177,10 +180,11 @@ class RowCache:
     def _trunk_parts(
         self, trunk: int, layer: int, n_above: int, asked: Tensor, rule: AttentionRule
     ) -> Iterator[tuple[Tensor, PartialAttention]]:
-        """Yield pairs of row indices and these rows' attention to a trunk: rows above, then below.
+        """Yield pairs of row indices and these rows' attention to a trunk.
 
-        `asked` holds the queries of all rows; the first `n_above` rows are above. Rows whose
-        contexts do not contain the trunk are left out.
+        The first pair is for the rows above, the second for those below (see the module); a pair
+        without rows is left out, and so are rows whose contexts do not contain the trunk. `asked`
+        holds the queries of all rows; the first `n_above` rows are above.
         """
         places, seen = self._contexts.trunks[trunk], slice(None)
         if rule.window is not None:  # leave out what no row sees
@@ -262,7 +266,7 @@ class RowCache:
         n_below = (self.n_conditions - n_conditions) * self.n_requests
 
         def make_buffer(x: Tensor, n_rows: int, n_own: int) -> RowBuffer:
-            """Allocate room for `n_own` context tokens of each row, and for generated tokens."""
+            """Return a buffer for `n_own` context tokens of each row, and for generated tokens."""
             most = n_own + self._n_new
             return RowBuffer(x, n_rows, x.shape[1], n_own + self._room, x.shape[3], most=most)
 
@@ -371,8 +375,8 @@ class _KeyGroups:
     """Rows in groups; the rows of a group attend to the same keys.
 
     Attributes:
-        ids: for each group, the index of the request, or of the condition (among those that still
-            have rows), whose keys its rows share, ascending; 0 for the intact model's trunk.
+        ids: for each group, which keys its rows share: the index of a request, or of a condition
+            among those that still have rows, or 0 for the intact model's trunk. Ascending.
         index: the rows of each group; short groups are padded by repeating a row.
         back: each row's index in the flattened `index`.
     """

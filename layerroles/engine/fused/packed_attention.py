@@ -1,8 +1,9 @@
 """Compute the attention of a packed row's tokens, segment by segment.
 
-A packed row consists of trunks (shared prefixes) and, below them, blocks (see `packing`). Blocks of
-like size are computed together, each with the mask of what its tokens see. Attention to a trunk is
-computed once for all tokens below it. `attention` merges the parts.
+A packed row consists of trunks (shared prefixes) and, below them, blocks: the other tokens of one
+or several sequences (see `packing`). Blocks of like size are computed together, each with the mask
+of what its tokens see. Attention to a trunk is computed once for all tokens below it. The results
+are merged by `attention.merge`.
 """
 
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ class AttentionLayout:
         v: Float[Tensor, "kv_head pos d_value"],
         rule: AttentionRule,
     ) -> Float[Tensor, "asked head d_value"]:
-        """Return the attention output of the piece's tokens over the row's tokens that they see."""
+        """Return the output of attention from the piece's tokens to all tokens that they see."""
         n_heads, n, _ = q.shape
         share, rule = n_heads // k.shape[0], rule.for_texts_of(self._longest)
         out = torch.empty(n_heads, n, v.shape[2], dtype=torch.float32, device=q.device)

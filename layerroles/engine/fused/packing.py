@@ -1,10 +1,10 @@
 """Pack token sequences into rows in which each shared prefix is stored only once.
 
 The sequences form a tree of prefixes. A long prefix shared by many tokens below it becomes a
-*trunk*, to which all tokens below it attend. The rest is cut into *blocks*: small trees of at most
-`BLOCK` tokens, in which a token sees only its own sequence up to itself, or one longer sequence by
-itself. The segments (trunks and blocks) are concatenated in one packed row: a trunk, then
-everything below it.
+*trunk*, to which all tokens below it attend. The rest is cut into *blocks* (not the model's): a
+block is a small tree of at most `BLOCK` tokens, or the rest of one sequence, of any length. In it,
+a token sees only its own sequence up to itself. The *segments* (trunks and blocks) are concatenated
+in one packed row: a trunk, then everything below it.
 
 Requests are packed as sequences of numbers. Two requests may share a token only if the edits at the
 token are the same for both, so a number holds the token's id and its marks (see
@@ -39,11 +39,11 @@ _MARKS, _PROMPT = 32, 40
 
 
 class SequenceEncoder:
-    """Encodes requests as sequences of numbers.
+    """Encodes requests as sequences of numbers, each of which holds a token's id and its marks.
 
     Args:
         requests: all requests that will be packed together.
-        apart: whether different prompts share no tokens; if so, numbers hold a prompt number.
+        apart: if true, different prompts share no tokens, and numbers also hold a prompt number.
     """
 
     def __init__(self, requests: Iterable[Scored | Written], *, apart: bool) -> None:
@@ -76,17 +76,17 @@ class SequenceEncoder:
 
 
 def token_ids(numbers: Sequence[int]) -> Numbers:
-    """Return the token ids that these numbers hold."""
+    """Return the token ids that numbers of a `SequenceEncoder` hold."""
     return np.array(numbers, dtype=np.int64) & ((1 << _MARKS) - 1)
 
 
 def token_marks(numbers: Sequence[int]) -> Numbers:
-    """Return the marks that these numbers hold."""
+    """Return the token marks that numbers of a `SequenceEncoder` hold."""
     return (np.array(numbers, dtype=np.int64) >> _MARKS) & ((1 << (_PROMPT - _MARKS)) - 1)
 
 
 def prompt_numbers(numbers: Sequence[int]) -> Numbers:
-    """Return the prompt numbers that these numbers hold; 0 unless encoded with `apart`."""
+    """Return the prompt numbers that numbers of a `SequenceEncoder` hold; 0 unless `apart`."""
     return np.array(numbers, dtype=np.int64) >> _PROMPT
 
 
@@ -114,7 +114,7 @@ class Segment:
 
 @dataclass
 class PackedRow:
-    """Sequences as one packed row.
+    """Token sequences packed into one row, in which each long shared prefix is stored once.
 
     Attributes:
         tokens: the row's tokens, as the numbers of a `SequenceEncoder`.
@@ -187,7 +187,7 @@ def pack_rows(
 
 
 def _split_until_fit(group: list[Ids], max_tokens: int) -> list[PackedRow]:
-    """Pack a group into one row, or split the group in halves until the rows fit.
+    """Pack sequences into one row, or split them in halves until the rows fit.
 
     A row may be longer than expected, since short shared prefixes are stored repeatedly.
     """

@@ -255,7 +255,7 @@ def _make_attend(
 def cut_pieces(packed: PackedRow, most: int) -> list[slice]:
     """Cut a row into pieces of at most `max(most, BLOCK)` tokens.
 
-    Blocks of several sequences are not cut.
+    Blocks of several sequences (see `packing`) are not cut.
     """
     cuts, most = [0], max(most, BLOCK)
     for segment in packed.segments:

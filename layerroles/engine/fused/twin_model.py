@@ -52,7 +52,7 @@ WHOLE_LENGTH = (
 
 
 class NoTwin(InputError):
-    """The model, or a site of it, cannot be run by the fused executor."""
+    """The fused executor cannot run the model, or cannot ablate a site of it."""
 
 
 class Twin:
@@ -135,11 +135,11 @@ class Twin:
 
     @cached_property
     def longest_text(self) -> int | None:
-        """The longest text, in tokens, that the engine masks as the model does; None for no limit.
+        """The most tokens of a text for which the engine hides the same keys as the model does.
 
-        There is no limit if the layers pass their sliding windows to the attention function and the
-        model's mask hides keys by the same windows: some architectures do one without the other.
-        Otherwise, the limit is the smallest window.
+        There is no limit (None) if the layers pass their sliding windows to the attention function
+        and the model's mask hides keys by the same windows: some architectures do one without the
+        other. Otherwise, the limit is the smallest window, or None if there is no window.
         """
         config = text_config(self.model)
         passed: dict[int, int | None] = {}
@@ -238,7 +238,7 @@ class Twin:
 
     @cached_property
     def rounds_logits(self) -> bool:
-        """Whether the model rounds logits to 16 bits, and `token_logits` gives them in float32."""
+        """Whether the model's logits have 16 bits and `token_logits` can give them in float32."""
         head = self.model.get_output_embeddings()
         if type(head) is not nn.Linear or head.weight.dtype not in (torch.bfloat16, torch.float16):
             return False
@@ -273,7 +273,7 @@ class Twin:
             return self.logits(stream)
 
     def locate(self, site: Site) -> tuple[nn.Module, bool]:
-        """Return a module and a flag: its output (True) or input (False) is the site's value.
+        """Return the module whose output (True) or input (False) is the site's value, and the flag.
 
         Raises:
             NoTwin: the value is neither the input nor the output of a module.

@@ -111,7 +111,7 @@ def make_stage(
 
 
 def _count_shared(prompts: Sequence[Prompt]) -> int:
-    """Return how many of their first tokens all prompts share; less than any prompt's length.
+    """Return the length of the prefix that all prompts share, not counting each one's last token.
 
     Shared tokens have equal ids and equal marks (see `ablations.token_marks`).
     """

@@ -258,7 +258,7 @@ def _free_bytes(device: torch.device) -> int:
 
 
 def _free_in_group(group: Path) -> int:
-    """Return the bytes that a control group may still allocate; page cache counts as free."""
+    """Return the bytes that a Linux control group may still allocate; page cache is free memory."""
     limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
     lines = (group / "memory.stat").read_text().splitlines()
     sizes = {name: int(size) for name, size in map(str.split, lines)}

@@ -1,7 +1,8 @@
 """Plan how the fused executor computes requests under conditions, and estimate the cost.
 
-Requests are packed into rows (see `fused.packing`) that fit into the memory budget. Each row is
-read once under each condition. Conditions whose texts are decoded together form a wave.
+Requests are packed into rows of tokens (see `fused.packing`) that fit into the memory budget. The
+requests of one row form a group. Each row is read once under each condition, in one pass or in
+pieces. Conditions whose texts are decoded together form a wave.
 
 Example:
     >>> print(engine.plan(requests, conditions))  # doctest: +SKIP
@@ -74,7 +75,7 @@ class Group:
 
     @property
     def rows(self) -> int:
-        """The most (condition, request) rows that are decoded together; 0 if none are decoded."""
+        """The most (condition, request) pairs whose texts are decoded together; 0 without texts."""
         return max(map(len, self.waves), default=0) * self.n_written
 
 
@@ -128,17 +129,17 @@ class Plan:
 
     @property
     def tokens_alone(self) -> int:
-        """Tokens to read if each request is read alone under each condition."""
+        """Number of tokens to read if each request is read alone under each condition."""
         return sum(len(group.conditions) * group.n_alone for group in self.groups)
 
     @property
     def tokens_read(self) -> float:
-        """Tokens that the plan reads; a token counts half if half of the blocks run on it."""
+        """Number of tokens to read; a token counts half if only half of the blocks run on it."""
         return sum((1 + sum(group.depths)) * group.n_tokens for group in self.groups)
 
     @property
     def rows(self) -> int:
-        """The most (condition, request) rows that are decoded together; 0 if none are decoded."""
+        """The most (condition, request) pairs whose texts are decoded together; 0 without texts."""
         return max((group.rows for group in self.groups), default=0)
 
     @property
@@ -187,7 +188,7 @@ def make_plan(
     shape: Shape,
     budget: Budget,
 ) -> Plan:
-    """Return the plan for requests under conditions, without its work and speed.
+    """Return the plan for requests under conditions; `add_work` adds its `work` and `speed`.
 
     Args:
         requests: the encoded requests.
@@ -294,10 +295,16 @@ def _plan_group(
 
 
 def _cut_waves(firsts: list[int], sizes: list[int], max_bytes: int) -> list[list[int]]:
-    """Cut conditions, ordered by first layer, into waves that take at most `max_bytes` each.
+    """Cut conditions into waves (decoded together) that take at most `max_bytes` each.
 
-    A condition that takes more makes a wave by itself. `firsts` holds each condition's first layer
-    with keys and values of its own, `sizes` the bytes that it takes. Waves hold indices into them.
+    Args:
+        firsts: for each condition, the first layer at which the contexts' keys and values differ
+            from the intact model's. Conditions are assigned to waves in ascending order of it.
+        sizes: for each condition, the bytes of its keys and values.
+        max_bytes: the most bytes of a wave; a condition that takes more is a wave by itself.
+
+    Returns:
+        For each wave, the indices of its conditions in `firsts`.
     """
     waves: list[list[int]] = []
     left = -1

@@ -161,7 +161,7 @@ def read_meta(figure: object, by: str) -> Mapping[str, Any]:
 
 
 def latex_figure(caption: str, file: str, *, full: bool) -> str:
-    """Return a LaTeX figure of an image file with its caption; over both columns if `full`."""
+    """Return a LaTeX figure environment for an image `file`; it spans both columns if `full`."""
     kind = "figure*" if full else "figure"
     label = re.sub(r"[^A-Za-z0-9_.:-]+", "-", file.rpartition(".")[0])
     # Within the file name, characters special to LaTeX are made ordinary ones.
@@ -208,7 +208,7 @@ def _describe_rows(meta: Mapping[str, Any]) -> str:
 
 
 def _provenance(manifest: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a sentence on model and seed and one on versions, as far as the manifest has them."""
+    """Yield two sentences, on model and seed and on versions; omit what the manifest lacks."""
     model = manifest.get("model", {})
     facts = [str(model.get("name", "unknown"))]
     facts += [str(model[key]) for key in ("dtype",) if model.get(key)]

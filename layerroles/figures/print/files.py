@@ -132,7 +132,7 @@ def check_formats(formats: Sequence[str]) -> None:
 def _draw_files(
     printed: Mapping[str, go.Figure], formats: Sequence[str], dpi: int
 ) -> dict[tuple[str, str], bytes]:
-    """Map (name, format) to the bytes of that file; one browser draws all figures."""
+    """Draw all figures in all formats with one browser; map (name, format) to the file's bytes."""
     if not formats or not printed:
         return {}
     import kaleido
@@ -184,7 +184,7 @@ def _draw_files(
 
 
 def _drawing_page() -> Any:
-    """Return the page that draws figures: local plotly.js, the package's font, no MathJax."""
+    """Return kaleido's drawing page, with local plotly.js, the package's font and no MathJax."""
     import kaleido
 
     page = kaleido.PageGenerator(mathjax=False)

@@ -3,6 +3,11 @@
 A column of text is narrow and cannot scroll. Panels keep their order and their proportions; those
 that do not fit side by side are placed below. Room for labels is measured, so that no label is cut.
 Sizes are in pixels of 1/96 inch.
+
+A *unit* is a panel and the panels without a heading below it, which stay together. A *band* is a
+row of units that stand side by side. The *head* is text above the figure, such as its title. The
+*plot* is the area of all panels with the gaps between them; *domains* are shares of it, as in
+plotly.
 """
 
 import re
@@ -51,7 +56,7 @@ class Sizes:
 
 
 def lay_out(figure: go.Figure, sizes: Sizes, head: Sequence[tuple[str, float]] = ()) -> list[str]:
-    """Set size, margins, domains, legend and colour bar of a figure.
+    """Set size, margins, domains of axes, legend and colour bar of a figure.
 
     Args:
         figure: the figure; changed in place.
@@ -103,11 +108,11 @@ class _Panel:
 
     Attributes:
         x, y: the axes.
-        row, column: its place on the screen, counted from 0.
-        high: its height in pixels.
-        heading: the annotation that is its heading; None if it has none.
+        row, column: indices of the panel's place in the figure as drawn for the screen.
+        high: height of the panel in pixels.
+        heading: the annotation that is the panel's heading; None if there is none.
         lines: lines of the heading.
-        below: height in pixels of the labels under it.
+        below: height in pixels of the labels under the panel.
     """
 
     x: Any
@@ -146,8 +151,8 @@ def _read_panels(figure: go.Figure) -> list[_Panel]:
 def _arrange_bands(panels: Sequence[_Panel], wide: float) -> list[list[_Unit]]:
     """Group panels into units, and put as many units side by side in a band as fit.
 
-    A unit is a panel and the panels below it that have no heading. Returns the bands from top to
-    bottom.
+    The module docstring defines units and bands; if no panel has a heading, each panel is a unit.
+    `wide` is the width of the whole figure in pixels. Returns the bands from top to bottom.
     """
     titled = any(panel.heading is not None for panel in panels)
     units: dict[tuple[int, int], _Unit] = {}
@@ -306,7 +311,11 @@ def _fit_title(panel: _Panel, sizes: Sizes) -> None:
 def _set_panel(
     panel: _Panel, columns: _Columns, place: int, at: tuple[float, float], sizes: Sizes
 ) -> None:
-    """Set a panel's domains and heading; `at` is (top of panel, height of plot) in pixels."""
+    """Set the domains of a panel's axes, and its heading.
+
+    `place` is the index of the panel's column; `at` is two distances in pixels: from the top of the
+    plot to the top of the panel, and the height of the plot.
+    """
     top, plot = at
     panel.x.domain = columns.domain(place)
     panel.y.domain = [max(0.0, 1 - (top + panel.high) / plot), 1 - top / plot]

@@ -80,10 +80,10 @@ def _draw_cells(heat: go.Heatmap, low: float, high: float) -> list[Any]:
 
 
 def fit_texts(figure: go.Figure, size: float) -> list[str]:
-    """Shorten texts that are wider than their cells, in place.
+    """Shorten texts that are wider than their heat-map cells, in place.
 
     A number is replaced by its sign, a word is truncated, and a single character is kept. Returns a
-    list with a note that explains the signs; an empty list if there are none.
+    list with a note that explains the signs; an empty list if no number was replaced.
 
     Args:
         figure: the figure after layout.

@@ -84,7 +84,7 @@ def wrap(text: str, room: float, size: float) -> list[str]:
 
 
 def tick_texts(axis: Any) -> Sequence[str]:
-    """Return the tick labels of an axis; labels of typical width if plotly will choose them."""
+    """Return the tick labels of an axis, or labels of typical width if plotly will choose them."""
     if axis.ticktext is not None:
         return [str(text) for text in axis.ticktext] or [""]
     if axis.tickvals is not None:
@@ -131,9 +131,10 @@ def _choose_ticks(
 ) -> list[tuple[Any, str]]:
     """Return the ticks, as (value, text), whose labels fit beside each other.
 
-    Named ticks are kept, and numbers in round steps, except those that would touch a named tick.
-    With fewer than two numbers, all ticks are thinned evenly. `per` is pixels per unit of the axis,
-    `letter` the type size in pixels.
+    Ticks whose label is not a number are kept, such as "emb" and "intact". Of the numbers, those in
+    round steps are kept, unless they would touch one of those labels. With fewer than two numbers,
+    all ticks are thinned evenly. `per` is pixels per unit of the axis, `letter` the type size in
+    pixels.
     """
 
     def size(text: str) -> float:
@@ -159,7 +160,7 @@ def _choose_ticks(
 def height_of_rows(y: Any, size: float) -> float:
     """Return the height in pixels that a panel needs for the row labels of its axis `y`.
 
-    0 if there are no row labels. `size` is the type size in pixels.
+    The height is 0 if there are no row labels. `size` is the type size in pixels.
     """
     if y.type == "log" or y.tickvals is None or y.ticktext is None or len(y.tickvals) < 2:
         return 0.0
