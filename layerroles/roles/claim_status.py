@@ -412,6 +412,9 @@ def _describe_needed(findings: Sequence[Finding]) -> str:
     if needed:
         return f"questions that would decide it if the numbers stand: {', '.join(needed)}"
     unasked = [finding.ablation for finding in findings if finding.is_open and not finding.numbers]
+    unasked += [
+        f"{finding.ablation} with the first token kept" for finding in findings if finding.asks_kept
+    ]
     return f"not asked about all of it by {', '.join(unasked)}" if unasked else ""
 
 

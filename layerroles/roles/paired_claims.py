@@ -121,6 +121,7 @@ def _find_changes(kinds: Sequence[AblationKind], pair: CellPair) -> list[Finding
             -1 if all(changes.sign < 0 for changes in changes_at) else int(bool(layers) and agrees)
         )
         undecided = not sign and not layers
+        open_changes = next((changes for changes in changes_at if not changes.sign), changes_at[0])
         is_near = undecided and any(changes.is_near for changes in changes_at)
         words = [changes_at[0].words]
         if len({changes.sign for changes in changes_at}) > 1:
@@ -134,7 +135,7 @@ def _find_changes(kinds: Sequence[AblationKind], pair: CellPair) -> list[Finding
                 sign,
                 f"{kind.ablation}: {', '.join(words)}",
                 _records(kind, changes_at[0], pair),
-                math.nan if sign else changes_at[0].needed,
+                math.nan if sign else open_changes.needed,
                 is_open=undecided and not is_near,
                 asks_kept=undecided and changes_at[0].sign != 0,
                 is_near=is_near,

@@ -1,6 +1,7 @@
 """The same questions in two settings: contexts and models are compared question by question."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -181,3 +182,18 @@ def test_claims_name_a_skill_that_is_less_than_the_family() -> None:
     result.manifest["cells"][0]["skill"] = ""
     claims = localize(result, ablation="skip").claims
     assert not claims["evidence"].str.contains("adding").any()
+
+
+def test_a_change_that_lacks_the_first_token_kept_says_so() -> None:
+    """At all positions layer 4 changes, and the critical layer 0 was not asked after the first."""
+    bare, told = [0.5] + [0.05] * 8, [0.5] + [0.05] * 3 + [0.45] + [0.05] * 4
+    truth = contexts(bare, told)
+    whole = Simulation(truth, spared=truth, n=300, shared=True, kinds=("skip", "mean")).draw(0)
+    row = localize(whole, ablation="skip").claims.set_index("claim").loc[CONTEXT]
+    assert row["status"] == "supported"
+    lacking = (whole.frame["at"] == "after_first") & (whole.frame["ablation"] == "skip")
+    lacking &= (whole.frame["layer"] == 0) & (whole.frame["task"] == TOLD)
+    less = replace(whole, frame=whole.frame[~lacking].reset_index(drop=True))
+    row = localize(less, ablation="skip").claims.set_index("claim").loc[CONTEXT]
+    assert row["status"] == "not shown"
+    assert row["reason"] == "not asked about all of it by skip with the first token kept"
