@@ -229,15 +229,18 @@ def describe_decisions(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> st
     decisions = [decision for decision in decisions_of(cells, manifest) if decision.cells]
     undecided = (UNDECIDED, NOT_MEASURED)
     decided = [decision for decision in decisions if decision.verdict not in undecided]
-    expected_wrong = len(decisions) * manifest["until"]["error"]
-    error = (
-        f"at most {expected_wrong:.1f} of them are expected to be wrong"
-        if not manifest["until"]["simultaneous"]
-        else f"those of one ablation in a family are all right with probability "
-        f"{1 - manifest['until']['error']:g} or more"
-    )
     answers = describe_answers(cells, manifest)
-    return f"{len(decided)} of {len(decisions)} verdicts decided, with {answers}; {error}"
+    text = f"{len(decided)} of {len(decisions)} verdicts decided, with {answers}"
+    error = manifest["until"]["error"]
+    if not decided:
+        return text
+    if manifest["until"]["simultaneous"]:
+        return (
+            f"{text}; those of one ablation in a family are all right with probability "
+            f"{1 - error:g} or more"
+        )
+    expected_wrong = min(len(decisions) * error, len(decided))
+    return f"{text}; at most {expected_wrong:.1f} of them are expected to be wrong"
 
 
 def describe_answers(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> str:

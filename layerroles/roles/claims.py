@@ -77,11 +77,14 @@ def describe_decided(result: SweepResult) -> str:
     claims = [claim for claim in claims_on_layers(result, kinds[0]) if not claim.missing]
     n_by_status = Counter(claim.status for claim in claims)
     decided = [n_by_status["supported"], n_by_status["contradicted"]]
-    return (
+    text = (
         f"{sum(decided)} of {len(claims)} claims decided ({decided[0]} supported, {decided[1]} "
-        f"contradicted), with {describe_answers(cells_of(result), result.manifest)}; at most "
-        f"{(1 - stats.LEVEL) * len(claims):.1f} of them are expected to be wrong"
+        f"contradicted), with {describe_answers(cells_of(result), result.manifest)}"
     )
+    if not any(decided):
+        return text
+    expected_wrong = min((1 - stats.LEVEL) * len(claims), sum(decided))
+    return f"{text}; at most {expected_wrong:.1f} of them are expected to be wrong"
 
 
 def decide_claims(

@@ -139,6 +139,7 @@ def test_claims_are_asked_until_decided_and_written_as_a_table(
     assert table.count("not measurable") == table.count("\n") - 2
     findings = json.loads((tmp_path / "findings.json").read_text())["findings"]
     assert findings[0].startswith("layers: 0 of 0 claims decided")
+    assert "expected to be wrong" not in findings[0]  # nothing was decided
 
 
 def test_sciq_is_asked_in_each_context(experiment: Load, tmp_path: Path) -> None:
