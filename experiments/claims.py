@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = {}
     for name, (tasks, protocols) in sweeps.items():
         if not tasks:
-            if (args.out / name).is_dir():  # of an earlier command
+            if (args.out / name / "manifest.json").is_file():  # of an earlier command
                 results[name] = lr.read(args.out / name)
             continue
         left = None
@@ -107,6 +107,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             noise_floor=False,
         )
         results[name] = sweep.run(args.out / name)
+    models = [result.manifest["model"] for result in results.values()]
+    if len({(kept["name"], kept["dtype"]) for kept in models}) > 1:
+        raise lr.InputError(f"{args.out} holds answers of two models or dtypes: use another --out")
     rows = claim_rows(results)
     (args.out / "claims.md").write_text(table(rows), encoding="utf-8")
     conclude(args, __doc__, next(iter(results.values())), findings(results, rows))

@@ -56,6 +56,8 @@ FIRST_MODULES = {
     "roles.result.Roles": "roles.table",
     "stats.corrections.minimum_detectable": "stats.power",
     "stats.corrections.minimum_detectable_mean": "stats.power",
+    "stats.heterogeneity.between_sd": "stats.spread",
+    "stats.heterogeneity.factor_spread": "stats.spread",
     "stats.intervals.correlation": "stats.combined",
     "stats.intervals.difference": "stats.combined",
     "stats.intervals.pooled": "stats.combined",

@@ -335,6 +335,6 @@ def _most_harmful(cell: pd.DataFrame, roles: Roles, family: str, protocol: str) 
     not_general = ~cell["layer"].isin(general)
     for choice in (spared & hurts & not_general, spared & hurts, hurts & not_general, hurts):
         if choice.any():
-            ranked = cell[choice].sort_values("effect").drop_duplicates("layer")
+            ranked = cell[choice].sort_values("effect", kind="stable").drop_duplicates("layer")
             return ranked.head(_LAYERS_SHOWN).sort_values("layer")
     return cell.iloc[:0]

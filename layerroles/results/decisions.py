@@ -255,7 +255,8 @@ def describe_answers(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> str:
     limits = {(str(c["task"]), str(c["protocol"])): int(c["n"]) for c in manifest["cells"]}
     n_all = (len(names) - len(deferred)) * sum(limits.values())
     n_all += sum(
-        limits[cell.task, cell.protocol] * len(deferred.intersection(cell.asked)) for cell in cells
+        limits.get((cell.task, cell.protocol), 0) * len(deferred.intersection(cell.asked))
+        for cell in cells
     )
     share = n_answers / max(1, n_all)
     return f"{n_answers:,} answers ({share:.0%} of asking everything up to the limit)"

@@ -173,6 +173,8 @@ class Finding:
         is_open: whether more questions may decide `sign`.
         asks_kept: whether `sign` is 0 only because of the numbers with the first token kept
             (`Number.kept`); those at `Harms.at` alone would decide it.
+        lacks_kept: whether `asks_kept` is true and the numbers with the first token kept are not
+            known, for not all questions about them were asked.
         is_near: whether a number is known to lie so near its smallest effect that more questions
             would not decide `sign`.
     """
@@ -185,6 +187,7 @@ class Finding:
     needed: float = math.nan
     is_open: bool = False
     asks_kept: bool = False
+    lacks_kept: bool = False
     is_near: bool = False
 
 
@@ -197,6 +200,7 @@ def make_finding(kind: AblationKind, numbers: Sequence[Number]) -> Finding:
     undecided = [number for number in numbers if not number.sign]
     # One open number is enough: if it falls below its smallest effect, the opposite is shown.
     is_open = not sign and any(number.is_open for number in undecided)
+    asks_kept = not sign and min(number.judged_sign for number in numbers) != 0
     return Finding(
         kind.ablation,
         kind.mechanism,
@@ -207,7 +211,9 @@ def make_finding(kind: AblationKind, numbers: Sequence[Number]) -> Finding:
             (number.needed for number in numbers if not math.isnan(number.needed)), default=math.nan
         ),
         is_open=is_open,
-        asks_kept=not sign and min(number.judged_sign for number in numbers) != 0,
+        asks_kept=asks_kept,
+        lacks_kept=asks_kept
+        and any(number.kept is not None and not number.kept.known for number in numbers),
         is_near=not sign and not is_open and any(number.is_near for number in undecided),
     )
 
@@ -412,10 +418,12 @@ def _describe_needed(findings: Sequence[Finding]) -> str:
     if needed:
         return f"questions that would decide it if the numbers stand: {', '.join(needed)}"
     unasked = [finding.ablation for finding in findings if finding.is_open and not finding.numbers]
-    unasked += [
-        f"{finding.ablation} with the first token kept" for finding in findings if finding.asks_kept
-    ]
-    return f"not asked about all of it by {', '.join(unasked)}" if unasked else ""
+    kept = "with the first token kept"
+    unasked += [f"{finding.ablation} {kept}" for finding in findings if finding.lacks_kept]
+    if unasked:
+        return f"not asked about all of it by {', '.join(unasked)}"
+    only_all = [finding.ablation for finding in findings if finding.asks_kept]
+    return f"not shown by {', '.join(only_all)} {kept}" if only_all else ""
 
 
 def _format_count(n: float) -> str:

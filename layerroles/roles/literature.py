@@ -206,8 +206,11 @@ def _judge_need(kind: AblationKind, protocol: str, control: str | None) -> Findi
         for name, need in zip(("middle", "last third"), judged, strict=True)
         if need.mean.known
     )
-    needed = [need.needed for need in judged if not math.isnan(need.needed)]
     sign = signs[0] if len(set(signs)) == 1 else 0
+    # At the first positions that do not decide it.
+    open_needs = next((n for n, own in zip(needs.values(), signs, strict=True) if not own), ())
+    needed = [need.needed for need in open_needs if not math.isnan(need.needed)]
+    asks_kept = not sign and signs[0] != 0
     undecided = [need for at_position in needs.values() for need in at_position if not need.sign]
     return Finding(
         kind.ablation,
@@ -217,7 +220,8 @@ def _judge_need(kind: AblationKind, protocol: str, control: str | None) -> Findi
         numbers,
         max(needed, default=math.nan),
         is_open=not sign and not all(need.is_near for need in undecided),
-        asks_kept=not sign and signs[0] != 0,
+        asks_kept=asks_kept,
+        lacks_kept=asks_kept and not all(need.mean.known for need in needs[ats[-1]]),
         is_near=not sign and bool(undecided) and all(need.is_near for need in undecided),
     )
 

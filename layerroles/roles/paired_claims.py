@@ -121,7 +121,8 @@ def _find_changes(kinds: Sequence[AblationKind], pair: CellPair) -> list[Finding
             -1 if all(changes.sign < 0 for changes in changes_at) else int(bool(layers) and agrees)
         )
         undecided = not sign and not layers
-        open_changes = next((changes for changes in changes_at if not changes.sign), changes_at[0])
+        open_changes = [changes for changes in changes_at if not changes.sign]
+        one_side = all(changes.sign > 0 for changes in changes_at)  # of different layers so far
         is_near = undecided and any(changes.is_near for changes in changes_at)
         words = [changes_at[0].words]
         if len({changes.sign for changes in changes_at}) > 1:
@@ -135,9 +136,10 @@ def _find_changes(kinds: Sequence[AblationKind], pair: CellPair) -> list[Finding
                 sign,
                 f"{kind.ablation}: {', '.join(words)}",
                 _records(kind, changes_at[0], pair),
-                math.nan if sign else open_changes.needed,
-                is_open=undecided and not is_near,
+                open_changes[0].needed if open_changes and not sign else math.nan,
+                is_open=undecided and not is_near and (bool(open_changes) or one_side),
                 asks_kept=undecided and changes_at[0].sign != 0,
+                lacks_kept=undecided and changes_at[0].known and not changes_at[-1].known,
                 is_near=is_near,
             )
         )

@@ -49,7 +49,8 @@ class Contention:
             log.warning(
                 "the machine is busy: this run has waited for a processor for %.0f%% of its time, "
                 "and takes longer than expected. Stop other work%s",
-                *(100 * share, "" if _waits_idly() else _WAIT_IDLY),
+                100 * share,
+                "" if _waits_idly() else _WAIT_IDLY,
             )
 
 

@@ -1,4 +1,4 @@
-"""Run a whole sweep as one computation, on transformers' own modules.
+"""Answer requests under many conditions as one computation, on transformers' own modules.
 
 The modules are those of the *twin*, a copy of the model that shares its weights (see
 `twin_model`). Requests are packed into rows of tokens, in which each shared prefix is stored

@@ -149,7 +149,7 @@ def _read_panels(figure: go.Figure) -> list[_Panel]:
 
 
 def _arrange_bands(panels: Sequence[_Panel], wide: float) -> list[list[_Unit]]:
-    """Group panels into units, and put as many units side by side in a band as fit.
+    """Group panels into units, and spread them evenly over as few bands as fit the width.
 
     The module docstring defines units and bands; if no panel has a heading, each panel is a unit.
     `wide` is the width of the whole figure in pixels. Returns the bands from top to bottom.

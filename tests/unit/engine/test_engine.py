@@ -1,12 +1,15 @@
 """The engine: the reference is checked by hand, the other executors against the reference."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 import layerroles as lr
 from layerroles.ablations import Condition
@@ -14,6 +17,7 @@ from layerroles.engine import agreement, executors
 from layerroles.engine.agreement import choose_condition, rounding_noise
 from layerroles.engine.decode import Decoding, NextTokens
 from layerroles.engine.fused import executor, kv_cache
+from layerroles.engine.fused.attention import AttentionRule
 from layerroles.engine.fused.executor import Fused
 from layerroles.engine.fused.twin_model import Twin
 from layerroles.engine.plain import Plain
@@ -177,6 +181,41 @@ def test_only_windows_that_the_engine_is_sure_of_are_read_beyond(
     found = (lr.Engine(model, executor=name).loglikelihood(pairs) for name in ("auto", "plain"))
     one, two = (each.logprob for each in found)
     assert abs(one - two).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    "passed, masked, configured, longest",
+    [
+        (8, 8, 8, None),
+        (8, 8, None, None),
+        (None, None, 8, None),
+        (8, None, None, 8),
+        (None, 6, None, 6),
+        (8, 6, 12, 6),
+    ],
+)
+def test_without_certain_windows_the_smallest_limits_a_text(
+    passed: int | None, masked: int | None, configured: int | None, longest: int | None
+) -> None:
+    class Model(torch.nn.Module):
+        """Passes one window to its attention function, and masks by another."""
+
+        config = SimpleNamespace(
+            sliding_window=configured, layer_types=None, get_text_config=lambda **_: Model.config
+        )
+
+        def set_attn_implementation(self, name: str) -> None:
+            self.name = name
+
+    class Probed:
+        model = Model()
+
+        def _run_tokens(self, n: int, attend: Callable[..., Tensor]) -> None:
+            q = torch.zeros(1, 2, n, 4)
+            attend(0, q, q, q, AttentionRule(1.0, window=passed))
+            ALL_MASK_ATTENTION_FUNCTIONS[self.model.name](local_size=masked)
+
+    assert Twin.longest_text.func(Probed()) == longest
 
 
 def test_hooks_that_belong_to_a_model_are_no_hindrance() -> None:

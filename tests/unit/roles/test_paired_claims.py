@@ -186,8 +186,8 @@ def test_claims_name_a_skill_that_is_less_than_the_family() -> None:
 
 def test_a_change_that_lacks_the_first_token_kept_says_so() -> None:
     """At all positions layer 4 changes, and the critical layer 0 was not asked after the first."""
-    bare, told = [0.5] + [0.05] * 8, [0.5] + [0.05] * 3 + [0.45] + [0.05] * 4
-    truth = contexts(bare, told)
+    bare, with_context = [0.5] + [0.05] * 8, [0.5] + [0.05] * 3 + [0.45] + [0.05] * 4
+    truth = contexts(bare, with_context)
     whole = Simulation(truth, spared=truth, n=300, shared=True, kinds=("skip", "mean")).draw(0)
     row = localize(whole, ablation="skip").claims.set_index("claim").loc[CONTEXT]
     assert row["status"] == "supported"
@@ -197,3 +197,16 @@ def test_a_change_that_lacks_the_first_token_kept_says_so() -> None:
     row = localize(less, ablation="skip").claims.set_index("claim").loc[CONTEXT]
     assert row["status"] == "not shown"
     assert row["reason"] == "not asked about all of it by skip with the first token kept"
+
+
+def test_layers_that_change_only_because_of_the_sink_are_not_missing_questions() -> None:
+    """Layer 4 is a sink with the context: its harm changes, but not with the first token kept."""
+    bare, with_context = [0.05] * 9, [0.05] * 4 + [0.6] + [0.05] * 4
+    kept = contexts(bare, bare)
+    whole = Simulation(
+        contexts(bare, with_context), spared=kept, n=2500, shared=True, kinds=("skip", "mean")
+    ).draw(0)
+    row = localize(whole, ablation="skip").claims.set_index("claim").loc[CONTEXT]
+    assert row["status"] == "not shown"
+    assert "questions that would decide it" not in row["reason"], row["reason"]
+    assert row["reason"] == "not shown by skip, mean with the first token kept"
