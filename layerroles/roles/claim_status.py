@@ -175,6 +175,7 @@ class Finding:
             (`Number.kept`); those at `Harms.at` alone would decide it.
         lacks_kept: whether `asks_kept` is true and the numbers with the first token kept are not
             known, for not all questions about them were asked.
+        disagrees: whether `sign` is 0 because another kind shows the claim of other layers.
         is_near: whether a number is known to lie so near its smallest effect that more questions
             would not decide `sign`.
     """
@@ -188,6 +189,7 @@ class Finding:
     is_open: bool = False
     asks_kept: bool = False
     lacks_kept: bool = False
+    disagrees: bool = False
     is_near: bool = False
 
 
@@ -423,7 +425,11 @@ def _describe_needed(findings: Sequence[Finding]) -> str:
     if unasked:
         return f"not asked about all of it by {', '.join(unasked)}"
     only_all = [finding.ablation for finding in findings if finding.asks_kept]
-    return f"not shown by {', '.join(only_all)} {kept}" if only_all else ""
+    if only_all:
+        return f"not shown by {', '.join(only_all)} {kept}"
+    if any(finding.disagrees for finding in findings):
+        return "the kinds of ablation show it of different layers"
+    return ""
 
 
 def _format_count(n: float) -> str:

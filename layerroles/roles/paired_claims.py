@@ -139,6 +139,7 @@ def _find_changes(kinds: Sequence[AblationKind], pair: CellPair) -> list[Finding
                 open_changes[0].needed if open_changes and not sign else math.nan,
                 is_open=undecided and not is_near and (bool(open_changes) or one_side),
                 asks_kept=undecided and changes_at[0].sign != 0,
+                disagrees=bool(layers) and not agrees,
                 lacks_kept=undecided and changes_at[0].known and not changes_at[-1].known,
                 is_near=is_near,
             )

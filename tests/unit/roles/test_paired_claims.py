@@ -210,3 +210,12 @@ def test_layers_that_change_only_because_of_the_sink_are_not_missing_questions()
     assert row["status"] == "not shown"
     assert "questions that would decide it" not in row["reason"], row["reason"]
     assert row["reason"] == "not shown by skip, mean with the first token kept"
+
+
+def test_kinds_that_show_different_layers_say_so() -> None:
+    bare = contexts(FLAT, [0.05] * 4 + [0.6] + [0.05] * 4)
+    other = contexts(FLAT, [0.05] * 2 + [0.6] + [0.05] * 6)
+    result = Simulation(bare, n=400, shared=True, other={"mean": other}).draw(0)
+    row = localize(result, ablation="skip").claims.set_index("claim").loc[CONTEXT]
+    assert row["status"] == "not shown"
+    assert row["reason"] == "the kinds of ablation show it of different layers"
