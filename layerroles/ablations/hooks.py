@@ -18,7 +18,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations.base import Ablation, EditContext, Pass, declared_reference
 from layerroles.ablations.condition import Condition, as_condition
-from layerroles.ablations.pass_tokens import Watch, watch_passes
+from layerroles.ablations.current_pass import Watch, watch_passes
 from layerroles.ablations.reference import (
     KINDS,
     Kind,

@@ -27,10 +27,10 @@ def find_other_split(member: Any) -> str | None:
 
 
 def count_reserved(member: Any, n_members: int) -> int:
-    """Return how many documents of one of `n_members` members are reserved, and so never asked.
+    """Return how many documents of a task in a group of lm-eval are reserved, and so never asked.
 
-    That is 64 divided by the number of members, rounded up, but at most a fifth of this member's
-    documents; and 0 if its reference prompts can be taken from another split.
+    The group has `n_members` tasks. The number is 64 divided by `n_members`, rounded up, but at
+    most a fifth of the task's documents; it is 0 if another split has reference prompts.
     """
     if find_other_split(member) is not None:
         return 0

@@ -7,8 +7,8 @@ from layerroles.models.block_parts import output_scale as output_scale
 from layerroles.models.chat import chat_text as chat_text
 from layerroles.models.chat import check_template as check_template
 from layerroles.models.checks import Checks as Checks
-from layerroles.models.float64_on_cpu import to_device as to_device
-from layerroles.models.float64_on_cpu import with_float64 as with_float64
+from layerroles.models.float64_sums import to_device as to_device
+from layerroles.models.float64_sums import with_float64 as with_float64
 from layerroles.models.gguf import cache_folder as cache_folder
 from layerroles.models.loading import Origin as Origin
 from layerroles.models.loading import Provenance as Provenance

@@ -122,7 +122,7 @@ def _list_sinks(roles: Roles) -> str:
 def _say_certainty(roles: Roles, decided: str) -> str:
     """Return sentences on how many verdicts are undecided, and which claims are decided.
 
-    `decided`, the argument of `make_glance`, replaces the first sentence unless it is empty.
+    If `decided` (an argument of `make_glance`) is not empty, it replaces the first sentence.
     """
     measured = roles.layers[roles.layers["verdict"] != NOT_MEASURABLE]
     undecided = int((measured["verdict"] == UNDECIDED).sum())

@@ -1,7 +1,7 @@
 r"""The weights of a planted model.
 
 The architecture is TransformerLens's native one, with learned positions and without norms (see
-`cached_model`), so the residual stream is a sum, split into subspaces that hold one-hot vectors:
+`kv_cached_model`), so the residual stream is a sum, split into subspaces that hold one-hot vectors:
 
     word        the token itself, written by the embedding
     subject     the same, for the name of a person
@@ -49,7 +49,7 @@ from torch import Tensor, nn
 from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.plants import cached_model
+from layerroles.plants import kv_cached_model
 from layerroles.plants.layout import PlantedStep, RoleLayout, StepKind
 from layerroles.plants.words import (
     END,
@@ -129,7 +129,7 @@ def build_wiring(layout: RoleLayout, noise: float, seed: int) -> Wiring:
         architecture="TransformerLensNative",
         model_name="planted",
     )
-    model = cached_model.boot_model(config)
+    model = kv_cached_model.boot_model(config)
     with torch.no_grad():
         _wire_embedding(model)
         _wire_unembedding(model, rng)

@@ -30,7 +30,8 @@ from layerroles.results.distinct_ablations import BUILT_IN, mechanisms
 from layerroles.results.effects import NUMBERS, ambiguous_rows, check_unambiguous
 from layerroles.results.effects import clustered_p as clustered_p
 from layerroles.results.effects import estimate_paired_effect as estimate_paired_effect
-from layerroles.results.regions import (
+from layerroles.results.result import SweepResult, cells_of, check_result
+from layerroles.results.verdict_regions import (
     CRITICAL,
     PARTIAL,
     REGIONS,
@@ -39,7 +40,6 @@ from layerroles.results.regions import (
     count_needed,
     judge_interval,
 )
-from layerroles.results.result import SweepResult, cells_of, check_result
 
 __all__ = [
     "AFTER_FIRST",

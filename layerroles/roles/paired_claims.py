@@ -215,10 +215,10 @@ class _Changes:
 
     @property
     def shown(self) -> frozenset[tuple[int, int]]:
-        """Pairs (layer, sign) of the layers whose harm is shown to change.
+        """Pairs (layer, sign) of the layers whose harm is shown to change from cell one to two.
 
-        The sign is 1 if harm grows by more than the smallest effect, -1 if it falls by more. The
-        intervals are simultaneous over layers. Empty unless all layers were measured.
+        The sign is 1 if the interval of the change lies above `SMALLEST`, -1 if it lies below its
+        negative. Intervals are simultaneous over layers. Empty unless all layers were measured.
         """
         sides = {
             layer: int(change.interval.low > SMALLEST) - int(change.interval.high < -SMALLEST)

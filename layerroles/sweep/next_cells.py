@@ -28,9 +28,9 @@ from layerroles.results import (
     decisions_of,
     find_deferred,
 )
-from layerroles.sweep.open_claims import expected_for_claims, open_claims
 from layerroles.sweep.store import Key
 from layerroles.sweep.targets import Open, Plan, Targets, count_first
+from layerroles.sweep.undecided_claims import expected_for_claims, open_claims
 
 
 def next_cells(result: SweepResult, plan: Plan) -> dict[Key, int]:

@@ -159,7 +159,7 @@ class _Quantity:
         return [*range(third), *range(n_layers - third, n_layers)]
 
     def measure(self, result: SweepResult) -> _Number:
-        """Return the claim's number, measured on the result of one set-up's sweep."""
+        """Return the quantity of the claim, measured on the result of one set-up's sweep."""
         (ablation,) = set(single_site_effects(result)["ablation"])
         harms = Harms(result, ablation)
         ((family, protocol),) = harms.keys

@@ -74,11 +74,11 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Slot:
-    """An operation of a template.
+    """One step of a story template.
 
     Attributes:
-        operation: the operation.
-        bounds: the range from which its number is drawn; None if the number is not drawn.
+        operation: the arithmetic operation.
+        bounds: the range from which its second number is drawn; None if that is not drawn.
     """
 
     operation: Operation
