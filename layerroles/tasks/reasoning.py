@@ -72,7 +72,7 @@ class WordProblems(Generated):
 
     @property
     def skill(self) -> str:
-        """The tested skill, if narrower than the family: `adding numbers` at level 1, else empty."""
+        """The tested skill if it is narrower than the family (`adding numbers`, level 1), or ""."""
         return "adding numbers" if self.level == 1 else ""
 
     @property
