@@ -4,10 +4,10 @@ A family's harm is the mean of the harms in its tasks with skill above chance. A
 once the whole interval of the harm lies in one region (see `results.verdict_regions`). A condition
 that ablates one whole layer at all positions may be critical only because the layer writes the
 attention sink, at the first token. If the sweep has the same ablation `after_first`, which leaves
-the first token as it is, the verdict on such a layer is "sink". The `after_first` condition may be deferred:
-questions are asked under it only if the layer is critical when it is ablated at all positions. A
-sweep with `until` looks at its results several times and asks no further questions under a
-condition once the verdict on it, or the claims that depend on it, are decided.
+the first token as it is, the verdict on such a layer is "sink". The `after_first` condition may be
+deferred: questions are asked under it only if the layer is critical when it is ablated at all
+positions. A sweep with `until` looks at its results several times and asks no further questions
+under a condition once the verdict on it, or the claims that depend on it, are decided.
 """
 
 import json
