@@ -33,6 +33,7 @@ from passages import CONTEXTS
 from setting import Options, conclude, run
 
 import layerroles as lr
+from layerroles.models import Provenance, provenance
 from layerroles.roles import SMALLEST, describe_decided
 from layerroles.roles.literature import DEEP, ORDER, SHALLOW
 from layerroles.roles.paired_claims import CONTEXT
@@ -87,11 +88,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         "layers": (families, PROTOCOLS),
         IN_CONTEXTS: (contexts, ("continuation", "generation")),
     }
-    results = {}
+    folders = {name: args.out / name for name, (tasks, _) in sweeps.items() if not tasks}
+    results = earlier_results(folders, provenance(model))
     for name, (tasks, protocols) in sweeps.items():
         if not tasks:
-            if (args.out / name / "manifest.json").is_file():  # of an earlier command
-                results[name] = lr.read(args.out / name)
             continue
         left = None
         if args.minutes is not None:  # at least a tenth for the second
@@ -107,13 +107,26 @@ def main(argv: Sequence[str] | None = None) -> None:
             noise_floor=False,
         )
         results[name] = sweep.run(args.out / name)
-    models = [result.manifest["model"] for result in results.values()]
-    if len({(kept["name"], kept["dtype"]) for kept in models}) > 1:
-        raise lr.InputError(f"{args.out} holds answers of two models or dtypes: use another --out")
+    results = {name: results[name] for name in sweeps if name in results}
     rows = claim_rows(results)
     (args.out / "claims.md").write_text(table(rows), encoding="utf-8")
     conclude(args, __doc__, next(iter(results.values())), findings(results, rows))
     print(f"Table: {args.out / 'claims.md'}")
+
+
+def earlier_results(folders: Mapping[str, Path], asked: Provenance) -> dict[str, lr.SweepResult]:
+    """What earlier commands asked, of the model that is asked now; it goes into the table too."""
+    results = {}
+    for name, folder in folders.items():
+        if (folder / "manifest.json").is_file():
+            results[name] = lr.read(folder)
+            model = results[name].manifest["model"]
+            if (model["weights"], model["dtype"]) != (asked.weights, asked.dtype):
+                raise lr.InputError(
+                    f"{folder} holds answers of {model['name']} in {model['dtype']}, not of "
+                    f"{asked.name} in {asked.dtype}: use another --out"
+                )
+    return results
 
 
 def claim_rows(results: Mapping[str, lr.SweepResult]) -> list[dict[str, Any]]:

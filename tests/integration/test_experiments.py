@@ -140,6 +140,11 @@ def test_claims_are_asked_until_decided_and_written_as_a_table(
     findings = json.loads((tmp_path / "findings.json").read_text())["findings"]
     assert findings[0].startswith("layers: 0 of 0 claims decided")
     assert "expected to be wrong" not in findings[0]  # nothing was decided
+    manifest = tmp_path / "layers" / "manifest.json"
+    manifest.write_text(re.sub('"weights": "[0-9a-f]+"', '"weights": "0"', manifest.read_text()))
+    with pytest.raises(lr.InputError, match=r"layers holds answers of .*: use another --out"):
+        script.main([*given, "--tasks", "contexts"])
+    assert (tmp_path / "claims.md").read_text() == table
 
 
 def test_sciq_is_asked_in_each_context(experiment: Load, tmp_path: Path) -> None:

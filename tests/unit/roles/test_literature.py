@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -208,3 +209,25 @@ def test_a_chance_that_is_measured_makes_generation_need_no_more() -> None:
     (status,) = measured.claims.set_index("claim").loc[[MORE], "status"]
     # By guesses alone the difference would be 0.125, and supported.
     assert status in ("contradicted", "not shown")
+
+
+def test_reasoning_that_needs_layers_only_because_of_sinks_says_so() -> None:
+    """With the first token kept, the layers that reasoning needs beyond copying do no harm."""
+    flat, needed = [0.0] * 9, [0.0] * 3 + [0.6] * 6
+    truth = {("reasoning", G): needed, ("language", G): flat}
+    kept = {("reasoning", G): flat, ("language", G): flat}
+    asked = Simulation(truth, n=N, spared=kept, churn=0.0).draw(0)
+    claims = localize(asked, ablation="skip").claims.set_index("claim")
+    assert claims.loc[DEEP, "status"] == "not shown"
+    assert claims.loc[DEEP, "reason"] == "not shown by skip, mean with the first token kept"
+
+
+def test_what_the_first_token_kept_leaves_open_has_a_number_of_questions() -> None:
+    """With the first token kept, the mean harm beyond copying is near its smallest effect."""
+    flat, needed = [0.0] * 9, [0.0] * 3 + [0.6] * 6
+    truth = {("reasoning", G): needed, ("language", G): flat}
+    kept = {("reasoning", G): [0.0] * 3 + [0.12] * 6, ("language", G): flat}
+    asked = Simulation(truth, n=100, spared=kept).draw(0)
+    claims = localize(asked, ablation="skip").claims.set_index("claim")
+    assert claims.loc[DEEP, "status"] == "not shown"
+    assert re.search(r"if the numbers stand: skip about [1-9]", claims.loc[DEEP, "reason"])
