@@ -35,8 +35,8 @@ from setting import Options, conclude, run
 import layerroles as lr
 from layerroles.models import Provenance, provenance
 from layerroles.roles import SMALLEST, describe_decided
+from layerroles.roles.context_claims import CONTEXT
 from layerroles.roles.literature import DEEP, ORDER, SHALLOW
-from layerroles.roles.paired_claims import CONTEXT
 from layerroles.roles.protocol_claims import MORE, STRICTER, WRITING
 
 # Facts in contexts are a sweep of their own: its tasks are one set of questions, asked three times.

@@ -1,9 +1,8 @@
 """Decide the claims of the literature from a sweep, by its kinds of ablation.
 
 Verdicts on layers rest on one kind of ablation, the judged kind. A claim also takes a second kind,
-of another mechanism.
-`literature`, `protocol_claims`, `paired_claims` and `heads` measure what the claims are about;
-`claim_status` has the rule that decides them.
+of another mechanism. `literature`, `protocol_claims`, `context_claims`, `paired_claims` and `heads`
+measure what the claims are about; `claim_status` has the rule that decides them.
 """
 
 from collections import Counter
@@ -24,7 +23,13 @@ from layerroles.results import (
     describe_decisions,
     mechanisms,
 )
-from layerroles.roles import claim_status, literature, paired_claims, protocol_claims
+from layerroles.roles import (
+    claim_status,
+    context_claims,
+    literature,
+    paired_claims,
+    protocol_claims,
+)
 from layerroles.roles.claim_status import AblationKind, Claim
 from layerroles.roles.harms import (
     Harms,
@@ -60,7 +65,7 @@ def _claims_on_layers(result: SweepResult, kinds: Sequence[AblationKind]) -> Ite
     by_families = sorted(kinds, key=lambda kind: -len(kind.harms.keys))
     yield from literature.literature_claims(by_families, CONTROL)
     yield from protocol_claims.claims_on_protocols(by_families)
-    yield from paired_claims.claims_on_contexts(result, kinds)
+    yield from context_claims.claims_on_contexts(result, kinds)
 
 
 def describe_decided(result: SweepResult) -> str:

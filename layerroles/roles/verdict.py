@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from layerroles.results import records
-from layerroles.roles import heads, literature, paired_claims, protocol_claims
+from layerroles.roles import context_claims, heads, literature, paired_claims, protocol_claims
 from layerroles.roles.protocol_sentences import protocol_sentences
 from layerroles.roles.result import Roles, Sentence
 from layerroles.roles.wording import Setting, describe_positions, format_bounds, format_estimate
@@ -22,7 +22,7 @@ _DECIDED_BY = {
         (protocol_claims.MORE, protocol_claims.STRICTER, protocol_claims.WRITING), "protocols"
     ),
     heads.FEW: "heads",
-    paired_claims.CONTEXT: "protocols",
+    context_claims.CONTEXT: "protocols",
     paired_claims.ALIKE: "similarity",
 }
 # If rounding changes a larger share of answers than this, the verdict says so.

@@ -1,100 +1,16 @@
-"""The same questions in two settings: contexts and models are compared question by question."""
+"""A model and its base are compared question by question; neighbouring layers are described."""
 
 from collections import Counter
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.simulated import Simulation, Truth
+from benchmarks.simulated import Simulation
 from layerroles.roles import localize
-from layerroles.roles.paired_claims import ALIKE, CONTEXT, ROBUST
+from layerroles.roles.paired_claims import ALIKE, ROBUST
 
 G = "generation"
-BARE, TOLD = "knowledge", "knowledge[context]"
-
-
-def contexts(bare: list[float], told: list[float]) -> Truth:
-    return {(BARE, G): bare, (TOLD, G): told}
-
-
-def statuses(truth: Truth, n: int, draws: int = 30) -> Counter:
-    found = Counter()
-    for seed in range(draws):
-        result = Simulation(truth, n=n, shared=True).draw(seed)
-        claims = localize(result, ablation="skip").claims.set_index("claim")
-        found[claims.loc[CONTEXT, "status"]] += 1
-    return found
-
-
-FLAT = [0.05] * 9
-
-
-def test_a_layer_that_a_context_brings_in_is_found() -> None:
-    found = statuses(contexts(FLAT, [0.05] * 4 + [0.4] + [0.05] * 4), n=200)
-    assert found["supported"] >= 27, found
-
-
-def test_where_nothing_changes_nothing_is_claimed() -> None:
-    same = statuses(contexts([0.2] * 9, [0.2] * 9), n=200)
-    assert same["supported"] <= 1, same
-    # Harm that falls as much everywhere: the same layers matter.
-    robust = statuses(contexts([0.4] * 9, [0.1] * 9), n=200)
-    assert robust["supported"] <= 1, robust
-
-
-def test_at_the_smallest_effect_nothing_is_claimed() -> None:
-    # One layer of nine differs from their mean change by exactly .05.
-    told = [0.05] * 4 + [0.05 + 0.05 * 9 / 8] + [0.05] * 4
-    found = statuses(contexts(FLAT, told), n=800)
-    assert found["supported"] <= 1, found
-    assert found["contradicted"] <= 1, found
-
-
-def test_no_change_is_known_from_three_thousand_questions() -> None:
-    found = statuses(contexts([0.0] * 9, [0.0] * 9), n=3000, draws=10)
-    assert found["contradicted"] >= 9, found
-
-
-def test_layers_that_change_are_told_by_a_paired_test_and_holms_correction() -> None:
-    truth = contexts(FLAT, [0.05] * 4 + [0.4] + [0.05] * 4)
-    result = Simulation(truth, n=200, shared=True, kinds=("skip",)).draw(1)
-    rows = result.differences()
-    own = rows[(rows["task"] == BARE) & (rows["task_b"] == TOLD)].set_index("layer")
-    assert own.index[own["p_adjusted"] < 0.05].tolist() == [4]
-    assert own.loc[4, "low"] > 0.2
-    assert (own["n"] == 200).all()
-    (omnibus,) = result.agreement()["p"]
-    assert omnibus <= 1e-3
-    evidence = localize(result).claims.set_index("claim").loc[CONTEXT, "evidence"]
-    assert "layers whose harm changes (Holm): 4" in evidence
-    assert evidence.endswith(f"{TOLD} against {BARE}")
-
-
-def test_the_test_of_profiles_is_right_where_they_are_alike() -> None:
-    found = [
-        Simulation(contexts([0.3] * 6, [0.3] * 6), n=80, shared=True, kinds=("skip",))
-        .draw(seed)
-        .agreement()["p"]
-        .iloc[0]
-        for seed in range(100)
-    ]
-    assert np.mean(np.array(found) < 0.05) <= 0.1
-    assert np.quantile(found, 0.5) > 0.3
-
-
-def test_questions_that_are_not_shared_are_not_compared() -> None:
-    result = Simulation(contexts(FLAT, FLAT), n=50).draw(0)
-    assert result.differences().empty
-    assert CONTEXT not in set(localize(result, ablation="skip").claims["claim"])
-
-
-def test_a_context_in_front_of_unlike_questions_is_no_augmentation() -> None:
-    result = Simulation(contexts(FLAT, FLAT), n=50, shared=True).draw(0)
-    result.examples["prompt"] = [f"prompt {i}" for i in range(len(result.examples))]
-    assert CONTEXT not in set(localize(result, ablation="skip").claims["claim"])
-    assert not result.differences().empty
 
 
 def robust(base: float, twin: float, n: int = 200, draws: int = 20) -> Counter:
@@ -140,21 +56,6 @@ def test_a_base_under_other_settings_is_not_compared() -> None:
     assert row["status"] == "not shown"
 
 
-def test_kinds_have_to_change_the_same_layer_in_the_same_direction() -> None:
-    up, down = [0.3] * 4 + [0.7] + [0.3] * 4, [0.3] * 4 + [0.0] + [0.3] * 4
-    elsewhere = [0.3] * 6 + [0.7] + [0.3] * 2
-    for other in (down, elsewhere):
-        simulation = Simulation(
-            contexts([0.3] * 9, up), n=300, shared=True,
-            other={"mean": contexts([0.3] * 9, other)},
-        )  # fmt: skip
-        for seed in range(5):
-            claims = localize(simulation.draw(seed), ablation="skip").claims
-            row = claims.set_index("claim").loc[CONTEXT]
-            assert row["status"] == "not shown", row["evidence"]
-            assert "not of a layer that another kind shows to change so" in row["evidence"]
-
-
 @pytest.mark.parametrize(("n_tokens", "words"), [(1, "answering position"), (20, "all tokens of")])
 def test_similarity_is_described_and_has_no_verdict(n_tokens: int, words: str) -> None:
     rng = np.random.default_rng(0)
@@ -165,7 +66,7 @@ def test_similarity_is_described_and_has_no_verdict(n_tokens: int, words: str) -
         for example in range(10)
         for layer in range(9)
     ]  # fmt: skip
-    result = Simulation({("retrieval", G): FLAT}, n=20).draw(0)
+    result = Simulation({("retrieval", G): [0.05] * 9}, n=20).draw(0)
     roles = localize(result, [pd.DataFrame(rows)], ablation="skip")
     row = roles.claims.set_index("claim").loc[ALIKE]
     assert row["status"] == "described"
@@ -182,40 +83,3 @@ def test_claims_name_a_skill_that_is_less_than_the_family() -> None:
     result.manifest["cells"][0]["skill"] = ""
     claims = localize(result, ablation="skip").claims
     assert not claims["evidence"].str.contains("adding").any()
-
-
-def test_a_change_that_lacks_the_first_token_kept_says_so() -> None:
-    """At all positions layer 4 changes, and the critical layer 0 was not asked after the first."""
-    bare, with_context = [0.5] + [0.05] * 8, [0.5] + [0.05] * 3 + [0.45] + [0.05] * 4
-    truth = contexts(bare, with_context)
-    whole = Simulation(truth, spared=truth, n=300, shared=True, kinds=("skip", "mean")).draw(0)
-    row = localize(whole, ablation="skip").claims.set_index("claim").loc[CONTEXT]
-    assert row["status"] == "supported"
-    lacking = (whole.frame["at"] == "after_first") & (whole.frame["ablation"] == "skip")
-    lacking &= (whole.frame["layer"] == 0) & (whole.frame["task"] == TOLD)
-    less = replace(whole, frame=whole.frame[~lacking].reset_index(drop=True))
-    row = localize(less, ablation="skip").claims.set_index("claim").loc[CONTEXT]
-    assert row["status"] == "not shown"
-    assert row["reason"] == "not asked about all of it by skip with the first token kept"
-
-
-def test_layers_that_change_only_because_of_the_sink_are_not_missing_questions() -> None:
-    """Layer 4 is a sink with the context: its harm changes, but not with the first token kept."""
-    bare, with_context = [0.05] * 9, [0.05] * 4 + [0.6] + [0.05] * 4
-    kept = contexts(bare, bare)
-    whole = Simulation(
-        contexts(bare, with_context), spared=kept, n=2500, shared=True, kinds=("skip", "mean")
-    ).draw(0)
-    row = localize(whole, ablation="skip").claims.set_index("claim").loc[CONTEXT]
-    assert row["status"] == "not shown"
-    assert "questions that would decide it" not in row["reason"], row["reason"]
-    assert row["reason"] == "not shown by skip, mean with the first token kept"
-
-
-def test_kinds_that_show_different_layers_say_so() -> None:
-    bare = contexts(FLAT, [0.05] * 4 + [0.6] + [0.05] * 4)
-    other = contexts(FLAT, [0.05] * 2 + [0.6] + [0.05] * 6)
-    result = Simulation(bare, n=400, shared=True, other={"mean": other}).draw(0)
-    row = localize(result, ablation="skip").claims.set_index("claim").loc[CONTEXT]
-    assert row["status"] == "not shown"
-    assert row["reason"] == "the kinds of ablation show it of different layers"

@@ -17,9 +17,9 @@ from benchmarks.simulated import Simulation, Truth
 from layerroles import stats
 from layerroles.results import INTACT, cells_of
 from layerroles.roles.claim_status import AblationKind, Number, make_finding
+from layerroles.roles.context_claims import CONTEXT
 from layerroles.roles.harms import Harms
 from layerroles.roles.literature import DEEP, ORDER, SHALLOW
-from layerroles.roles.paired_claims import CONTEXT
 from layerroles.sweep.next_cells import ask_for, next_cells, open_decisions
 from layerroles.sweep.store import Key
 from layerroles.sweep.targets import Open, Plan
