@@ -16,9 +16,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy import stats as distributions
 
-from benchmarks.simulated import Simulation, Truth
+from benchmarks.simulated import Simulation, Truth, claims_of
 from layerroles import stats
-from layerroles.roles import localize
 from layerroles.roles.claim_status import SMALLEST
 from layerroles.roles.literature import DEEP, ORDER, SHALLOW
 from layerroles.roles.protocol_claims import MORE
@@ -185,7 +184,7 @@ def statuses(truth: Truth, n: int, sweeps: int) -> dict[str, Counter[str]]:
     """How often each claim came out how, of two kinds with correlated answers and skill .7."""
     found: dict[str, Counter[str]] = {claim: Counter() for claim in CLAIMS}
     for seed in range(sweeps):
-        claims = localize(Simulation(truth, n=n).draw(seed), ablation="skip").claims
+        claims = claims_of(Simulation(truth, n=n).draw(seed))
         for row in claims.itertuples():
             if row.claim in found:
                 found[row.claim][row.status] += 1

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from layerroles.results import BUILT_IN, SweepResult
+from layerroles.roles.claims import decide_claims, measure_kinds
 
 # Task and protocol -> harm per layer.
 Truth = Mapping[tuple[str, str], Sequence[float]]
@@ -180,3 +181,10 @@ def copied(result: SweepResult, kind: str, name: str) -> SweepResult:
     again = own.assign(ablation=name, condition=renamed)
     frame = pd.concat([result.frame, again], ignore_index=True)
     return SweepResult(frame, result.manifest, result.examples)
+
+
+def claims_of(
+    result: SweepResult, ablation: str = "skip", base: SweepResult | None = None
+) -> pd.DataFrame:
+    """The claims of `localize`, without the tables and sentences beside them."""
+    return decide_claims(result, measure_kinds(result, ablation), base, [])

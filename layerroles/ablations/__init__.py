@@ -10,6 +10,7 @@ from layerroles.ablations.condition import Condition as Condition
 from layerroles.ablations.condition import Conditions as Conditions
 from layerroles.ablations.condition import as_condition as as_condition
 from layerroles.ablations.condition import as_conditions as as_conditions
+from layerroles.ablations.donor_swap import Swap as Swap
 from layerroles.ablations.grids import cumulative as cumulative
 from layerroles.ablations.grids import each_head as each_head
 from layerroles.ablations.grids import each_kv_group as each_kv_group
@@ -29,5 +30,4 @@ from layerroles.ablations.positions import At as At
 from layerroles.ablations.reference import Reference as Reference
 from layerroles.ablations.reference import SiteReference as SiteReference
 from layerroles.ablations.reference import pad_left as pad_left
-from layerroles.ablations.swap import Swap as Swap
 from layerroles.ablations.token_marks import Prompt as Prompt

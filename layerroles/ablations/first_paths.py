@@ -7,6 +7,7 @@ first module, so that hashes stay the same.
 
 # Path of a class or function below `layerroles` -> the module below `layerroles` that held it.
 FIRST_MODULES = {
+    "ablations.donor_swap.Swap": "ablations.swap",
     "ablations.hooks.ablated": "ablations.apply",
     "ablations.kinds.Mean": "ablations.mean",
     "ablations.kinds.Noise": "ablations.noise",
@@ -30,7 +31,7 @@ FIRST_MODULES = {
     "figures.pruned_harm.pruned_harm": "figures.pruned",
     "figures.role_map.role_map": "figures.roles",
     "figures.token_table.token_table": "figures.tokens",
-    "harness.metrics.lm_eval_metrics": "aggregates",
+    "harness.aggregation.lm_eval_metrics": "aggregates",
     "harness.model.AblatedLM": "lm",
     "harness.protocol.Harness": "protocols.harness",
     "harness.tasks.LmEval": "tasks.lm_eval",

@@ -1,18 +1,18 @@
 """Answer requests to a model under many conditions, and estimate the time and memory needed."""
 
-from layerroles.engine.agreement import N_NOISE_DRAWS as N_NOISE_DRAWS
-from layerroles.engine.agreement import N_TRIAL_REQUESTS as N_TRIAL_REQUESTS
-from layerroles.engine.agreement import TRIAL_CONTEXT as TRIAL_CONTEXT
-from layerroles.engine.agreement import TRIAL_CONTINUATION as TRIAL_CONTINUATION
-from layerroles.engine.agreement import ConditionKind as ConditionKind
-from layerroles.engine.agreement import condition_kind as condition_kind
 from layerroles.engine.decode import Decoding as Decoding
 from layerroles.engine.decode import Stops as Stops
 from layerroles.engine.decode import choose_greedy as choose_greedy
 from layerroles.engine.engine import Engine as Engine
 from layerroles.engine.engine import LogLikelihoods as LogLikelihoods
-from layerroles.engine.executors import ExecutorName as ExecutorName
-from layerroles.engine.executors import check_executor as check_executor
+from layerroles.engine.executor_choice import ExecutorName as ExecutorName
+from layerroles.engine.executor_choice import check_executor as check_executor
+from layerroles.engine.executor_trial import N_NOISE_DRAWS as N_NOISE_DRAWS
+from layerroles.engine.executor_trial import N_TRIAL_REQUESTS as N_TRIAL_REQUESTS
+from layerroles.engine.executor_trial import TRIAL_CONTEXT as TRIAL_CONTEXT
+from layerroles.engine.executor_trial import TRIAL_CONTINUATION as TRIAL_CONTINUATION
+from layerroles.engine.executor_trial import ConditionKind as ConditionKind
+from layerroles.engine.executor_trial import condition_kind as condition_kind
 from layerroles.engine.planning.cost import Speed as Speed
 from layerroles.engine.planning.cost import Work as Work
 from layerroles.engine.planning.cost import reading_cost as reading_cost

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations import INTACT, Condition, as_conditions
-from layerroles.engine.executors import ExecutorName, Executors
+from layerroles.engine.executor_choice import ExecutorName, Executors
 from layerroles.engine.planning.cost import Speed
 from layerroles.engine.planning.memory import (
     Budget,

@@ -51,7 +51,10 @@ def harm_profiles(
         figure = lr.figures.harm_profiles(tasks_of, protocol="generation")
     """
     if not isinstance(results, Mapping):
-        raise InputError(f"results={results!r} names no results: give them as {{name: result}}")
+        raise InputError(
+            "harm_profiles takes results by name, as {name: result}, not "
+            f"a {type(results).__name__}"
+        )
     if not results:
         raise InputError("harm_profiles got no results: give at least one, by name")
     chosen = {"task": task, "protocol": protocol, "at": at}

@@ -8,7 +8,7 @@ class is first used (PEP 562).
 import typing
 from importlib import import_module
 
-from layerroles.harness.metrics import lm_eval_metrics as lm_eval_metrics
+from layerroles.harness.aggregation import lm_eval_metrics as lm_eval_metrics
 from layerroles.harness.protocol import Harness as Harness
 from layerroles.harness.tasks import LmEval as LmEval
 

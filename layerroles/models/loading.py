@@ -40,12 +40,7 @@ from layerroles.models.checks import (
     find_massive_writes,
     library_versions,
 )
-from layerroles.models.modules import (
-    first_shared_keys,
-    hook_ids,
-    named_weights,
-    tensor_bytes,
-)
+from layerroles.models.introspection import first_shared_keys, hook_ids
 from layerroles.models.source import (
     boot,
     expand_home,
@@ -56,6 +51,7 @@ from layerroles.models.source import (
     resolve_dtype,
     resolve_source,
 )
+from layerroles.models.weights import named_weights, tensor_bytes
 from layerroles.sites import Site, size_of
 
 log = logging.getLogger(__name__)

@@ -30,7 +30,7 @@ from layerroles.results.distinct_ablations import BUILT_IN, mechanisms
 from layerroles.results.effects import NUMBERS, ambiguous_rows, check_unambiguous
 from layerroles.results.effects import clustered_p as clustered_p
 from layerroles.results.effects import estimate_paired_effect as estimate_paired_effect
-from layerroles.results.result import SweepResult, cells_of, check_result
+from layerroles.results.result import SweepResult, cells_of, check_result, conditions_of
 from layerroles.results.verdict_regions import (
     CRITICAL,
     PARTIAL,
@@ -69,6 +69,7 @@ __all__ = [
     "check_unambiguous",
     "clustered_p",
     "compare",
+    "conditions_of",
     "count_needed",
     "decisions_of",
     "describe_answers",

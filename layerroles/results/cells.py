@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from layerroles import stats
 from layerroles.results.question_identity import name_questions
@@ -100,7 +100,19 @@ class Cell:
 
     def n_asked(self, conditions: Iterable[str]) -> int:
         """Return the number of examples that were asked intact and under all these conditions."""
-        return len(self.asked_by_all(conditions))
+        asked, rows = self._asked_array
+        names = [INTACT, *conditions]
+        if not all(name in rows for name in names):
+            return 0
+        return int(np.logical_and.reduce(asked[[rows[name] for name in names]]).sum())
+
+    def n_answered(self, condition: str) -> tuple[int, int]:
+        """Return the number of examples with an intact and an ablated score, and of the others.
+
+        The others were asked both ways, but have a score that is missing or not finite.
+        """
+        n_answered = len(self.answered_by_both(condition)[0])
+        return n_answered, self.n_asked([condition]) - n_answered
 
     def asked_by_all(self, conditions: Iterable[str]) -> set[str]:
         """Return the ids of the examples that were asked intact and under all these conditions."""
@@ -226,6 +238,16 @@ class Cell:
         }
 
     @functools.cached_property
+    def _asked_array(self) -> tuple[Bool[np.ndarray, "row column"], dict[str, int]]:
+        """Whether each example was asked under each condition, and row indices by condition."""
+        (rows, conditions), (columns, examples) = (
+            pd.factorize(self.rows[name].to_numpy(object)) for name in ("condition", "example")
+        )
+        asked = np.zeros((len(conditions), len(examples)), dtype=bool)
+        asked[rows, columns] = True
+        return asked, {str(name): row for row, name in enumerate(conditions)}
+
+    @functools.cached_property
     def _chances(self) -> Float[np.ndarray, " example"]:
         return self.chances_of(list(self.scores.columns))
 
@@ -295,7 +317,8 @@ def make_cells(frame: pd.DataFrame, manifest: dict[str, Any], examples: pd.DataF
         for line in manifest.get("noise_floor") or []
         if line["n"]
     }
-    frame = frame.assign(example=frame["example"].astype(str))
+    # As objects: iteration over strings in Arrow's memory, below, is slow.
+    frame = frame.assign(example=frame["example"].astype(str).astype(object))
     cells, questions = [], name_questions(frame, examples)
     for (task, family, protocol), rows in frame.groupby(CELL, sort=False):
         cell = manifest_cells.get((task, protocol), {})

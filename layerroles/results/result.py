@@ -13,7 +13,7 @@ from layerroles.display import as_html, as_text, detectable_line
 from layerroles.errors import InputError
 from layerroles.registry import describe_unknown, nearest_name
 from layerroles.results.agreement import tabulate_agreement, tabulate_differences
-from layerroles.results.cells import INTACT, Cell, make_cells
+from layerroles.results.cells import CELL, CONDITION, INTACT, Cell, make_cells
 from layerroles.results.decisions import find_deferred, tabulate_decisions
 from layerroles.results.effects import label_conditions, tabulate_effects, tabulate_intact
 from layerroles.results.tables import tabulate_measures, tabulate_noise
@@ -29,6 +29,11 @@ _NEXT = (
 def cells_of(result: "SweepResult") -> Sequence[Cell]:
     """Return the cells (task x protocol) of a result, in the order of its rows."""
     return result._cells
+
+
+def conditions_of(result: "SweepResult") -> pd.DataFrame:
+    """Return a row per condition, task and protocol, with the first columns of the effects."""
+    return result._conditions
 
 
 def _key(cell: Mapping[str, Any]) -> tuple[str, str]:
@@ -179,7 +184,7 @@ class SweepResult:
         outside generation), format_low, format_high, noise (share of answers that another batch
         shape changes; NaN if not measured).
         """
-        return tabulate_intact(self._cells)
+        return self._intact.copy()
 
     def decisions(self) -> pd.DataFrame:
         """Return the verdict on every condition in each family under each protocol, a row for each.
@@ -385,6 +390,20 @@ class SweepResult:
     @functools.cached_property
     def _cells(self) -> Sequence[Cell]:
         return make_cells(self.frame, self.manifest, self.examples)
+
+    @functools.cached_property
+    def _conditions(self) -> pd.DataFrame:
+        if not self._cells:
+            return pd.DataFrame(columns=[*CONDITION, *CELL])
+        tables = [
+            cell.conditions.assign(task=cell.task, family=cell.family, protocol=cell.protocol)
+            for cell in self._cells
+        ]
+        return pd.concat(tables, ignore_index=True)
+
+    @functools.cached_property
+    def _intact(self) -> pd.DataFrame:
+        return tabulate_intact(self._cells)
 
     @functools.cached_property
     def _effects(self) -> pd.DataFrame:

@@ -40,7 +40,7 @@ from layerroles.roles.claim_status import Finding as Finding
 from layerroles.roles.claims import claims_on_layers as claims_on_layers
 from layerroles.roles.claims import describe_decided as describe_decided
 from layerroles.roles.harms import Harms as Harms
-from layerroles.roles.harms import single_site_effects as single_site_effects
+from layerroles.roles.harms import single_site_conditions as single_site_conditions
 from layerroles.roles.heads import FoundHeads as FoundHeads
 from layerroles.roles.heads import HeadSearch as HeadSearch
 from layerroles.roles.heads import carried_by_few as carried_by_few
@@ -87,6 +87,6 @@ __all__ = [
     "probe_sentences",
     "rank_stability",
     "round_up",
-    "single_site_effects",
+    "single_site_conditions",
     "summarize_probes",
 ]

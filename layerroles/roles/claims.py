@@ -35,7 +35,7 @@ from layerroles.roles.harms import (
     Harms,
     has_one_setting,
     positions_swept,
-    single_site_effects,
+    single_site_conditions,
 )
 from layerroles.roles.heads import carried_by_few
 
@@ -76,7 +76,7 @@ def describe_decided(result: SweepResult) -> str:
     until = result.manifest.get("until")
     if not until or until.get("goal") != "claims":
         return describe_decisions(cells_of(result), result.manifest)
-    kinds = list(dict.fromkeys(single_site_effects(result)["ablation"]))
+    kinds = list(dict.fromkeys(single_site_conditions(result)["ablation"]))
     if not kinds:
         return ""
     claims = [claim for claim in claims_on_layers(result, kinds[0]) if not claim.missing]
@@ -168,7 +168,7 @@ def measure_kinds(
 
 
 def _ablation_kinds(result: SweepResult) -> list[str]:
-    kinds = list(dict.fromkeys(single_site_effects(result)["ablation"]))
+    kinds = list(dict.fromkeys(single_site_conditions(result)["ablation"]))
     if not kinds:
         raise InputError(
             "roles need conditions that ablate one whole layer each, and this result has none: "

@@ -8,6 +8,7 @@ layers, positions, protocols, contexts and tasks that share questions are compar
 question.
 """
 
+import functools
 import math
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,6 +32,7 @@ from layerroles.results import (
     ambiguous_rows,
     cells_of,
     check_unambiguous,
+    conditions_of,
     count_needed,
     find_waiting,
     judge,
@@ -63,35 +65,35 @@ class Harms:
     def __init__(
         self, result: SweepResult, ablation: str, at: str | None = None, *, part: str = "block"
     ) -> None:
-        effects = single_site_effects(result, part)
-        self.effects = effects[effects["ablation"] == ablation]
+        conditions = single_site_conditions(result, part)
+        conditions = conditions[conditions["ablation"] == ablation]
         self.ablation, self.part, self.result = ablation, part, result
         self.interim = result.interim
-        check_unambiguous(self.effects)
-        self._index: dict[tuple[str, str, Place, str], dict[str, Any]] = {
-            (row.task, row.protocol, _place_of(row), row.at): row._asdict()
-            for row in records(self.effects)
+        check_unambiguous(conditions)
+        self._condition_at: dict[tuple[str, str, Place, str], str] = {
+            (row.task, row.protocol, _place_of(row), row.at): str(row.condition)
+            for row in records(conditions)
         }
-        ats = set(self.effects["at"])
+        ats = set(conditions["at"])
         if at is not None and at not in ats:
             raise InputError(describe_unknown("at", at, sorted(ats)))
         self.at = at or ("all" if "all" in ats else sorted(ats)[0])
         # Layers that the sweep ablates `after_first` only if they are critical at all positions.
         self._only_if_critical = _waiting_layers(result, ablation) if part == "block" else set()
         self.after_first = self.at == "all" and bool(AFTER_FIRST in ats or self._only_if_critical)
-        self.places = sorted({place for _, _, place, _ in self._index})
+        self.places = sorted({place for _, _, place, _ in self._condition_at})
         levels = verdict_levels(result.manifest)
         # The level of the interval that decides about a place.
         self._levels = {
-            place: levels.get(str(row["condition"]), stats.LEVEL)
-            for (_, _, place, at), row in self._index.items()
+            place: levels.get(condition, stats.LEVEL)
+            for (_, _, place, at), condition in self._condition_at.items()
             if at == self.at
         }
         self.swept = sorted({layer for layer, _ in self.places})
         model = result.manifest.get("model", {})
         self.n_layers = int(model.get("n_layers", self.swept[-1] + 1))
         intact = result.intact()
-        cells_swept = self.effects[["task", "protocol"]].drop_duplicates()
+        cells_swept = conditions[["task", "protocol"]].drop_duplicates()
         groups = intact.merge(cells_swept, on=["task", "protocol"]).groupby(
             ["family", "protocol"], sort=False
         )
@@ -107,6 +109,15 @@ class Harms:
         }
         self._sums: dict[tuple[Any, ...], stats.Contrast] = {}
         self.keys = list(self._intact_rows)
+
+    @functools.cached_property
+    def effects(self) -> pd.DataFrame:
+        """The rows of `SweepResult.effects` of the conditions that ablate one place each."""
+        effects = self.result.effects()
+        places = effects["head" if self.part == "head" else "layer"].notna()
+        return effects[
+            (effects["ablation"] == self.ablation) & (effects["part"] == self.part) & places
+        ]
 
     def intact_rows(self, family: str, protocol: str) -> pd.DataFrame:
         """Return the intact scores of a family under a protocol, a row per task."""
@@ -143,8 +154,12 @@ class Harms:
             gone = stats.mean_of(
                 [self._first_token_share(task, protocol, place, level) for task in tasks]
             )
-        rows = [self._effect_of(task, protocol, place, self.at) for task in tasks]
-        n = sum(row["n"] for row in rows if row is not None)
+        asked = [
+            self._cell_by_key[task, protocol].n_answered(name)
+            for task in tasks
+            if (name := self._condition_at.get((task, protocol, place, self.at))) is not None
+        ]
+        n = sum(answered for answered, _ in asked)
         verdict = NOT_MEASURABLE
         if tasks:
             verdict = self._judge(place, harm, first_token_kept, gone)
@@ -160,7 +175,7 @@ class Harms:
             "layer": place[0],
             **({} if place[1] < 0 else {"head": place[1]}),
             "n": n,
-            "n_failed": sum(row["n_failed"] for row in rows if row is not None),
+            "n_failed": sum(failed for _, failed in asked),
             **values,
             "verdict": verdict,
             "needed": count_needed(harm, n) if verdict == UNDECIDED else math.nan,
@@ -182,9 +197,6 @@ class Harms:
         names = [self.condition(task, protocol, place, AFTER_FIRST) for task in tasks]
         at_all = [self.condition(task, protocol, place, "all") for task in tasks]
         return all(name is not None for name in names) and names != at_all
-
-    def _effect_of(self, task: str, protocol: str, place: Place, at: str) -> dict[str, Any] | None:
-        return self._index.get((task, protocol, place, at))
 
     def _first_token_share(
         self, task: str, protocol: str, place: Place, level: float
@@ -213,8 +225,7 @@ class Harms:
             level = self._levels.get(place, stats.LEVEL)
             at_all = self.harm(family, protocol, {place: 1.0}, at="all", level=level)
             at = AFTER_FIRST if not at_all.known or at_all.interval.low > CRITICAL else "all"
-        row = self._effect_of(task, protocol, place, at)
-        return None if row is None else str(row["condition"])
+        return self._condition_at.get((task, protocol, place, at))
 
     def level_of_sums(self, task: str, protocol: str) -> float:
         """Return the confidence level to use for intervals of sums over all places of a task.
@@ -439,23 +450,23 @@ class Harms:
         return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
-def single_site_effects(result: SweepResult, part: str = "block") -> pd.DataFrame:
-    """Return the effects of conditions that ablate one whole layer (for part `head`, one head)."""
-    effects = result.effects()
+def single_site_conditions(result: SweepResult, part: str = "block") -> pd.DataFrame:
+    """Return a table of the conditions that ablate one whole layer (for part `head`, one head)."""
+    conditions = conditions_of(result)
     number = "head" if part == "head" else "layer"
-    return effects[(effects["part"] == part) & effects[number].notna()]
+    return conditions[(conditions["part"] == part) & conditions[number].notna()]
 
 
 def positions_swept(result: SweepResult, ablation: str, part: str = "block") -> set[str]:
     """Return the positions (values of `at`) of an ablation's conditions on one layer or head."""
-    effects = single_site_effects(result, part)
-    return set(effects.loc[effects["ablation"] == ablation, "at"])
+    conditions = single_site_conditions(result, part)
+    return set(conditions.loc[conditions["ablation"] == ablation, "at"])
 
 
 def has_one_setting(result: SweepResult, ablation: str) -> bool:
     """Return whether a sweep has one setting of an ablation, and not, say, two noise scales."""
-    effects = single_site_effects(result)
-    return bool(ambiguous_rows(effects[effects["ablation"] == ablation]).empty)
+    conditions = single_site_conditions(result)
+    return bool(ambiguous_rows(conditions[conditions["ablation"] == ablation]).empty)
 
 
 def _place_of(row: Any) -> Place:

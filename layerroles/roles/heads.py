@@ -37,7 +37,7 @@ from layerroles.display import as_html, as_text
 from layerroles.errors import InputError
 from layerroles.results import CRITICAL, Cell, SweepResult, cells_of, mechanisms, records
 from layerroles.roles.claim_status import Claim, Finding, Number
-from layerroles.roles.harms import Harms, positions_swept, single_site_effects
+from layerroles.roles.harms import Harms, positions_swept, single_site_conditions
 from layerroles.roles.wording import format_estimate
 from layerroles.sites import Site
 
@@ -68,7 +68,7 @@ def heads_of(result: SweepResult, at: str) -> pd.DataFrame:
             positions if heads were ablated there, else on `all`, else on the first by name.
     """
     frames = []
-    for kind in dict.fromkeys(single_site_effects(result, "head")["ablation"]):
+    for kind in dict.fromkeys(single_site_conditions(result, "head")["ablation"]):
         positions = positions_swept(result, kind, "head")
         harms = Harms(result, kind, at if at in positions else None, part="head")
         frame = harms.layers().assign(ablation=kind, at=harms.at)
@@ -302,7 +302,7 @@ def carried_by_few(result: SweepResult, at: str = "all") -> Iterator[Claim]:
         return
     sets = _joint_sets(result, at)
     kinds = dict.fromkeys(head_set.ablation for head_set in sets)
-    mechanism_of = mechanisms(result)
+    mechanism_of = mechanisms(result) if sets else {}
     cells: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells_of(result):
         cells.setdefault((cell.family, cell.protocol), []).append(cell)

@@ -27,7 +27,7 @@ from layerroles import stats
 from layerroles.errors import InputError
 from layerroles.probes import group_by_probe
 from layerroles.results import INTACT, SweepResult, check_result
-from layerroles.roles.harms import Harms, positions_swept, single_site_effects
+from layerroles.roles.harms import Harms, positions_swept, single_site_conditions
 
 COLUMNS = [
     *("probe", "measure", "part", "ablation", "at", "task", "family", "protocol"),
@@ -135,7 +135,7 @@ def _each_harms(result: SweepResult, ablation: str | None, at: str | None) -> It
         at: only conditions that act at these positions; None for all.
     """
     for part in ("block", "head"):
-        for kind in dict.fromkeys(single_site_effects(result, part)["ablation"]):
+        for kind in dict.fromkeys(single_site_conditions(result, part)["ablation"]):
             for where in sorted(positions_swept(result, kind, part)):
                 if ablation in (None, kind) and at in (None, where):
                     yield Harms(result, kind, where, part=part)

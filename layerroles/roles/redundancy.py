@@ -41,7 +41,14 @@ import pandas as pd
 from jaxtyping import Float
 
 from layerroles import stats
-from layerroles.results import CRITICAL, INTACT, SweepResult, clustered_p, records
+from layerroles.results import (
+    CRITICAL,
+    INTACT,
+    SweepResult,
+    clustered_p,
+    conditions_of,
+    records,
+)
 from layerroles.roles.harms import Harms
 
 COLUMNS = [
@@ -77,14 +84,18 @@ def _pair_effects(
     result: SweepResult, ablation: str, at: str
 ) -> dict[Pair, dict[tuple[str, str], dict[str, Any]]]:
     """Map a pair of layers, then (task, protocol), to the row of effects of ablating both."""
-    effects = result.effects()
-    effects = effects[
-        (effects["ablation"] == ablation)
-        & (effects["at"] == at)
-        & (effects["part"] == "block")
-        & effects["layer"].isna()
-        & (effects["site"].str.count(r"\+") == 1)
+    asked = conditions_of(result)
+    pairs = asked[
+        (asked["ablation"] == ablation)
+        & (asked["at"] == at)
+        & (asked["part"] == "block")
+        & asked["layer"].isna()
+        & (asked["site"].str.count(r"\+") == 1)
     ]
+    if pairs.empty:
+        return {}
+    effects = result.effects()
+    effects = effects[effects["condition"].isin(pairs["condition"])]
     by_pair: dict[Pair, dict[tuple[str, str], dict[str, Any]]] = {}
     for row in records(effects):
         layer, other = sorted(int(site.removeprefix("L")) for site in row.site.split("+"))

@@ -1,7 +1,8 @@
 """The verdict: what can be claimed from the numbers, one sentence at a time.
 
 This module has the sentences on the setting, the comparisons over protocols, the claims of the
-literature, and what the probes measured. Those on a single protocol are in `protocol_sentences`.
+literature, and what the probes measured. Those on a single protocol are in
+`single_protocol_sentences`.
 """
 
 import math
@@ -11,8 +12,8 @@ import pandas as pd
 
 from layerroles.results import records
 from layerroles.roles import context_claims, heads, literature, paired_claims, protocol_claims
-from layerroles.roles.protocol_sentences import protocol_sentences
 from layerroles.roles.result import Roles, Sentence
+from layerroles.roles.single_protocol_sentences import protocol_sentences
 from layerroles.roles.wording import Setting, describe_positions, format_bounds, format_estimate
 
 # Topic of the sentence on each claim of the literature; `depth` for those not listed.

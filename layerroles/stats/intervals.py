@@ -92,7 +92,7 @@ def tango(
         raise ValueError(f"no {n} pairs have {gained} gained and {lost} lost")
     if corrected and n == 1:
         return Interval(-1.0, 1.0)
-    z = float(stats.norm.isf((1 - level) / 2)) * (math.sqrt(n / (n - 1)) if corrected else 1)
+    z = critical_value(level) * (math.sqrt(n / (n - 1)) if corrected else 1)
     return Interval(-_upper_end(lost, gained, n, z), _upper_end(gained, lost, n, z))
 
 
@@ -120,6 +120,13 @@ def wilson(right: int, n: int, *, level: float = LEVEL) -> Interval:
     low, high = proportion_confint(right, n, alpha=1 - level, method="wilson")
     # Exactly 0 and 1 where rounding falls short: a score of 0 is not above a chance of 0.
     return Interval(float(low) if right else 0.0, float(high) if right < n else 1.0)
+
+
+@functools.lru_cache(maxsize=10_000)
+def critical_value(level: float, df: float | None = None) -> float:
+    """Return the two-sided critical value of Student's t; of the normal if `df` is None."""
+    tail = (1 - level) / 2
+    return float(stats.norm.isf(tail) if df is None else stats.t.isf(tail, df))
 
 
 def mean_interval(
@@ -158,7 +165,7 @@ def percentile_interval(
     """
     if n < 2 or np.isnan(draws).any():
         return UNKNOWN
-    tail = stats.norm.sf(math.sqrt(n / (n - 1)) * stats.t.isf((1 - level) / 2, n - 1))
+    tail = stats.norm.sf(math.sqrt(n / (n - 1)) * critical_value(level, float(n - 1)))
     low, high = np.quantile(draws, [tail, 1 - tail])
     return Interval(float(low), float(high))
 
@@ -174,14 +181,15 @@ def resampled_counts(
 
     Examples with the same name in `clusters` are drawn together.
     """
-    places = np.arange(n)
+    units = np.arange(n)
     if clusters is not None:
-        places, _ = pd.factorize(np.asarray(clusters, dtype=object))
-    n_drawn = int(places.max()) + 1 if n else 0
-    counts = (
-        rng.multinomial(n_drawn, np.full(n_drawn, 1 / n_drawn), size=resamples) if n else places
-    )
-    return counts[..., places].astype(float)
+        units, _ = pd.factorize(np.asarray(clusters, dtype=object))
+    n_units = int(units.max()) + 1 if n else 0
+    # Faster than a multinomial draw, which makes a binomial one for each unit.
+    drawn = rng.integers(n_units, size=(resamples, n_units)) if n else np.zeros((resamples, 0), int)
+    drawn += n_units * np.arange(resamples)[:, None]
+    counts = np.bincount(drawn.ravel(), minlength=resamples * n_units)
+    return counts.reshape(resamples, n_units)[:, units].astype(float)
 
 
 def sampled_total(hits: int, drawn: int, population: int) -> IntervalEstimate:

@@ -38,7 +38,7 @@ NO_PAIRS = PairedEffect(0, math.nan, UNKNOWN, math.nan)
 
 def is_binary(*scores: Float[np.ndarray, "..."]) -> bool:
     """Return whether every score is 0 or 1."""
-    return all(bool(np.isin(values, (0.0, 1.0)).all()) for values in scores)
+    return all(bool(((values == 0) | (values == 1)).all()) for values in scores)
 
 
 def paired_binary(

@@ -30,7 +30,6 @@ from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 
 from layerroles.stats.clusters import (
     Clusters,
@@ -39,12 +38,11 @@ from layerroles.stats.clusters import (
     measure_clustering,
     widest,
 )
-from layerroles.stats.intervals import LEVEL, UNKNOWN, Interval, IntervalEstimate
+from layerroles.stats.intervals import LEVEL, UNKNOWN, Interval, IntervalEstimate, critical_value
 from layerroles.stats.paired import is_binary
 from layerroles.stats.ratio_score_test import (
     DIGITS,
     ValuePair,
-    critical_value,
     score,
     score_interval,
 )
@@ -221,7 +219,7 @@ def _fieller_interval(
     differ from 0; unknown if all numerators are equal.
     """
     n = len(numerator)
-    t = float(stats.t.isf((1 - level) / 2, df))
+    t = critical_value(level, df)
     a, b = float(numerator.mean()), float(denominator.mean())
     (va, cov), (_, vb) = (np.cov(numerator, denominator) * t * t / n).tolist()
     lead, half, rest = b * b - vb, a * b - cov, a * a - va

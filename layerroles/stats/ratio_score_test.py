@@ -18,9 +18,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from scipy import optimize, stats
+from scipy import optimize
 
-from layerroles.stats.intervals import Interval
+from layerroles.stats.intervals import Interval, critical_value
 
 # A pair of values of one example: numerator and denominator.
 ValuePair = tuple[float, float]
@@ -69,12 +69,6 @@ class Clustering:
         effective = examples / (self.above if above else self.below)
         total = examples + _ADDED_EXAMPLES * self.size
         return max(self.design, total / (effective + _ADDED_EXAMPLES))
-
-
-def critical_value(level: float, df: float | None) -> float:
-    """Return the two-sided critical value of Student's t; of the normal if `df` is None."""
-    tail = (1 - level) / 2
-    return float(stats.norm.isf(tail) if df is None else stats.t.isf(tail, df))
 
 
 @functools.lru_cache(maxsize=100_000)

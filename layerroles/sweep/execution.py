@@ -25,7 +25,7 @@ from layerroles.progress import Advance, Outlook, Picture, show_progress
 from layerroles.protocols import Answer, Asked, add_coherence
 from layerroles.results import SweepResult, find_waiting
 from layerroles.sweep import noise_floor
-from layerroles.sweep.contention import Contention
+from layerroles.sweep.cpu_contention import Contention
 from layerroles.sweep.harm_as_text import layer_strips, strip_lines
 from layerroles.sweep.next_cells import (
     ask_for,

@@ -21,7 +21,7 @@ from layerroles.ablations import Ablation, At, Condition, Skip, each_layer
 from layerroles.errors import InputError
 from layerroles.registry import describe_unknown
 from layerroles.results import CRITICAL, SweepResult
-from layerroles.roles import SMALLEST, Harms, Robustness, judge_setups, single_site_effects
+from layerroles.roles import SMALLEST, Harms, Robustness, judge_setups, single_site_conditions
 from layerroles.sites import Site
 from layerroles.sweep.sweep import Sweep
 from layerroles.tasks import Task
@@ -160,7 +160,7 @@ class _Quantity:
 
     def measure(self, result: SweepResult) -> _Number:
         """Return the quantity of the claim, measured on the result of one set-up's sweep."""
-        (ablation,) = set(single_site_effects(result)["ablation"])
+        (ablation,) = set(single_site_conditions(result)["ablation"])
         harms = Harms(result, ablation)
         ((family, protocol),) = harms.keys
         if self.layer is not None:

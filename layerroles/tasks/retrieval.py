@@ -32,6 +32,13 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import ClassVar
 
+from layerroles.tasks.answer_words import (
+    find_known_words,
+    first_paragraph,
+    is_refusal,
+    normalize_marks,
+    remove_denied,
+)
 from layerroles.tasks.base import (
     Example,
     Grade,
@@ -40,13 +47,6 @@ from layerroles.tasks.base import (
     has_answer_length,
     normalize_text,
     register,
-)
-from layerroles.tasks.grade_words import (
-    find_known_words,
-    first_paragraph,
-    is_refusal,
-    normalize_marks,
-    remove_denied,
 )
 from layerroles.tasks.sources import Generated, shuffle_choices
 from layerroles.tasks.vocabulary import NAMES, NOUNS, PLACES

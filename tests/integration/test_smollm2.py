@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import layerroles as lr
 from layerroles.ablations import resolve_references
 from layerroles.engine import encode_scored, encode_written
-from layerroles.engine.agreement import rounding_noise
+from layerroles.engine.executor_trial import rounding_noise
 from layerroles.engine.plain import Plain
 from layerroles.engine.requests import collect_answers
 from layerroles.models.loading import encode, prepared

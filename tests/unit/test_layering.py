@@ -157,7 +157,7 @@ def hook_names(tree: ast.Module) -> Iterator[tuple[str, int]]:
 
 # The tables of `torch.nn.Module`, what a namedtuple offers; what the package's own classes share.
 _NOT_PRIVATE = {"_parameters", "_buffers", "_forward_hooks", "_forward_pre_hooks", "_asdict"}
-_OWN = {"_cells", "_columns", "_effects"}
+_OWN = {"_cells", "_columns", "_conditions", "_effects"}
 
 
 def private_names(tree: ast.Module) -> Iterator[tuple[str, int]]:

@@ -10,7 +10,7 @@ from torch import Tensor
 import layerroles as lr
 from layerroles.ablations import ABLATIONS, ablated
 from layerroles.ablations.reference import collect, extract_write
-from layerroles.engine.agreement import condition_kind
+from layerroles.engine.executor_trial import condition_kind
 from layerroles.models import hook_ids, prepared
 from layerroles.sites import size_of
 from tests.support.random_models import ARCHITECTURES, random_model

@@ -10,7 +10,7 @@ import pytest
 
 from layerroles.ablations import ABLATIONS, ATS
 from layerroles.cli import complete
-from layerroles.engine.executors import ExecutorName
+from layerroles.engine.executor_choice import ExecutorName
 from layerroles.engine.planning.device_speeds import DEVICES
 from layerroles.figures.catalogue import KINDS
 from layerroles.figures.print.files import FORMATS

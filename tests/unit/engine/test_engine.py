@@ -13,9 +13,8 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 import layerroles as lr
 from layerroles.ablations import Condition
-from layerroles.engine import agreement, executors
-from layerroles.engine.agreement import choose_condition, rounding_noise
 from layerroles.engine.decode import Decoding, NextTokens
+from layerroles.engine.executor_trial import choose_condition, rounding_noise
 from layerroles.engine.fused import executor, kv_cache
 from layerroles.engine.fused.attention import AttentionRule
 from layerroles.engine.fused.executor import Fused

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from benchmarks.simulated import Simulation, Truth
+from benchmarks.simulated import Simulation, Truth, claims_of
 from layerroles.roles import localize
 from layerroles.roles.context_claims import CONTEXT
 
@@ -21,7 +21,7 @@ def statuses(truth: Truth, n: int, draws: int = 30) -> Counter:
     found = Counter()
     for seed in range(draws):
         result = Simulation(truth, n=n, shared=True).draw(seed)
-        claims = localize(result, ablation="skip").claims.set_index("claim")
+        claims = claims_of(result).set_index("claim")
         found[claims.loc[CONTEXT, "status"]] += 1
     return found
 
@@ -104,7 +104,7 @@ def test_kinds_have_to_change_the_same_layer_in_the_same_direction() -> None:
             other={"mean": contexts([0.3] * 9, other)},
         )  # fmt: skip
         for seed in range(5):
-            claims = localize(simulation.draw(seed), ablation="skip").claims
+            claims = claims_of(simulation.draw(seed))
             row = claims.set_index("claim").loc[CONTEXT]
             assert row["status"] == "not shown", row["evidence"]
             assert "not of a layer that another kind shows to change so" in row["evidence"]

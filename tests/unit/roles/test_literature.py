@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.coverage_tables import CLAIMS, apart, statuses
-from benchmarks.simulated import Simulation, copied
+from benchmarks.simulated import Simulation, claims_of, copied
 from layerroles.results import SweepResult
 from layerroles.roles import localize
 from layerroles.roles.claim_status import SMALLEST
@@ -54,6 +54,11 @@ def test_one_deep_layer_is_enough_to_be_needed_and_to_contradict_nothing() -> No
     assert found["supported"] >= 18
     little = {**alone, ("reasoning", G): [0.0] * 6 + [0.25] + [0.0] * 5 + [0.25] + [0.0] * 2}
     assert statuses(little, N, 20)[DEEP]["contradicted"] == 0
+
+
+def test_claims_alone_are_those_of_localize() -> None:
+    result = Simulation(apart(0.15, BASE, LAYERS), n=100).draw(0)
+    assert claims_of(result).equals(localize(result, ablation="skip").claims)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +129,7 @@ def test_kinds_that_disagree_decide_nothing() -> None:
     truth, other = apart(0.2, BASE, LAYERS), apart(-0.2, 0.3, LAYERS)
     for seed in range(3):
         found = Simulation(truth, n=N, other={"mean": other}).draw(seed)
-        claims = localize(found, ablation="skip").claims.set_index("claim")
+        claims = claims_of(found).set_index("claim")
         row = claims.loc[SHALLOW["retrieval"]]
         assert row["status"] == "not shown"
         assert row["reason"] == "the kinds of ablation disagree"
@@ -146,9 +151,7 @@ def test_a_profile_like_copyings_leans_as_any_text_does() -> None:
     truth = {("retrieval", G): early, ("language", G): early}
     found, words = Counter(), []
     for seed in range(20):
-        (row,) = localize(Simulation(truth, n=N).draw(seed), ablation="skip").claims.to_dict(
-            "records"
-        )
+        (row,) = claims_of(Simulation(truth, n=N).draw(seed)).to_dict("records")
         found[row["status"]] += 1
         words.append(row["evidence"])
     assert found["supported"] == 0
@@ -175,7 +178,7 @@ def test_tasks_of_the_same_documents_are_decided() -> None:
         found = Counter()
         for seed in range(20):
             result = Simulation(truth, n=N, shared=True).draw(seed)
-            claims = localize(result, ablation="skip").claims.set_index("claim")
+            claims = claims_of(result).set_index("claim")
             found[claims.loc[MORE, "status"]] += 1
         assert found[status] >= 18, found
         agreement = result.agreement()

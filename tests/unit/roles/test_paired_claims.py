@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.simulated import Simulation
+from benchmarks.simulated import Simulation, claims_of
 from layerroles.roles import localize
 from layerroles.roles.paired_claims import ALIKE, ROBUST
 
@@ -20,7 +20,7 @@ def robust(base: float, twin: float, n: int = 200, draws: int = 20) -> Counter:
             Simulation({("reasoning", G): [harm] * 9}, n=n).draw(2 * seed + which)
             for which, harm in enumerate((base, twin))
         )
-        claims = localize(two, ablation="skip", base=one).claims.set_index("claim")
+        claims = claims_of(two, base=one).set_index("claim")
         found[claims.loc[ROBUST, "status"]] += 1
     return found
 

@@ -10,9 +10,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.simulated import Simulation, Truth
+from benchmarks.simulated import Simulation, Truth, claims_of
 from layerroles.roles import Roles, localize
 from layerroles.roles.claim_status import SMALLEST
+from layerroles.roles.harms import Harms
+from layerroles.roles.heads import heads_of
+from layerroles.roles.redundancy import measure_pairs
 from tests.support.scripted_result import scripted_result
 
 G = "generation"
@@ -171,12 +174,9 @@ def test_it_leans_as_any_text_does_only_where_it_does() -> None:
         ("retrieval", G): [0.3 + SMALLEST] * 2 + [0.0] * 4,
         ("language", G): [0.3] * 2 + [0.0] * 4,
     }
-
-    def false(roles: Roles) -> bool:
-        return "as any text does" in roles.claims["evidence"].iloc[0]
-
-    (found,) = said(Simulation(truth, n=300), false)
-    assert found <= 0.05 * DRAWS
+    simulation = Simulation(truth, n=300)
+    evidence = [claims_of(simulation.draw(seed))["evidence"].iloc[0] for seed in range(DRAWS)]
+    assert sum("as any text does" in text for text in evidence) <= 0.05 * DRAWS
 
 
 def test_no_head_is_critical_or_has_an_effect_where_none_has() -> None:
@@ -187,9 +187,10 @@ def test_no_head_is_critical_or_has_an_effect_where_none_has() -> None:
         scores = {"intact": intact, "skip L0": intact}
         scores |= {f"mean L0.H{h}": np.abs(intact - (rng.random(150) < 0.03)) for h in range(8)}
         scores["zero L0.H0"] = intact * (rng.random(150) >= 0.2)  # exactly at the border
-        roles = localize(scripted_result({("retrieval", G): scores}, n_layers=1, n_heads=8))
-        critical += (roles.heads["verdict"] == "critical").any()
-        own = roles.heads[roles.heads["ablation"] == "mean"]
+        result = scripted_result({("retrieval", G): scores}, n_layers=1, n_heads=8)
+        heads = heads_of(result, "all")
+        critical += (heads["verdict"] == "critical").any()
+        own = heads[heads["ablation"] == "mean"]
         effect += (own["p_adjusted"] < 0.05).any()
     assert critical <= 0.05 * DRAWS
     assert effect <= 0.05 * DRAWS
@@ -203,8 +204,8 @@ def test_a_pair_at_the_border_is_no_backup() -> None:
         # Neither layer costs anything alone, and both together exactly what is critical.
         both = intact * (rng.random(150) >= 0.2)
         scores = {"intact": intact, "skip L0": intact, "skip L1": intact, "skip L0+L1": both}
-        roles = localize(scripted_result({("retrieval", G): scores}, n_layers=2))
-        found += (roles.pairs["verdict"] == "backup").any()
+        result = scripted_result({("retrieval", G): scores}, n_layers=2)
+        found += (measure_pairs(Harms(result, "skip"))["verdict"] == "backup").any()
     assert found <= 0.05 * draws
 
 

@@ -10,7 +10,7 @@ from benchmarks import looks_designs
 from benchmarks import looks_simulation as simulation
 from layerroles import stats
 from layerroles.results.verdict_regions import REGIONS, UNDECIDED, judge_interval
-from layerroles.stats.ratio_score_test import critical_value
+from layerroles.stats.intervals import critical_value
 
 NAMES = [region.verdict for region in REGIONS]
 SCHEDULES = [

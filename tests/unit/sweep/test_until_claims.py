@@ -13,7 +13,7 @@ import pytest
 
 import layerroles as lr
 from benchmarks.played_sweeps import KEYS, as_decided, ask, plan_of
-from benchmarks.simulated import Simulation, Truth
+from benchmarks.simulated import Simulation, Truth, claims_of
 from layerroles import stats
 from layerroles.results import INTACT, cells_of
 from layerroles.roles.claim_status import AblationKind, Number, make_finding
@@ -48,7 +48,7 @@ def first_look(whole: lr.SweepResult) -> lr.SweepResult:
 
 
 def statuses(result: lr.SweepResult) -> dict[str, str]:
-    claims = lr.localize(result, ablation="skip").claims
+    claims = claims_of(result)
     return dict(zip(claims["claim"], claims["status"], strict=True))
 
 
@@ -215,14 +215,12 @@ def test_sums_over_layers_hold_under_looking() -> None:
     truth: Truth = {("retrieval", G): [0.3, 0.1, 0.1]}
     missed = {"looks": 0, "once": 0}
     for seed in range(200):
-        whole = as_decided(draw(truth, n=256, kinds=("skip",), seed=seed), 256)
-        place = whole.frame.groupby(KEYS[:3]).cumcount()
+        (whole,) = cells_of(as_decided(draw(truth, n=256, kinds=("skip",), seed=seed), 256))
+        place = whole.rows.groupby(KEYS[:3]).cumcount()
         wrong = set()
         for n in stats.Looks().extended(32, 256).sizes:
-            part = dataclasses.replace(whole, frame=whole.frame[place < n].reset_index(drop=True))
-            (cell,) = cells_of(part)
-            for name, looks in (("looks", cell.looks), ("once", stats.Looks())):
-                own = dataclasses.replace(cell, looks=looks)
+            for name, looks in (("looks", whole.looks), ("once", stats.Looks())):
+                own = dataclasses.replace(whole, rows=whole.rows[place < n], looks=looks)
                 harm = own.harm({"skip L0": 1.0, "skip L2": -1.0})
                 if harm.known and not harm.interval.low <= 0.2 <= harm.interval.high:
                     wrong.add(name)

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from layerroles.sweep import contention
-from layerroles.sweep.contention import Contention
+from layerroles.sweep.cpu_contention import Contention
 
 
 @pytest.mark.parametrize("policy", ["ACTIVE", "PASSIVE"])

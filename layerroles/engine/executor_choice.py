@@ -11,7 +11,7 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations import Condition, References, resolve_references
-from layerroles.engine.agreement import (
+from layerroles.engine.executor_trial import (
     ConditionKind,
     Executor,
     choose_condition,

@@ -1,92 +1,11 @@
-"""Inspect a loaded model's weights, configuration and hooks, and replace modules' `forward`."""
+"""Read a loaded model's configuration and hooks, and replace modules' `forward`."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
-
-from layerroles.compat import n_edits, saved_tensors
-
-
-def is_spread(model: TransformerBridge) -> bool:
-    """Return whether the weights do not all lie on one device.
-
-    True also if some weights are on the meta device: offloaded to disk, or not loaded at all.
-    """
-    devices = {parameter.device for parameter in model.original_model.parameters()}
-    return len(devices) > 1 or torch.device("meta") in devices
-
-
-def named_weights(model: TransformerBridge) -> Iterator[tuple[str, Tensor]]:
-    """Yield names and values of the parameters and saved buffers of all modules, in a fixed order.
-
-    Weights that lie on disk are loaded one module at a time.
-    """
-    fetched: Callable[[nn.Module], Any] = nullcontext
-    if is_spread(model):
-        from accelerate.utils import align_module_device
-
-        fetched = align_module_device
-    modules = dict(model.original_model.named_modules())
-    for path in sorted(modules):
-        module = modules[path]
-        with fetched(module):
-            for name, value in sorted(saved_tensors(module).items()):
-                if value is not None:
-                    yield f"{path}.{name}", value
-
-
-# What a bridge's wrappers add to transformers' names of tensors.
-_WRAPPER = "._original_component"
-
-
-def named_tensors(model: TransformerBridge) -> dict[str, Tensor]:
-    """Return parameters and buffers by their names in transformers; does not load those on disk."""
-    original = model.original_model
-    named = [*original.named_parameters(remove_duplicate=False), *original.named_buffers()]
-    return {name.replace(_WRAPPER, ""): tensor for name, tensor in named}
-
-
-def lend_tensors(
-    model: nn.Module, tensors: Mapping[str, Tensor], source: Callable[[str], str] = str
-) -> str | None:
-    """Replace parameters and buffers of a model on the meta device by `tensors`, without copies.
-
-    Rotary frequencies (`inv_freq`) that `tensors` lacks are computed from the configuration.
-
-    Args:
-        model: a transformers model.
-        tensors: the replacements by name; they get no gradients.
-        source: maps a name in the model to a name in `tensors`; by default the same name.
-
-    Returns:
-        None if everything was replaced. Else the first name that `tensors` lacks or has with
-        another shape; from there on, nothing is replaced.
-    """
-    for name, own in (*model.named_parameters(), *model.named_buffers()):
-        tensor = tensors.get(source(name))
-        owner, _, last = name.rpartition(".")
-        module = model.get_submodule(owner)
-        if tensor is None and last.endswith("inv_freq") and hasattr(module, "config"):
-            # TransformerLens moves those of some families (gpt-oss).
-            device = next(iter(tensors.values())).device
-            tensor = type(module)(module.config).get_buffer(last).to(device)
-        if tensor is None or tensor.shape != own.shape:
-            return source(name)
-        if last in module._parameters:
-            module._parameters[last] = nn.Parameter(tensor.detach(), requires_grad=False)
-        else:
-            module._buffers[last] = tensor
-    return None
-
-
-def weights_stamp(model: TransformerBridge) -> int:
-    """Return a hash that changes when parameters are replaced or edited; valid in this process."""
-    parameters = model.original_model.parameters()
-    return hash(tuple((p.data_ptr(), n_edits(p)) for p in parameters))
 
 
 def text_config(original: nn.Module) -> Any:
@@ -154,11 +73,6 @@ def behaviour_config(model: TransformerBridge) -> dict[str, Any]:
     """Return the configuration values that, with the weights, define what blocks compute."""
     config: Any = getattr(model.original_model, "config", model.cfg)
     return {name: value for name, value in config.to_dict().items() if name not in _NO_BEHAVIOUR}
-
-
-def tensor_bytes(tensor: Tensor) -> memoryview:
-    """Return a tensor's values as bytes, to be hashed."""
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 @contextmanager
