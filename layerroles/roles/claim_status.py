@@ -28,8 +28,9 @@ import pandas as pd
 
 from layerroles import stats
 from layerroles.results import AFTER_FIRST
+from layerroles.roles.family_sentences import explain_unmeasurable
 from layerroles.roles.harms import Harms
-from layerroles.roles.wording import explain_unmeasurable, format_estimate
+from layerroles.roles.wording import format_estimate
 
 COLUMNS = ["claim", "family", "protocol", "smallest", "status", "reason", "evidence", "numbers"]
 # Default smallest effect of interest, as a share of the skill above chance.

@@ -15,13 +15,18 @@ from layerroles.results import (
     check_result,
     records,
 )
-from layerroles.roles import probe_summary, wording
+from layerroles.roles import probe_summary
 from layerroles.roles.claims import (
     CONTROL,
     choose_kind,
     decide_claims,
     describe_decided,
     measure_kinds,
+)
+from layerroles.roles.family_sentences import (
+    describe_agreement,
+    describe_family,
+    explain_unmeasurable,
 )
 from layerroles.roles.harms import (
     VERDICTS,
@@ -31,6 +36,7 @@ from layerroles.roles.heads import heads_of
 from layerroles.roles.redundancy import effective_number, measure_pairs
 from layerroles.roles.result import Roles, Sentence
 from layerroles.roles.verdict import interim_sentence, verdict_sentences
+from layerroles.roles.wording import Setting, sign_of
 
 # Label of the contrast between ablation at `Harms.at` and at all positions but the first.
 _KEPT = f"{{}} - {AFTER_FIRST}"
@@ -219,16 +225,14 @@ def _describe_row(row: dict[str, Any], harms: Harms, second: list[Harms]) -> str
     for other in second:
         contrast = other.early_minus_late(family, protocol)
         both_hold = holds and other.holds_with_first_token_kept(family, protocol)
-        evidence.append(wording.describe_agreement(row, contrast, other.ablation, both_hold))
+        evidence.append(describe_agreement(row, contrast, other.ablation, both_hold))
     tasks_left_out = list(cell.loc[~cell["above_chance"], "task"])
-    return wording.describe_family(
-        row, wording.explain_unmeasurable(cell), tasks_left_out, ", ".join(evidence)
-    )
+    return describe_family(row, explain_unmeasurable(cell), tasks_left_out, ", ".join(evidence))
 
 
-def _make_setting(result: SweepResult, harms: Harms, second: Sequence[str]) -> wording.Setting:
+def _make_setting(result: SweepResult, harms: Harms, second: Sequence[str]) -> Setting:
     model = result.manifest.get("model", {})
-    return wording.Setting(
+    return Setting(
         model=str(model.get("name", "the model")),
         n_layers=harms.n_layers,
         swept=len(harms.swept),
@@ -255,7 +259,7 @@ def _find_leanings(harms: Harms) -> dict[tuple[str, str], int]:
     for family, protocol in harms.keys:
         level = _simultaneous_level(len(_measured_families(harms, protocol)))
         depth = harms.early_minus_late(family, protocol, level=level).interval
-        leanings[family, protocol] = wording.sign_of(depth.low, depth.high)
+        leanings[family, protocol] = sign_of(depth.low, depth.high)
     return leanings
 
 

@@ -8,16 +8,15 @@ import pandas as pd
 
 from layerroles.results import AFTER_FIRST, CRITICAL, SPARE, UNDECIDED, drops_by_half, records
 from layerroles.roles.result import Roles, Sentence
+from layerroles.roles.sample_size import fewest_examples, reach_unchanged
 from layerroles.roles.wording import (
     BETTER_WITHOUT,
     Setting,
     describe_needed,
     describe_positions,
-    fewest_examples,
     format_bounds,
     format_estimate,
     format_layers,
-    reach_unchanged,
 )
 
 _SHOWN = 5  # the most pairs or heads that are named, worst first

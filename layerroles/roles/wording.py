@@ -1,22 +1,13 @@
-"""Text for the claim of one family under one protocol, and formats for numbers in sentences."""
+"""What the sentences of a verdict share: facts on the sweep, and formats of numbers and layers."""
 
-import bisect
-import functools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
 import pandas as pd
-
-from layerroles import stats
-from layerroles.results import SPARE, records
 
 # The verdict "helps" in sentences.
 BETTER_WITHOUT = "helps when ablated"
-# Largest number of examples that `fewest_examples` tries.
-_MOST = 100_000
 
 
 @dataclass(frozen=True)
@@ -110,131 +101,9 @@ def describe_needed(layers: pd.DataFrame) -> str:
     )
 
 
-def explain_unmeasurable(cell: pd.DataFrame) -> str:
-    """Explain why a family's harm under a protocol is not measurable; empty if measurable.
-
-    Args:
-        cell: the family's intact scores under the protocol, a row per task.
-    """
-    if cell["above_chance"].any():
-        return ""
-    first = cell.iloc[0]
-    if cell["chance"].isna().all():
-        return f"not measurable: scores in {first['unit']} have no chance level, so no harm"
-    if not cell["n"].any():
-        return "not measurable: the intact model gave no finite score"
-    scores = "; ".join(
-        f"{row.task} {row.score:.2f} [{row.score_low:.2f}, {row.score_high:.2f}], "
-        f"chance {row.chance:.2f}"
-        for row in records(cell)
-    )
-    return f"not measurable: the intact score is not above chance ({scores})"
-
-
-def describe_family(
-    line: dict[str, Any], reason: str, tasks_left_out: list[str], evidence: str
-) -> str:
-    """Return the sentence for column `claim` of `Roles.frame`: `reason` if harm is not measurable.
-
-    Args:
-        line: the family's row of `Roles.frame`.
-        reason: why harm is not measurable; empty if it is.
-        tasks_left_out: the tasks that are not above chance.
-        evidence: text on what the claim rests on.
-    """
-    if reason:
-        return f"{reason[0].upper()}{reason[1:]}."
-    words = [
-        f"Critical layers: {format_layers(line['critical'])}",
-        f"sink: {format_layers(line['sink'])}",
-        f"spare: {format_layers(line['spare'])}",
-        f"partial: {format_layers(line['partial'])}",
-        *([f"{BETTER_WITHOUT}: {format_layers(line['helps'])}"] if line["helps"] else []),
-        f"undecided: {len(line['undecided'])}",
-    ]
-    text = f"{'; '.join(words)}. {describe_lean(line)} ({evidence})."
-    return (
-        f"{text} Without {', '.join(tasks_left_out)}: not above chance." if tasks_left_out else text
-    )
-
-
-def describe_lean(line: dict[str, Any]) -> str:
-    """Return text that says whether early or late layers matter more, or that this is not shown."""
-    estimate, low, high = (float(line[k]) for k in ("early_minus_late", "ci_low", "ci_high"))
-    if math.isnan(estimate):
-        return (
-            "Early against late is not known: it takes two examples or more at every layer of the "
-            "first and the last third"
-        )
-    shown = format_estimate(estimate, low, high)
-    if low > 0:
-        return f"Early layers matter more than late ones: {shown}"
-    if high < 0:
-        return f"Late layers matter more than early ones: {shown}"
-    return f"No difference of early and late layers is shown: {shown}"
-
-
-def describe_agreement(
-    line: dict[str, Any], other: stats.Contrast, ablation: str, both_hold: bool
-) -> str:
-    """Return text on whether a second kind of ablation agrees on early minus late harm.
-
-    Args:
-        line: the family's row of `Roles.frame`.
-        other: early minus late harm under the second kind.
-        ablation: the name of the second kind.
-        both_hold: whether, under both kinds, the sign stays the same if the first token is not
-            ablated; see `Harms.holds_with_first_token_kept`.
-    """
-    first = sign_of(float(line["ci_low"]), float(line["ci_high"]))
-    second = sign_of(other.interval.low, other.interval.high)
-    shown = format_estimate(*other.numbers)
-    if both_hold and first and first == second:
-        return f"{ablation} agrees: {shown}"
-    if both_hold and first and first == -second:
-        return f"{ablation} says the opposite: {shown}"
-    return f"not shown by both, {ablation}: {shown}"
-
-
 def sign_of(low: float, high: float) -> int:
     """Return 1 if an interval lies above 0, -1 if below, 0 if neither."""
     return 1 if low > 0 else -1 if high < 0 else 0
-
-
-def reach_unchanged(tasks: pd.DataFrame, n: int | None = None) -> float:
-    """Return how far from 0 the harm interval of a layer reaches if no answer changes.
-
-    Infinite if a task would not be above chance at its n.
-
-    Args:
-        tasks: a row per task, from `Harms.precision`.
-        n: the number of examples of each task; None for the number that were asked.
-    """
-    reach = [
-        _unchanged(n or int(task.n), float(task.intact), float(task.chance), int(task.clusters))
-        for task in records(tasks)
-    ]
-    return math.hypot(*reach) / len(reach)
-
-
-def fewest_examples(tasks: pd.DataFrame) -> int:
-    """Return the fewest examples per task at which a layer that changes no answer is called spare.
-
-    At most 100,000, even if these do not suffice.
-    """
-    return bisect.bisect_left(
-        range(_MOST), True, lo=2, key=lambda n: reach_unchanged(tasks, n) <= SPARE
-    )
-
-
-@functools.cache
-def _unchanged(n: int, intact: float, chance: float, n_clusters: int) -> float:
-    scores = (np.arange(n) < round(intact * n)).astype(float)
-    clusters = np.arange(n) % n_clusters if n_clusters else None
-    if not stats.is_above(scores, chance, clusters=clusters):
-        return math.inf
-    _, interval = stats.harm_interval(scores, scores, chance, clusters=clusters)
-    return max(-interval.low, interval.high)
 
 
 _WHERE = {

@@ -1,0 +1,96 @@
+"""The sentence on one family under one protocol: column `claim` of `Roles.frame`."""
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from layerroles import stats
+from layerroles.results import records
+from layerroles.roles.wording import BETTER_WITHOUT, format_estimate, format_layers, sign_of
+
+
+def explain_unmeasurable(cell: pd.DataFrame) -> str:
+    """Explain why a family's harm under a protocol is not measurable; empty if measurable.
+
+    Args:
+        cell: the family's intact scores under the protocol, a row per task.
+    """
+    if cell["above_chance"].any():
+        return ""
+    first = cell.iloc[0]
+    if cell["chance"].isna().all():
+        return f"not measurable: scores in {first['unit']} have no chance level, so no harm"
+    if not cell["n"].any():
+        return "not measurable: the intact model gave no finite score"
+    scores = "; ".join(
+        f"{row.task} {row.score:.2f} [{row.score_low:.2f}, {row.score_high:.2f}], "
+        f"chance {row.chance:.2f}"
+        for row in records(cell)
+    )
+    return f"not measurable: the intact score is not above chance ({scores})"
+
+
+def describe_family(
+    line: dict[str, Any], reason: str, tasks_left_out: list[str], evidence: str
+) -> str:
+    """Return the sentence for column `claim` of `Roles.frame`: `reason` if harm is not measurable.
+
+    Args:
+        line: the family's row of `Roles.frame`.
+        reason: why harm is not measurable; empty if it is.
+        tasks_left_out: the tasks that are not above chance.
+        evidence: text on what the claim rests on.
+    """
+    if reason:
+        return f"{reason[0].upper()}{reason[1:]}."
+    words = [
+        f"Critical layers: {format_layers(line['critical'])}",
+        f"sink: {format_layers(line['sink'])}",
+        f"spare: {format_layers(line['spare'])}",
+        f"partial: {format_layers(line['partial'])}",
+        *([f"{BETTER_WITHOUT}: {format_layers(line['helps'])}"] if line["helps"] else []),
+        f"undecided: {len(line['undecided'])}",
+    ]
+    text = f"{'; '.join(words)}. {describe_lean(line)} ({evidence})."
+    return (
+        f"{text} Without {', '.join(tasks_left_out)}: not above chance." if tasks_left_out else text
+    )
+
+
+def describe_lean(line: dict[str, Any]) -> str:
+    """Return text that says whether early or late layers matter more, or that this is not shown."""
+    estimate, low, high = (float(line[k]) for k in ("early_minus_late", "ci_low", "ci_high"))
+    if math.isnan(estimate):
+        return (
+            "Early against late is not known: it takes two examples or more at every layer of the "
+            "first and the last third"
+        )
+    shown = format_estimate(estimate, low, high)
+    if low > 0:
+        return f"Early layers matter more than late ones: {shown}"
+    if high < 0:
+        return f"Late layers matter more than early ones: {shown}"
+    return f"No difference of early and late layers is shown: {shown}"
+
+
+def describe_agreement(
+    line: dict[str, Any], other: stats.Contrast, ablation: str, both_hold: bool
+) -> str:
+    """Return text on whether a second kind of ablation agrees on early minus late harm.
+
+    Args:
+        line: the family's row of `Roles.frame`.
+        other: early minus late harm under the second kind.
+        ablation: the name of the second kind.
+        both_hold: whether, under both kinds, the sign stays the same if the first token is not
+            ablated; see `Harms.holds_with_first_token_kept`.
+    """
+    first = sign_of(float(line["ci_low"]), float(line["ci_high"]))
+    second = sign_of(other.interval.low, other.interval.high)
+    shown = format_estimate(*other.numbers)
+    if both_hold and first and first == second:
+        return f"{ablation} agrees: {shown}"
+    if both_hold and first and first == -second:
+        return f"{ablation} says the opposite: {shown}"
+    return f"not shown by both, {ablation}: {shown}"
