@@ -26,10 +26,8 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=512)
     parser.add_argument("--layers", type=int, default=N_LAYERS)
     args = parser.parse_args()
-    print(
-        "| harm elsewhere | true number | claims | supported | contradicted | not shown | answers |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print("| harm elsewhere | true number | supported | contradicted | not shown | answers |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for base in (0.05, 0.1, 0.2):
         for by in (0.0, SMALLEST, 0.1, 0.15):
             counts: Counter[str] = Counter()
