@@ -32,7 +32,7 @@ from benchmarks.looks_simulation import (
     standard_error,
     stop_at_looks,
 )
-from layerroles.results.verdict_regions import REGIONS
+from layerroles.results.verdict_thresholds import REGIONS
 
 N_LAYERS = 30
 SKILLED = 0.7

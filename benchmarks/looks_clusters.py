@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.looks_simulation import LOOKS, Stopped, is_wrong
 from layerroles import stats
-from layerroles.results.verdict_regions import REGIONS, UNDECIDED, judge_interval
+from layerroles.results.verdict_thresholds import REGIONS, UNDECIDED, judge_interval
 
 # The level of the interval at each number of questions at which a sweep looks, and at the last one
 # alone.

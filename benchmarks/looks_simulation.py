@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats as distributions
 
 from layerroles import stats
-from layerroles.results.verdict_regions import REGIONS
+from layerroles.results.verdict_thresholds import REGIONS
 
 ERROR = 1 - stats.LEVEL
 FIRST, LIMIT, LONG_LIMIT = 32, 512, 2000

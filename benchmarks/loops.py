@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 import layerroles as lr
-from layerroles.compat import rename_cache_arguments
 from layerroles.engine import Scored, Written, encode_scored, encode_written
-from layerroles.models.source import resolve_dtype
+from layerroles.models.boot import resolve_dtype
+from layerroles.private_apis import rename_cache_arguments
 
 Row = dict[str, Any]
 # All rows under one condition; an answer is [logprob, is_greedy] or a text.

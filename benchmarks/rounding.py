@@ -26,10 +26,10 @@ from speed import run
 from torch import Tensor
 
 import layerroles as lr
-from layerroles.compat import flash_attention
 from layerroles.engine.fused import attention
 from layerroles.engine.fused.attention import AttentionRule, PartialAttention, attend_partially
 from layerroles.engine.fused.twin_model import Twin
+from layerroles.private_apis import flash_attention
 
 # Groups, heads, queries and keys of the parts that attention is computed in.
 SHAPES = {

@@ -35,7 +35,7 @@ from setting import Options, conclude, run
 import layerroles as lr
 from layerroles.models import Provenance, provenance
 from layerroles.roles import SMALLEST, describe_decided
-from layerroles.roles.context_claims import CONTEXT
+from layerroles.roles.added_context_claims import CONTEXT
 from layerroles.roles.literature import DEEP, ORDER, SHALLOW
 from layerroles.roles.protocol_claims import MORE, STRICTER, WRITING
 

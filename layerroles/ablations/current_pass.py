@@ -110,7 +110,7 @@ class Watch:
         tokens = args[0] if args else kwargs.get("input_ids")
         new = tokens if tokens is not None else kwargs["inputs_embeds"]
         rows, n_new = new.shape[:2]
-        # Named `cache` since transformers 5.24 (see `compat.rename_cache_arguments`).
+        # Named `cache` since transformers 5.24 (see `private_apis.rename_cache_arguments`).
         cache = kwargs.get("past_key_values", kwargs.get("cache"))
         n_past = 0 if cache is None else int(cache.get_seq_length())
         mask = kwargs.get("attention_mask")

@@ -13,7 +13,7 @@ from layerroles.figures.catalogue import PROBES_DRAWN as PROBES_DRAWN
 from layerroles.figures.catalogue import every as every
 from layerroles.figures.catalogue import iter_drawings as iter_drawings
 from layerroles.figures.catalogue import localize_all as localize_all
-from layerroles.figures.decision import decision_margin as decision_margin
+from layerroles.figures.decision_margin import decision_margin as decision_margin
 from layerroles.figures.depth_contrasts import depth_contrasts as depth_contrasts
 from layerroles.figures.depth_profile import depth_profile as depth_profile
 from layerroles.figures.direct_against_total import direct_against_total as direct_against_total

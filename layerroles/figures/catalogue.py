@@ -16,7 +16,7 @@ from layerroles.errors import InputError
 from layerroles.figures import select
 from layerroles.figures.answers_spent import answers_spent
 from layerroles.figures.attention import attention_map
-from layerroles.figures.decision import decision_margin
+from layerroles.figures.decision_margin import decision_margin
 from layerroles.figures.depth_contrasts import depth_contrasts
 from layerroles.figures.depth_profile import depth_profile
 from layerroles.figures.direct_against_total import direct_against_total

@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.compat import set_instances
 from layerroles.engine import Engine, Score, Scored, Writing, Written, encode_scored, encode_written
 from layerroles.errors import InputError
 from layerroles.harness.task_loading import (
@@ -25,6 +24,7 @@ from layerroles.harness.task_loading import (
 )
 from layerroles.harness.tasks import LmEval
 from layerroles.models import chat_text, prepared
+from layerroles.private_apis import set_instances
 from layerroles.protocols import (
     Answer,
     Asked,

@@ -14,8 +14,8 @@ from contextlib import contextmanager, redirect_stderr
 from types import MappingProxyType
 from typing import Any
 
-from layerroles.compat import build_task_on
 from layerroles.errors import InputError
+from layerroles.private_apis import build_task_on
 from layerroles.registry import nearest_name
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from layerroles.compat import filter_names
 from layerroles.errors import InputError
 from layerroles.harness.reference_prompts import count_reserved, make_prompts
 from layerroles.harness.task_loading import (
@@ -33,6 +32,7 @@ from layerroles.harness.task_loading import (
     raising_input_errors,
     silence_lm_eval,
 )
+from layerroles.private_apis import filter_names
 from layerroles.tasks import FAMILIES, Example, Task, check_one_of, check_whole_number, register
 
 _OF_THE_NAME = "of the name"

@@ -27,7 +27,6 @@ import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.compat import takes_positions
 from layerroles.errors import InputError
 from layerroles.models.block_parts import (
     mixer_factor,
@@ -36,6 +35,7 @@ from layerroles.models.block_parts import (
     part_modules,
     unnamed_writers,
 )
+from layerroles.private_apis import takes_positions
 from layerroles.sites import ENTRY, EXIT, NUMBERED, PARTS, READ_OUT, Part, Site
 
 log = logging.getLogger(__name__)

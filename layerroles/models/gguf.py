@@ -17,8 +17,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from layerroles.compat import conversion_bar_on_terminals
 from layerroles.errors import InputError
+from layerroles.private_apis import conversion_bar_on_terminals
 from layerroles.progress import hide_library_bars
 
 log = logging.getLogger(__name__)

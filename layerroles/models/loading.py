@@ -28,20 +28,10 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles import __version__
-from layerroles.compat import rename_cache_arguments, takes_positions
 from layerroles.errors import InputError
 from layerroles.models import gguf
 from layerroles.models.block_parts import name_hooks
-from layerroles.models.checks import (
-    Checks,
-    assume_checks,
-    check_model,
-    check_pads,
-    find_massive_writes,
-    library_versions,
-)
-from layerroles.models.introspection import first_shared_keys, hook_ids
-from layerroles.models.source import (
+from layerroles.models.boot import (
     boot,
     expand_home,
     has_no_weights,
@@ -51,7 +41,17 @@ from layerroles.models.source import (
     resolve_dtype,
     resolve_source,
 )
-from layerroles.models.weights import named_weights, tensor_bytes
+from layerroles.models.checks import (
+    Checks,
+    assume_checks,
+    check_model,
+    check_pads,
+    find_massive_writes,
+    library_versions,
+)
+from layerroles.models.introspection import first_shared_keys, hook_ids
+from layerroles.models.loaded_weights import named_weights, tensor_bytes
+from layerroles.private_apis import rename_cache_arguments, takes_positions
 from layerroles.sites import Site, size_of
 
 log = logging.getLogger(__name__)

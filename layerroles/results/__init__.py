@@ -31,7 +31,7 @@ from layerroles.results.effects import NUMBERS, ambiguous_rows, check_unambiguou
 from layerroles.results.effects import clustered_p as clustered_p
 from layerroles.results.effects import estimate_paired_effect as estimate_paired_effect
 from layerroles.results.result import SweepResult, cells_of, check_result, conditions_of
-from layerroles.results.verdict_regions import (
+from layerroles.results.verdict_thresholds import (
     CRITICAL,
     PARTIAL,
     REGIONS,

@@ -1,13 +1,14 @@
 """Verdicts on conditions: each family's harm under each condition, and whether it is decided.
 
 A family's harm is the mean of the harms in its tasks with skill above chance. A verdict is decided
-once the whole interval of the harm lies in one region (see `results.verdict_regions`). A condition
-that ablates one whole layer at all positions may be critical only because the layer writes the
-attention sink, at the first token. If the sweep has the same ablation `after_first`, which leaves
-the first token as it is, the verdict on such a layer is "sink". The `after_first` condition may be
-deferred: questions are asked under it only if the layer is critical when it is ablated at all
-positions. A sweep with `until` looks at its results several times and asks no further questions
-under a condition once the verdict on it, or the claims that depend on it, are decided.
+once the whole interval of the harm lies in one region (see `results.verdict_thresholds`). A
+condition that ablates one whole layer at all positions may be critical only because the layer
+writes the attention sink, at the first token. If the sweep has the same ablation `after_first`,
+which leaves the first token as it is, the verdict on such a layer is "sink". The `after_first`
+condition may be deferred: questions are asked under it only if the layer is critical when it is
+ablated at all positions. A sweep with `until` looks at its results several times and asks no
+further questions under a condition once the verdict on it, or the claims that depend on it, are
+decided.
 """
 
 import json
@@ -20,7 +21,7 @@ import pandas as pd
 
 from layerroles import stats
 from layerroles.results.cells import INTACT, Cell
-from layerroles.results.verdict_regions import CRITICAL, UNDECIDED, count_needed, judge_interval
+from layerroles.results.verdict_thresholds import CRITICAL, UNDECIDED, count_needed, judge_interval
 
 AFTER_FIRST = "after_first"
 # Verdict on a condition whose harm is unknown, though the family has skill.
@@ -63,7 +64,7 @@ class Decision:
 
     @property
     def verdict(self) -> str:
-        """A verdict of `results.verdict_regions`, or "sink", "not measured" or "not measurable"."""
+        """A verdict of `verdict_thresholds`, or "sink", "not measured" or "not measurable"."""
         if not self.cells:
             return NOT_MEASURABLE
         return judge(self.harm, self.spared, self.gone, sink_asked=self.is_deferred)

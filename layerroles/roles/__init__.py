@@ -46,9 +46,9 @@ from layerroles.roles.heads import HeadSearch as HeadSearch
 from layerroles.roles.heads import carried_by_few as carried_by_few
 from layerroles.roles.heads import heads_of as heads_of
 from layerroles.roles.localization import localize as localize
+from layerroles.roles.probe_correlation import probe_agreement as probe_agreement
+from layerroles.roles.probe_correlation import rank_stability as rank_stability
 from layerroles.roles.probe_summary import summarize_probes as summarize_probes
-from layerroles.roles.rank_agreement import probe_agreement as probe_agreement
-from layerroles.roles.rank_agreement import rank_stability as rank_stability
 from layerroles.roles.result import Roles as Roles
 from layerroles.roles.robustness import Robustness as Robustness
 from layerroles.roles.robustness import judge_setups as judge_setups

@@ -1,8 +1,8 @@
 """Decide the claims of the literature from a sweep, by its kinds of ablation.
 
 Verdicts on layers rest on one kind of ablation, the judged kind. A claim also takes a second kind,
-of another mechanism. `literature`, `protocol_claims`, `context_claims`, `paired_claims` and `heads`
-measure what the claims are about; `claim_status` has the rule that decides them.
+of another mechanism. `literature`, `protocol_claims`, `added_context_claims`, `paired_claims` and
+`heads` measure what the claims are about; `claim_status` has the rule that decides them.
 """
 
 from collections import Counter
@@ -24,8 +24,8 @@ from layerroles.results import (
     mechanisms,
 )
 from layerroles.roles import (
+    added_context_claims,
     claim_status,
-    context_claims,
     literature,
     paired_claims,
     protocol_claims,
@@ -65,7 +65,7 @@ def _claims_on_layers(result: SweepResult, kinds: Sequence[AblationKind]) -> Ite
     by_families = sorted(kinds, key=lambda kind: -len(kind.harms.keys))
     yield from literature.literature_claims(by_families, CONTROL)
     yield from protocol_claims.claims_on_protocols(by_families)
-    yield from context_claims.claims_on_contexts(result, kinds)
+    yield from added_context_claims.claims_on_contexts(result, kinds)
 
 
 def describe_decided(result: SweepResult) -> str:

@@ -2,7 +2,7 @@
 
 This module has the sentences on the setting, the comparisons over protocols, the claims of the
 literature, and what the probes measured. Those on a single protocol are in
-`single_protocol_sentences`.
+`sentences_by_protocol`.
 """
 
 import math
@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import pandas as pd
 
 from layerroles.results import records
-from layerroles.roles import context_claims, heads, literature, paired_claims, protocol_claims
+from layerroles.roles import added_context_claims, heads, literature, paired_claims, protocol_claims
 from layerroles.roles.result import Roles, Sentence
-from layerroles.roles.single_protocol_sentences import protocol_sentences
+from layerroles.roles.sentences_by_protocol import protocol_sentences
 from layerroles.roles.wording import Setting, describe_positions, format_bounds, format_estimate
 
 # Topic of the sentence on each claim of the literature; `depth` for those not listed.
@@ -23,7 +23,7 @@ _DECIDED_BY = {
         (protocol_claims.MORE, protocol_claims.STRICTER, protocol_claims.WRITING), "protocols"
     ),
     heads.FEW: "heads",
-    context_claims.CONTEXT: "protocols",
+    added_context_claims.CONTEXT: "protocols",
     paired_claims.ALIKE: "similarity",
 }
 # If rounding changes a larger share of answers than this, the verdict says so.

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import ClassVar
 
-from layerroles.tasks.answer_words import (
+from layerroles.tasks.answer_extraction import (
     find_known_words,
     first_paragraph,
     is_refusal,

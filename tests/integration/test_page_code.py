@@ -35,7 +35,7 @@ from layerroles.ablations import At
 from layerroles.ablations.base import ABLATIONS
 from layerroles.cli import app
 from layerroles.harness import tasks
-from layerroles.models import gguf, loading, source
+from layerroles.models import gguf, loading
 from layerroles.models.loading import prepared
 from layerroles.probes import PROBES, Probe
 from layerroles.protocols.base import PROTOCOLS

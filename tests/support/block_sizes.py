@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 from torch import Tensor
 
-from layerroles.engine.fused import packed_attention, packing, prefill
+from layerroles.engine.fused import packed_attention, prefill
 from layerroles.engine.fused.attention import PartialAttention
 from layerroles.engine.fused.kv_cache import RowCache
 from layerroles.engine.fused.packed_attention import AttentionLayout

@@ -16,8 +16,8 @@ TESTS = PACKAGE.parent / "tests"
 
 # Left may not import right.
 ORDER = (
-    "errors compat registry sites display progress models ablations engine tasks protocols harness "
-    "probes plants backends roles figures page sweep prune cli lm __main__"
+    "errors private_apis registry sites display progress models ablations engine tasks protocols "
+    "harness probes plants backends roles figures page sweep prune cli lm __main__"
 ).split()
 # These stand beside: they use nothing but what is named, and serve `harness` and all behind it; the
 # audit of a task takes its correction for many tests from `stats`.
@@ -255,13 +255,13 @@ def test_only_sites_holds_names_of_hook_points() -> None:
     assert not found, "\n".join(found)
 
 
-def test_only_compat_holds_private_names_of_other_libraries() -> None:
+def test_only_one_module_holds_private_names_of_other_libraries() -> None:
     found = [
         (top, f"{path}:{line}: {name!r}")
         for top, path, tree in modules()
         for name, line in private_names(tree)
     ]
-    wrong = [line for top, line in found if top != "compat"]
+    wrong = [line for top, line in found if top != "private_apis"]
     assert len(wrong) < len(found) and not wrong, "\n".join(wrong)
 
 

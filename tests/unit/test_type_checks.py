@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from layerroles.stats import paired_binary
-from layerroles.tasks.answer_words import first_paragraph
+from layerroles.tasks.answer_extraction import first_paragraph
 
 
 def test_a_wrong_type_is_found() -> None:

@@ -1,10 +1,10 @@
 """Compute attention to parts of the keys that a token sees, and merge the results.
 
-The keys that a token sees are those of its own segment (a part of a packed row, see `packing`), of
-the trunks above it (segments that hold shared prefixes), and of the tokens that its row has
-generated. Attention to each part is computed in one operation for all tokens that share the part's
-keys and values. The results are merged by the logarithms of their softmax sums, which is exact (as
-in flash decoding).
+The keys that a token sees are those of its own segment (a part of a packed row, see
+`prefix_packing`), of the trunks above it (segments that hold shared prefixes), and of the tokens
+that its row has generated. Attention to each part is computed in one operation for all tokens that
+share the part's keys and values. The results are merged by the logarithms of their softmax sums,
+which is exact (as in flash decoding).
 """
 
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from layerroles.compat import flash_attention, multiplies_to_float32
+from layerroles.private_apis import flash_attention, multiplies_to_float32
 
 _HALF = (torch.bfloat16, torch.float16)
 # The most attention logits that matrix products hold at once; fewer for capped logits on a CPU,

@@ -2,12 +2,12 @@
 
 The modules are those of the *twin*, a copy of the model that shares its weights (see
 `twin_model`). Requests are packed into rows of tokens, in which each shared prefix is stored
-once (see `packing`). The requests of one row are a *group*; conditions whose texts are decoded
-together are a *wave* (see `planning.plan`).
-The intact model reads a row, and the streams that enter ablated blocks are stored (see `prefill`).
-Under a condition, the row is read from the first ablated layer on. Continuations are scored from
-the same pass (see `readout`). Texts are decoded for many conditions and requests together (see
-`kv_cache`), with the edits of each condition.
+once (see `prefix_packing`). The requests of one row are a *group*; conditions whose texts are
+decoded together are a *wave* (see `planning.plan`). The intact model reads a row, and the streams
+that enter ablated blocks are stored (see `prefill`). Under a condition, the row is read from the
+first ablated layer on. Continuations are scored from the same pass (see `readout`). Texts are
+decoded for many conditions and requests together (see `kv_cache`), with the edits of each
+condition.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,16 +21,15 @@ from torch import Tensor
 
 from layerroles.ablations import Condition, References
 from layerroles.engine.decode import Decoding, NextTokens, Stops
-from layerroles.engine.fused.contexts import (
+from layerroles.engine.fused.edits import Edits, Stretch, TokenPass, refusal
+from layerroles.engine.fused.kv_cache import RowCache
+from layerroles.engine.fused.packed_attention import AttentionLayout
+from layerroles.engine.fused.packed_contexts import (
     ContextCache,
     Contexts,
     locate_contexts,
     take_contexts,
 )
-from layerroles.engine.fused.edits import Edits, Stretch, TokenPass, refusal
-from layerroles.engine.fused.kv_cache import RowCache
-from layerroles.engine.fused.packed_attention import AttentionLayout
-from layerroles.engine.fused.packing import prompt_numbers, token_ids, token_marks
 from layerroles.engine.fused.prefill import (
     IntactPass,
     LoadedRow,
@@ -38,6 +37,7 @@ from layerroles.engine.fused.prefill import (
     cut_pieces,
     record_intact,
 )
+from layerroles.engine.fused.prefix_packing import prompt_numbers, token_ids, token_marks
 from layerroles.engine.fused.readout import Scorer, choose_next
 from layerroles.engine.fused.twin_model import Twin
 from layerroles.engine.planning.memory import Budget, trim_heap

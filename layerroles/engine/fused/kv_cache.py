@@ -5,7 +5,8 @@ first layer at which their contexts' keys and values differ from the intact mode
 layers, the condition's rows are called "below": they use the intact model's keys and values, which
 are stored once. From that layer on, the condition's rows are called "above": the keys and values of
 their contexts are stored for each condition. Those of generated tokens are stored for each row. A
-trunk is a prefix that several contexts share (see `packing`); it is stored once for all of them.
+trunk is a prefix that several contexts share (see `prefix_packing`); it is stored once for all of
+them.
 
 Rows get longer with every token, and fewer as texts end. Their memory is allocated once: allocating
 new tensors for every change would leave gaps that take half as much memory again.
@@ -28,7 +29,7 @@ from layerroles.engine.fused.attention import (
     finish,
     merge,
 )
-from layerroles.engine.fused.contexts import ContextCache, Contexts, KeysValues
+from layerroles.engine.fused.packed_contexts import ContextCache, Contexts, KeysValues
 
 # Rows get longer by this many tokens at a time: attention runs over all of a row (its empty part
 # hidden), since matrix products would copy a part of a tensor first.

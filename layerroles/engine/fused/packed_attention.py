@@ -1,9 +1,9 @@
 """Compute the attention of a packed row's tokens, segment by segment.
 
 A packed row consists of trunks (shared prefixes) and, below them, blocks: the other tokens of one
-or several sequences (see `packing`). Blocks of like size are computed together, each with the mask
-of what its tokens see. Attention to a trunk is computed once for all tokens below it. The results
-are merged by `attention.merge`.
+or several sequences (see `prefix_packing`). Blocks of like size are computed together, each with
+the mask of what its tokens see. Attention to a trunk is computed once for all tokens below it. The
+results are merged by `attention.merge`.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from layerroles.engine.fused.attention import (
     finish,
     merge,
 )
-from layerroles.engine.fused.packing import PackedRow, Segment
+from layerroles.engine.fused.prefix_packing import PackedRow, Segment
 
 # Block sizes are rounded up to a multiple of this, so that blocks of like size run together.
 _ROUND = 16

@@ -6,7 +6,7 @@ condition, the row is read from the condition's first ablated layer on.
 A row that would take too much memory at once is read in pieces. Each piece passes through all
 blocks before the next piece starts. Its tokens attend to the stored keys and values of earlier
 pieces; intermediate values of the blocks are held for one piece only. Pieces are cut between
-segments (see `packing`), or within segments in which each token sees all earlier ones.
+segments (see `prefix_packing`), or within segments in which each token sees all earlier ones.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +24,7 @@ from layerroles.ablations import Condition, Prompt
 from layerroles.engine.fused.attention import AttentionRule
 from layerroles.engine.fused.edits import Edits, Stretch, TokenPass
 from layerroles.engine.fused.packed_attention import AttentionLayout
-from layerroles.engine.fused.packing import BLOCK, PackedRow, token_ids
+from layerroles.engine.fused.prefix_packing import BLOCK, PackedRow, token_ids
 from layerroles.engine.fused.twin_model import Twin
 from layerroles.engine.reuse import edited_block, first_recomputed, recorded_layers
 
@@ -255,7 +255,7 @@ def _make_attend(
 def cut_pieces(packed: PackedRow, most: int) -> list[slice]:
     """Cut a row into pieces of at most `max(most, BLOCK)` tokens.
 
-    Blocks of several sequences (see `packing`) are not cut.
+    Blocks of several sequences (see `prefix_packing`) are not cut.
     """
     cuts, most = [0], max(most, BLOCK)
     for segment in packed.segments:

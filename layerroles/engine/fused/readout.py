@@ -21,8 +21,8 @@ from layerroles.engine.decode import (
     highest_tokens,
     split_rows,
 )
-from layerroles.engine.fused.packing import Ids, PackedRow
 from layerroles.engine.fused.prefill import RowResult
+from layerroles.engine.fused.prefix_packing import Ids, PackedRow
 from layerroles.engine.fused.twin_model import Twin
 from layerroles.engine.requests import Score, Scored
 

@@ -1,7 +1,7 @@
 """The memory budget of a computation, and the sizes of rows and batches that fit into it.
 
 A packed row holds the tokens of many requests, and is read in one pass or in pieces (see
-`fused.packing` and `fused.prefill`).
+`fused.prefix_packing` and `fused.prefill`).
 """
 
 import ctypes

@@ -1,8 +1,8 @@
 """Plan how the fused executor computes requests under conditions, and estimate the cost.
 
-Requests are packed into rows of tokens (see `fused.packing`) that fit into the memory budget. The
-requests of one row form a group. Each row is read once under each condition, in one pass or in
-pieces. Conditions whose texts are decoded together form a wave.
+Requests are packed into rows of tokens (see `fused.prefix_packing`) that fit into the memory
+budget. The requests of one row form a group. Each row is read once under each condition, in one
+pass or in pieces. Conditions whose texts are decoded together form a wave.
 
 Example:
     >>> print(engine.plan(requests, conditions))  # doctest: +SKIP
@@ -22,7 +22,7 @@ from typing import Literal
 from layerroles.ablations import Condition, Prompt
 from layerroles.display import html_block, html_preformatted
 from layerroles.engine.fused.packed_attention import count_pairs
-from layerroles.engine.fused.packing import Ids, PackedRow, SequenceEncoder, pack_rows
+from layerroles.engine.fused.prefix_packing import Ids, PackedRow, SequenceEncoder, pack_rows
 from layerroles.engine.planning.cost import PassCost, Speed, Work, reading_cost, writing_cost
 from layerroles.engine.planning.memory import Budget, Shape, bytes_between_pieces
 from layerroles.engine.requests import Requests, Scored, Written, max_new_tokens

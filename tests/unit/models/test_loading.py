@@ -13,9 +13,9 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import BertConfig, BertModel
 
 import layerroles as lr
-from layerroles import compat
-from layerroles.compat import conversion_bar_on_terminals
+from layerroles import private_apis
 from layerroles.models import checks, gguf, loading
+from layerroles.private_apis import conversion_bar_on_terminals
 from tests.support.families import family_model
 from tests.support.random_models import (
     ARCHITECTURES,
@@ -118,15 +118,15 @@ def test_a_cache_is_read_under_the_name_that_transformers_5_24_gives_it(
     bridge = TransformerBridge.boot_transformers(str(model_path(architecture)), device="cpu")
     for block in bridge.blocks:  # as 5.24 calls attention
         for old in ("past_key_values", "layer_past"):
-            compat._rename_argument(block.attn, old, "cache")
+            private_apis._rename_argument(block.attn, old, "cache")
     with pytest.raises(lr.InputError, match="decoding with a cache gives other logits"):
         checks.check_model(bridge, "renamed")
-    known = compat._takes_cache
+    known = private_apis._takes_cache
     monkeypatch.setattr(
-        compat, "_takes_cache", lambda one: one is not bridge.original_model or known(one)
+        private_apis, "_takes_cache", lambda one: one is not bridge.original_model or known(one)
     )
-    compat.rename_cache_arguments(bridge)
-    compat.rename_cache_arguments(bridge)  # once more changes nothing
+    private_apis.rename_cache_arguments(bridge)
+    private_apis.rename_cache_arguments(bridge)  # once more changes nothing
     assert checks.check_model(bridge, "renamed").cache_error is not None
 
 

@@ -9,7 +9,7 @@ import pytest
 from benchmarks import looks_designs
 from benchmarks import looks_simulation as simulation
 from layerroles import stats
-from layerroles.results.verdict_regions import REGIONS, UNDECIDED, judge_interval
+from layerroles.results.verdict_thresholds import REGIONS, UNDECIDED, judge_interval
 from layerroles.stats.intervals import critical_value
 
 NAMES = [region.verdict for region in REGIONS]

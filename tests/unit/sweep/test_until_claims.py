@@ -16,8 +16,8 @@ from benchmarks.played_sweeps import KEYS, as_decided, ask, plan_of
 from benchmarks.simulated import Simulation, Truth, claims_of
 from layerroles import stats
 from layerroles.results import INTACT, cells_of
+from layerroles.roles.added_context_claims import CONTEXT
 from layerroles.roles.claim_status import AblationKind, Number, make_finding
-from layerroles.roles.context_claims import CONTEXT
 from layerroles.roles.harms import Harms
 from layerroles.roles.literature import DEEP, ORDER, SHALLOW
 from layerroles.sweep.next_cells import ask_for, next_cells, open_decisions

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from layerroles.compat import flash_attention
 from layerroles.engine.fused import attention
 from layerroles.engine.fused.attention import AttentionRule, PartialAttention, attend_partially
+from layerroles.private_apis import flash_attention
 
 SCALE = AttentionRule(0.3)
 N_GROUPS, N_HEADS, D_HEAD = 5, 2, 8

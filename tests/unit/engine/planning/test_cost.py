@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 import layerroles as lr
 from layerroles.cli import main
 from layerroles.engine.fused.packed_attention import count_pairs
-from layerroles.engine.fused.packing import pack_row
+from layerroles.engine.fused.prefix_packing import pack_row
 from layerroles.engine.fused.twin_model import Twin
 from layerroles.engine.planning.cost import PassCost, Speed, Work, reading_cost
 from layerroles.engine.planning.device_speeds import DEVICES

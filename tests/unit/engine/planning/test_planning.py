@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import layerroles as lr
-from layerroles.engine.fused.packing import pack_row, pack_rows
+from layerroles.engine.fused.prefix_packing import pack_row, pack_rows
 from layerroles.engine.fused.twin_model import Twin
 from layerroles.engine.planning import memory
 from layerroles.engine.planning.cost import Speed

@@ -1,6 +1,7 @@
 """Find where the contexts of requests lie in a packed row, and take their keys and values from it.
 
-A prefix that several contexts share, called a trunk, is stored once in the row (see `packing`).
+A prefix that several contexts share, called a trunk, is stored once in the row (see
+`prefix_packing`).
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from layerroles.engine.fused.packing import Ids, PackedRow
+from layerroles.engine.fused.prefix_packing import Ids, PackedRow
 
 KeysValues = tuple[Tensor, Tensor]
 

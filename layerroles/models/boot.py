@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.compat import fake_tensors, multiplies_bfloat16
 from layerroles.errors import InputError
 from layerroles.models import gguf
+from layerroles.private_apis import fake_tensors, multiplies_bfloat16
 from layerroles.progress import hide_library_bars
 from layerroles.registry import nearest_name
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmarks.simulated import Simulation, Truth, claims_of
 from layerroles.roles import localize
-from layerroles.roles.context_claims import CONTEXT
+from layerroles.roles.added_context_claims import CONTEXT
 
 G = "generation"
 BARE, TOLD = "knowledge", "knowledge[context]"

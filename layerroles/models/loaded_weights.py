@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.compat import n_edits, saved_tensors
+from layerroles.private_apis import n_edits, saved_tensors
 
 
 def is_spread(model: TransformerBridge) -> bool:
