@@ -22,11 +22,10 @@ Run
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from lm_eval_files import gsm8k, mathqa
 from sentences import claims, leaning, on_task, role
-from setting import Options, conclude, run, skipped, thorough, until_claims
+from setting import Options, ask_intact, conclude, run, skipped, thorough, until_claims
 
 import layerroles as lr
 
@@ -44,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = options.parse(argv)
     given = benchmarks(args.data, args.out / "data") if args.data else []
     model = lr.load(args.model, dtype=args.dtype)
-    told = [tried(model, task, args.limit, args.out / "intact") for task in given]
+    told = [ask_intact(model, task, args.limit, args.out / "intact") for task in given]
     able = [task for task, (above, _) in zip(given, told, strict=True) if above]
     sweep = lr.Sweep(
         model,
@@ -69,18 +68,6 @@ def benchmarks(source: Path, folder: Path) -> list[lr.Task]:
     if not held:
         raise lr.InputError(f"--data {str(source)!r} holds none of {', '.join(BENCHMARKS)}")
     return [BENCHMARKS[name](source / name, folder / name) for name in held]
-
-
-def tried(model: Any, task: lr.Task, limit: int, out: Path) -> tuple[bool, str]:
-    """Whether the intact model can do a benchmark, and a sentence on it."""
-    sweep = lr.Sweep(model, [task], [], limit=limit, noise_floor=False)
-    row = sweep.run(out)[task.label].intact().iloc[0]
-    above = bool(row["above_chance"])
-    verdict = "swept" if above else "not above chance, so nothing is said of its layers"
-    return above, (
-        f"{task.label}, intact: {row['score']:.2f} [{row['score_low']:.2f}, "
-        f"{row['score_high']:.2f}] (n = {row['n']}, chance {row['chance']:.2f}): {verdict}."
-    )
 
 
 def findings(result: lr.SweepResult) -> list[str]:

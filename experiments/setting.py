@@ -115,6 +115,18 @@ def skipped(model: Any, args: argparse.Namespace) -> list[lr.Condition]:
     return conditions
 
 
+def ask_intact(model: Any, task: lr.Task, limit: int, out: Path) -> tuple[bool, str]:
+    """Whether the intact model can do a benchmark, and a sentence on it."""
+    sweep = lr.Sweep(model, [task], [], limit=limit, noise_floor=False)
+    row = sweep.run(out)[task.label].intact().iloc[0]
+    above = bool(row["above_chance"])
+    verdict = "swept" if above else "not above chance, so nothing is said of its layers"
+    return above, (
+        f"{task.label}, intact: {row['score']:.2f} [{row['score_low']:.2f}, "
+        f"{row['score_high']:.2f}] (n = {row['n']}, chance {row['chance']:.2f}): {verdict}."
+    )
+
+
 def folder(task: str) -> str:
     """A task's label as the name of a folder."""
     return re.sub(r"[^\w=.,-]+", "_", task).strip("_")
