@@ -13,6 +13,7 @@ figure changes its look when its template is changed:
 
 import html
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -282,8 +283,12 @@ def family_label(family: str) -> str:
 
 
 def panel_title(family: str, *names: str) -> str:
-    """Return a panel's title: the family with its colour, then the names."""
-    return " \N{MIDDLE DOT} ".join([family_label(family), *map(escape, names)])
+    """Return a panel's title: the family with its colour, then the names.
+
+    Files of questions are named without their folders.
+    """
+    short = [re.sub(r"^(local:|local\[path=)[^,\]]*[/\\]", r"\1", name) for name in names]
+    return " \N{MIDDLE DOT} ".join([family_label(family), *map(escape, short)])
 
 
 def layer_axis(n_layers: int, *, embedding: bool = False) -> dict[str, object]:

@@ -436,6 +436,14 @@ def test_markup_in_a_task_label_stays_text(result: SweepResult) -> None:
         assert "<a href" not in text_of(figure)
 
 
+def test_a_file_of_questions_is_named_without_its_folder() -> None:
+    titles = [
+        style.panel_title("knowledge", name).split(" \N{MIDDLE DOT} ")[1]
+        for name in ("local:/a b/q.jsonl", "local[path=/a/q.jsonl,num_fewshot=2]", "facts@2")
+    ]
+    assert titles == ["local:q.jsonl", "local[path=q.jsonl,num_fewshot=2]", "facts@2"]
+
+
 def test_a_family_has_one_colour_in_every_figure(
     result: SweepResult, lens: pd.DataFrame, attention: pd.DataFrame
 ) -> None:
