@@ -42,6 +42,7 @@ from layerroles.roles.protocol_claims import MORE, STRICTER, WRITING
 MMLU = ("mmlu", "mmlu_continuation", "mmlu_generative")
 OWN = ("kv_retrieval", "facts", "copying")
 PROTOCOLS = ("continuation", "exact", "generation")
+UNKNOWN = "Importance depends on the scoring: cannot be said, fewer than two ways show skill."
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -64,13 +65,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows = {"include_path": str(folder), "metric": "acc_norm"}
         tasks = [lr.task("lm_eval:hellaswag_rows", **rows)]
     model = lr.load(args.model, dtype=args.dtype)
+    screened = []
     if args.benchmark == "mmlu":
-        told = [ask_intact(model, task, args.limit, args.out / "intact") for task in tasks]
-        tasks = [task for task, (above, _) in zip(tasks, told, strict=True) if above]
-        if not tasks:
-            lines = [line for _, line in told]
-            conclude(args, __doc__, lr.read(args.out / "intact"), lines)
-            return
+        screened = [ask_intact(model, task, args.limit, args.out / "intact") for task in tasks]
+        tasks = [task for task, one in zip(tasks, screened, strict=True) if one.above_chance]
+    lines = [one.sentence for one in screened]
+    if not tasks:
+        conclude(args, __doc__, lr.read(args.out / "intact"), [*lines, UNKNOWN])
+        return
     how = {"protocols": PROTOCOLS, "until": args.until, "limit": args.limit}
     sweep = lr.Sweep(model, tasks, skipped(model, args), **how)
     result = sweep.run(args.out)
@@ -81,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     metrics = lr.lm_eval_metrics(result).query("condition == 'intact'")
     whole = metrics.groupby("task")["n"].transform("max")  # a group's members are left out
     print(metrics[metrics["n"] == whole].to_string(index=False))
-    conclude(args, __doc__, result, findings(result))
+    conclude(args, __doc__, result, lines + findings(result))
 
 
 def findings(result: lr.SweepResult) -> list[str]:
@@ -122,7 +124,7 @@ def verdict(result: lr.SweepResult) -> str:
     ]
     shown = [line for line in told if "leans more on" in line]
     if not pairs:
-        return "Importance depends on the scoring: cannot be said, fewer than two ways show skill."
+        return UNKNOWN
     if not shown:
         return f"Importance depends on the scoring: not shown in any of {len(pairs)} pairs of ways."
     return (

@@ -43,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = options.parse(argv)
     given = benchmarks(args.data, args.out / "data") if args.data else []
     model = lr.load(args.model, dtype=args.dtype)
-    told = [ask_intact(model, task, args.limit, args.out / "intact") for task in given]
-    able = [task for task, (above, _) in zip(given, told, strict=True) if above]
+    screened = [ask_intact(model, task, args.limit, args.out / "intact") for task in given]
+    able = [task for task, one in zip(given, screened, strict=True) if one.above_chance]
     sweep = lr.Sweep(
         model,
         [*(lr.task(name) for name in (*STEPS, COPYING)), *able],
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         noise_floor=False,
     )
     result = sweep.run(args.out)
-    conclude(args, __doc__, result, [line for _, line in told] + findings(result))
+    conclude(args, __doc__, result, [one.sentence for one in screened] + findings(result))
 
 
 def benchmarks(source: Path, folder: Path) -> list[lr.Task]:

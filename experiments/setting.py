@@ -11,6 +11,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -115,15 +116,29 @@ def skipped(model: Any, args: argparse.Namespace) -> list[lr.Condition]:
     return conditions
 
 
-def ask_intact(model: Any, task: lr.Task, limit: int, out: Path) -> tuple[bool, str]:
-    """Whether the intact model can do a benchmark, and a sentence on it."""
-    sweep = lr.Sweep(model, [task], [], limit=limit, noise_floor=False)
+@dataclass(frozen=True)
+class Screened:
+    """How the intact model does on a benchmark.
+
+    Attributes:
+        above_chance: whether its score is shown to lie above chance.
+        sentence: the score, and whether layers are ablated.
+    """
+
+    above_chance: bool
+    sentence: str
+
+
+def ask_intact(model: Any, task: lr.Task, limit: int | None, out: Path) -> Screened:
+    """Ask the intact model, to see whether it can do a benchmark; None asks 512 questions."""
+    sweep = lr.Sweep(model, [task], [], limit=limit or 512, noise_floor=False)
     row = sweep.run(out)[task.label].intact().iloc[0]
     above = bool(row["above_chance"])
     verdict = "swept" if above else "not above chance, so nothing is said of its layers"
-    return above, (
+    return Screened(
+        above,
         f"{task.label}, intact: {row['score']:.2f} [{row['score_low']:.2f}, "
-        f"{row['score_high']:.2f}] (n = {row['n']}, chance {row['chance']:.2f}): {verdict}."
+        f"{row['score_high']:.2f}] (n = {row['n']}, chance {row['chance']:.2f}): {verdict}.",
     )
 
 

@@ -107,9 +107,9 @@ class Cell:
         return int(np.logical_and.reduce(asked[[rows[name] for name in names]]).sum())
 
     def n_answered(self, condition: str) -> tuple[int, int]:
-        """Return the number of examples with an intact and an ablated score, and of the others.
+        """Return how many examples have both scores, and how many that were asked both ways do not.
 
-        The others were asked both ways, but have a score that is missing or not finite.
+        A score is missing if it is not finite.
         """
         n_answered = len(self.answered_by_both(condition)[0])
         return n_answered, self.n_asked([condition]) - n_answered

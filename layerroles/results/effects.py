@@ -313,13 +313,16 @@ def _find_label(name: str, site: str, at: str) -> str:
     return name.removesuffix(suffix) if site and name.endswith(suffix) else ""
 
 
-def check_unambiguous(effects: pd.DataFrame) -> None:
-    """Check that no two rows of effects share layer, head, `at`, task and protocol.
+def check_unambiguous(rows: pd.DataFrame) -> None:
+    """Check that no two rows share layer, head, `at`, task and protocol.
+
+    Args:
+        rows: rows of effects, or of conditions by cell.
 
     Raises:
         InputError: two rows do, for example those of one ablation with two settings.
     """
-    duplicates = ambiguous_rows(effects)
+    duplicates = ambiguous_rows(rows)
     if duplicates.empty:
         return
     first = duplicates.iloc[0]
@@ -339,7 +342,7 @@ def check_unambiguous(effects: pd.DataFrame) -> None:
     )
 
 
-def ambiguous_rows(effects: pd.DataFrame) -> pd.DataFrame:
+def ambiguous_rows(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows that share layer, head, `at`, task and protocol with another row."""
     columns = ["layer", "head", "at", "task", "protocol"]
-    return effects[effects.duplicated(columns, keep=False)]
+    return rows[rows.duplicated(columns, keep=False)]

@@ -32,7 +32,10 @@ def cells_of(result: "SweepResult") -> Sequence[Cell]:
 
 
 def conditions_of(result: "SweepResult") -> pd.DataFrame:
-    """Return a row per condition, task and protocol, with the first columns of the effects."""
+    """Return a row per condition, task and protocol, with the first columns of the effects.
+
+    The intact model has no row. The table is shared by all callers, and must not be changed.
+    """
     return result._conditions
 
 

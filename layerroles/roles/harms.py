@@ -112,7 +112,7 @@ class Harms:
 
     @functools.cached_property
     def effects(self) -> pd.DataFrame:
-        """The rows of `SweepResult.effects` of the conditions that ablate one place each."""
+        """The rows of `SweepResult.effects` on single places, of this kind of ablation."""
         effects = self.result.effects()
         places = effects["head" if self.part == "head" else "layer"].notna()
         return effects[

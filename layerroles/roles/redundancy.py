@@ -65,11 +65,11 @@ def measure_pairs(harms: Harms) -> pd.DataFrame:
 
     Only conditions with the ablation and the `at` of `harms` are used.
     """
-    effects = _pair_effects(harms.result, harms.ablation, harms.at)
+    conditions = _pair_conditions(harms.result, harms.ablation, harms.at)
     rows = [
-        _pair_row(harms, family, protocol, pair, rows_of_family)
+        _pair_row(harms, family, protocol, pair, names)
         for family, protocol in harms.keys
-        for pair, rows_of_family in effects.items()
+        for pair, names in conditions.items()
         if set(pair) <= set(harms.swept)
     ]
     frame = pd.DataFrame(rows, columns=COLUMNS)
@@ -80,10 +80,10 @@ def measure_pairs(harms: Harms) -> pd.DataFrame:
     return frame
 
 
-def _pair_effects(
+def _pair_conditions(
     result: SweepResult, ablation: str, at: str
-) -> dict[Pair, dict[tuple[str, str], dict[str, Any]]]:
-    """Map a pair of layers, then (task, protocol), to the row of effects of ablating both."""
+) -> dict[Pair, dict[tuple[str, str], str]]:
+    """Map a pair of layers, then (task, protocol), to the name of the condition on both."""
     asked = conditions_of(result)
     pairs = asked[
         (asked["ablation"] == ablation)
@@ -92,14 +92,10 @@ def _pair_effects(
         & asked["layer"].isna()
         & (asked["site"].str.count(r"\+") == 1)
     ]
-    if pairs.empty:
-        return {}
-    effects = result.effects()
-    effects = effects[effects["condition"].isin(pairs["condition"])]
-    by_pair: dict[Pair, dict[tuple[str, str], dict[str, Any]]] = {}
-    for row in records(effects):
+    by_pair: dict[Pair, dict[tuple[str, str], str]] = {}
+    for row in records(pairs):
         layer, other = sorted(int(site.removeprefix("L")) for site in row.site.split("+"))
-        by_pair.setdefault((layer, other), {})[row.task, row.protocol] = row._asdict()
+        by_pair.setdefault((layer, other), {})[row.task, row.protocol] = str(row.condition)
     return by_pair
 
 
@@ -108,12 +104,12 @@ def _pair_row(
     family: str,
     protocol: str,
     pair: Pair,
-    effects: dict[tuple[str, str], dict[str, Any]],
+    conditions: dict[tuple[str, str], str],
 ) -> dict[str, Any]:
     tasks = list(harms.measured(family, protocol)["task"])
     row = {"family": family, "protocol": protocol, "layer": pair[0], "other": pair[1]}
     nothing = dict.fromkeys(COLUMNS[4:], float("nan"))
-    costs = [_measure_task(harms, task, protocol, pair, effects) for task in tasks]
+    costs = [_measure_task(harms, task, protocol, pair, conditions) for task in tasks]
     known_costs = [cost for cost in costs if cost is not None]
     if not known_costs or len(known_costs) < len(tasks):
         return {**row, **nothing, "n": 0, "verdict": "not measurable"}
@@ -145,15 +141,18 @@ def _measure_task(
     task: str,
     protocol: str,
     pair: Pair,
-    effects: dict[tuple[str, str], dict[str, Any]],
+    conditions: dict[tuple[str, str], str],
 ) -> _Cost | None:
     """Return the cost of a pair on one task; None if the pair or a layer of it was not measured."""
-    pair_effect = effects.get((task, protocol))
+    name = conditions.get((task, protocol))
     singles = [harms.condition(task, protocol, (layer, -1)) for layer in pair]
-    if pair_effect is None or None in singles or np.isnan(pair_effect["harm"]):
+    if name is None or None in singles:
         return None
     cell = harms.cell_of(task, protocol)
-    scores = cell.scores.loc[[INTACT, *singles, pair_effect["condition"]]]
+    harm = cell.harm({name: 1.0})
+    if np.isnan(harm.value):
+        return None
+    scores = cell.scores.loc[[INTACT, *singles, name]]
     answered = scores.loc[:, scores.notna().all()]
     intact, first, second, jointly = answered.to_numpy(float)
     alone = np.minimum(first, second)
@@ -167,7 +166,7 @@ def _measure_task(
         p, bounds = stats.paired_binary(alone, jointly).p, (-1.0, 1.0)
     else:
         p = stats.sign_flip_p(jointly - alone, harms.rng(f"{task} {pair}"))
-    names = [*map(str, singles), str(pair_effect["condition"])]
+    names = [*map(str, singles), name]
     questions = [cell.questions.get(str(example), str(example)) for example in examples]
     excess = stats.ratio_contrast(
         questions,
@@ -179,7 +178,7 @@ def _measure_task(
     )
     p = clustered_p(p, alone - jointly, clusters, bounds)
     p = cell.looks.adjust_p(p, cell.n_asked(names))
-    return _Cost(cell.harm({str(pair_effect["condition"]): 1.0}), excess, p)
+    return _Cost(harm, excess, p)
 
 
 def _judge_pair(excess: stats.Interval) -> str:

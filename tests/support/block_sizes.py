@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 from torch import Tensor
 
-from layerroles.engine.fused import packed_attention, prefill
+from layerroles.engine.fused import packed_attention, prefill, prefix_packing
 from layerroles.engine.fused.attention import PartialAttention
 from layerroles.engine.fused.kv_cache import RowCache
 from layerroles.engine.fused.packed_attention import AttentionLayout
@@ -27,9 +27,9 @@ def small_blocks() -> Iterator[dict[str, int]]:
         return decoded(self, *args)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packing, "BLOCK", 24)
+        patch.setattr(prefix_packing, "BLOCK", 24)
         patch.setattr(prefill, "BLOCK", 24)
-        patch.setattr(packing, "_SHORTEST_TRUNK", 4)
+        patch.setattr(prefix_packing, "_SHORTEST_TRUNK", 4)
         patch.setattr(packed_attention, "_LONG", 20)
         patch.setattr(AttentionLayout, "_add_attention", reading)
         patch.setattr(RowCache, "_trunk_parts", decoding)

@@ -37,8 +37,8 @@ class Group:
         asked: indices of these requests among all requests.
         sequences: for each of these requests, the tokens that are read, as the numbers of a
             `SequenceEncoder`.
-        prompts: the prompts, indexed by `packing.prompt_numbers`; None if different prompts may
-            share tokens.
+        prompts: the prompts, indexed by `prefix_packing.prompt_numbers`; None if different prompts
+            may share tokens.
         packed: the row.
         n_alone: number of tokens if each request is read alone.
         n_written: number of requests that text is generated for.

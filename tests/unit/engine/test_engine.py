@@ -13,6 +13,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 import layerroles as lr
 from layerroles.ablations import Condition
+from layerroles.engine import executor_choice, executor_trial
 from layerroles.engine.decode import Decoding, NextTokens
 from layerroles.engine.executor_trial import choose_condition, rounding_noise
 from layerroles.engine.fused import executor, kv_cache
@@ -438,7 +439,7 @@ def test_in_bfloat16_texts_may_part_where_rounding_decides_and_nowhere_else(
 
     model = random_model("llama", dtype="bfloat16")
     ((tried,), skips) = (
-        agreement._trial_requests(encode_written(model, ASKED[:1])),
+        executor_trial._trial_requests(encode_written(model, ASKED[:1])),
         lr.each_layer(model, lr.Skip()),
     )
     with torch.inference_mode(), lr.ablated(model, skips[1]):
@@ -506,7 +507,7 @@ def test_a_model_that_no_other_executor_can_run_is_left_to_the_reference() -> No
 def test_a_mistake_in_an_executor_is_raised(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     """It is no sign that the model does not fit, which would end in a slow run and a warning."""
     model = random_model("llama")
-    module = executors if place == "Twin" else executor
+    module = executor_choice if place == "Twin" else executor
     monkeypatch.setattr(module, place, None)  # the executor's own code fails as it calls it
     for name in ("auto", "fused"):
         with pytest.raises(TypeError, match="not callable"):
@@ -549,16 +550,16 @@ def test_what_says_that_an_executor_does_not_fit() -> None:
         ),
     ]
     for error in fits_not:
-        assert agreement.does_not_fit(raised_in("layerroles.engine.fused.executor", error))
+        assert executor_trial.does_not_fit(raised_in("layerroles.engine.fused.executor", error))
     mistakes = [
         TypeError("unsupported operand type(s) for +"),
         RuntimeError("shapes differ"),
         AssertionError(),
     ]
     for error in (*mistakes, torch.OutOfMemoryError("CUDA out of memory")):
-        assert not agreement.does_not_fit(raised_in("layerroles.engine.fused.executor", error))
+        assert not executor_trial.does_not_fit(raised_in("layerroles.engine.fused.executor", error))
     for error in mistakes:
-        assert agreement.does_not_fit(raised_in("transformers.models.llama", error))
+        assert executor_trial.does_not_fit(raised_in("transformers.models.llama", error))
 
 
 def raised_in(module: str, error: Exception) -> Exception:
@@ -578,7 +579,7 @@ def test_what_is_tried_on_one_request_is_tried_again_on_several(
     def noting(*given: Any) -> None:
         tried.append(len(given[2]))
 
-    monkeypatch.setattr(executors, "find_disagreement", noting)
+    monkeypatch.setattr(executor_choice, "find_disagreement", noting)
     engine = lr.Engine(random_model("llama"))
     for asked in (PAIRS[:1], PAIRS[1:2], PAIRS[:3], PAIRS[1:4], PAIRS[:1]):
         engine.loglikelihood(asked)
@@ -593,7 +594,7 @@ def test_what_is_tried_on_several_requests_is_not_tried_on_one(
     def noting(_: object, __: object, asked: Sequence[Any], *rest: object) -> None:
         tried.append((type(asked[0]).__name__, len(asked)))
 
-    monkeypatch.setattr(executors, "find_disagreement", noting)
+    monkeypatch.setattr(executor_choice, "find_disagreement", noting)
     engine = lr.Engine(random_model("llama"))
     for n in (3, 1, 3):
         engine.generate_until(ASKED[:n])
@@ -616,7 +617,7 @@ def test_what_differs_alone_stays_refused(
     def differs(_: object, __: object, given: Sequence[Any], *rest: object) -> str | None:
         return "it differs" if len(given) == refused else None
 
-    monkeypatch.setattr(executors, "find_disagreement", differs)
+    monkeypatch.setattr(executor_choice, "find_disagreement", differs)
     engine = lr.Engine(random_model("llama"))
     for n in asked:
         engine.loglikelihood(PAIRS[:n])

@@ -2,7 +2,7 @@
 
 Each truth here lies at the border of a sentence: it is false by nothing. At most 5% of the sweeps
 drawn from it may say it. Statuses of claims at their borders are in `test_literature.py` and
-`test_context_claims.py`, backups in `test_redundancy.py`.
+`test_added_context_claims.py`, backups in `test_redundancy.py`.
 """
 
 import re

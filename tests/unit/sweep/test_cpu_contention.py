@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from layerroles.sweep import cpu_contention
 from layerroles.sweep.cpu_contention import Contention
 
 
@@ -22,7 +23,7 @@ def test_waiting_for_a_quarter_of_the_time_is_warned_of_once(
     seconds = 0.0
     monkeypatch.setenv("OMP_WAIT_POLICY", policy)
     monkeypatch.setattr("time.monotonic", lambda: seconds)
-    monkeypatch.setattr(contention, "_THREADS", tmp_path)
+    monkeypatch.setattr(cpu_contention, "_THREADS", tmp_path)
 
     def write(ran: float, lost: float) -> None:
         for thread in ("1", "2"):
@@ -53,7 +54,7 @@ def test_waiting_for_a_quarter_of_the_time_is_warned_of_once(
 def test_nothing_is_said_where_the_system_counts_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(contention, "_THREADS", tmp_path / "missing")
-    monkeypatch.setattr(contention, "_SECONDS_WATCHED", 0.0)
+    monkeypatch.setattr(cpu_contention, "_THREADS", tmp_path / "missing")
+    monkeypatch.setattr(cpu_contention, "_SECONDS_WATCHED", 0.0)
     Contention().check()
     assert not caplog.messages
