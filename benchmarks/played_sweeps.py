@@ -10,6 +10,8 @@ from layerroles.sweep.next_cells import next_cells
 from layerroles.sweep.targets import Plan
 
 KEYS = ["condition", "task", "protocol", "example"]
+# A condition, a task and a protocol.
+Lacking = tuple[str, str, str]
 
 
 def plan_of(result: SweepResult, limit: int, goal: str = "layers") -> Plan:
@@ -31,8 +33,18 @@ def as_decided(whole: SweepResult, limit: int, goal: str = "layers") -> SweepRes
     return dataclasses.replace(whole, manifest=manifest)
 
 
-def ask(whole: SweepResult, limit: int, goal: str = "layers") -> SweepResult:
-    """Return the result of such a sweep, whose answers are taken from a whole sweep."""
+def ask(
+    whole: SweepResult, limit: int, goal: str = "layers", *, lacking: set[Lacking] | None = None
+) -> SweepResult:
+    """Return the result of such a sweep, whose answers are taken from a whole sweep.
+
+    Args:
+        whole: the sweep that has all answers.
+        limit: the most questions of a task.
+        goal: "layers" or "claims".
+        lacking: if given, what the sweep asks and `whole` has no answers of is put into it, and is
+            not asked; without it, that is an error.
+    """
     result, plan = as_decided(whole, limit, goal), plan_of(whole, limit, goal)
     names = {entry["hash"]: entry["name"] for entry in whole.manifest["conditions"]}
     deferred = find_deferred(whole.manifest["conditions"], plan, only_needed=True)
@@ -43,9 +55,15 @@ def ask(whole: SweepResult, limit: int, goal: str = "layers") -> SweepResult:
     while True:
         asked = place < pd.Series([targets[key] for key in keys], whole.frame.index)
         result = dataclasses.replace(result, frame=whole.frame[asked].reset_index(drop=True))
-        more = next_cells(result, plan)
+        asked_next = next_cells(result, plan)
+        more = {
+            (names[hash], task, protocol): n for (hash, task, protocol), n in asked_next.items()
+        }
+        if lacking is not None:
+            lacking |= more.keys() - targets.keys()
+            more = {key: n for key, n in more.items() if key in targets}
         if not more:
             return result
-        for (hash, task, protocol), n in more.items():
-            assert n > targets[names[hash], task, protocol]  # each look asks more, or it never ends
-            targets[names[hash], task, protocol] = n
+        for key, n in more.items():
+            assert n > targets[key]  # each look asks more, or it never ends
+            targets[key] = n
