@@ -16,7 +16,7 @@ import pandas as pd
 import layerroles as lr
 from benchmarks.played_sweeps import KEYS, Lacking, ask
 from layerroles.results import INTACT, REGIONS, SweepResult
-from layerroles.roles import describe_decided
+from layerroles.roles import describe_decided, format_layers
 
 VERDICTS = ("critical", "sink", "partial", "helps", "spare", "undecided")
 FIRST = 32
@@ -53,6 +53,13 @@ def main() -> None:
         intact = f"{row['score']:.2f} [{row['score_low']:.2f}, {row['score_high']:.2f}]"
         asked = f"{own['n'].mean():.0f}, {own['n'].median():.0f}"
         print(f"| {' | '.join(key)} | {intact} | {counts(first)} | {counts(own)} | {asked} |")
+    print("\n| family | protocol | critical | spare |\n| --- | --- | --- | --- |")
+    for key in scores.index:
+        own = of_cell(layers, key)
+        named = [
+            format_layers(own.loc[own["verdict"] == v, "layer"]) for v in ("critical", "spare")
+        ]
+        print(f"| {' | '.join((*key, *named))} |")
 
 
 def of_kind(result: SweepResult, ablation: str) -> SweepResult:
