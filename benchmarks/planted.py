@@ -1,13 +1,16 @@
 """Ask the localizer about models whose truth is known, and count how often it is right.
 
     python benchmarks/planted.py --models 100 --n 96 --out runs/planted
+    python benchmarks/planted.py --until-decided --models 100 --n 512 --out runs/planted_decided
 
 Each model is drawn at random: depth, heads, which layers do what, which write nothing, how large a
 share of the examples depends on the roles, how much noise the other layers write, which heads of a
 layer do its step, and whether a layer has a double. Every layer is skipped under two protocols and
 every head is zeroed under generation; where a layer has a double, pairs of layers that nothing
-showed for are skipped too. What `lr.localize` says is held against the truth. What was found of
-each model is kept in `models.jsonl`, so that an interrupted run goes on; `planted.md` is the page.
+showed for are skipped too. With `--until-decided`, only layers are skipped, each until its verdict
+is decided or `--n` examples are asked. What `lr.localize` says is held against the truth. What was
+found of each model is kept in `models.jsonl`, so that an interrupted run goes on; `planted.md` is
+the page.
 """
 
 import argparse
@@ -37,6 +40,7 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=100, help="how many; model i has seed i")
     parser.add_argument("--n", type=int, default=96, help="examples of each family")
     parser.add_argument("--out", type=Path, default=Path("runs/planted"))
+    parser.add_argument("--until-decided", action="store_true", help="layers only; n is the limit")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     kept = args.out / "models.jsonl"
@@ -48,7 +52,7 @@ def main() -> None:
     with kept.open("a", encoding="utf-8") as lines:
         for seed in range(args.models):
             if seed not in known:
-                known[seed] = asked(seed, args.n)
+                known[seed] = asked(seed, args.n, until_decided=args.until_decided)
                 lines.write(json.dumps(known[seed]) + "\n")
                 lines.flush()
     page = written([known[seed] for seed in range(args.models)], args.n)
@@ -91,18 +95,23 @@ def drawn(seed: int) -> tuple[dict[str, Any], Plant]:
             continue
 
 
-def asked(seed: int, n: int) -> Found:
+def asked(seed: int, n: int, *, until_decided: bool = False) -> Found:
     """What the localizer says of one model, beside what is true of it."""
     began = time.process_time()
     placement, made = drawn(seed)
     layers = lr.each_layer(made.model, lr.Skip())
     with tempfile.TemporaryDirectory() as folder:
-        roles = lr.localize(swept(made, layers, PROTOCOLS, n, Path(folder) / "layers"))
-        smaller = [*layers, *lr.each_head(made.model, lr.Zero()), *doubles(made, roles)]
-        parts = lr.localize(swept(made, smaller, ["generation"], n, Path(folder) / "parts"))
+        until = lr.Decided() if until_decided else None
+        result = swept(made, layers, PROTOCOLS, n, Path(folder) / "layers", until)
+        roles = parts = lr.localize(result)
+        if not until_decided:
+            smaller = [*layers, *lr.each_head(made.model, lr.Zero()), *doubles(made, roles)]
+            parts = lr.localize(swept(made, smaller, ["generation"], n, Path(folder) / "parts"))
     found: Found = {
         "seed": seed,
         "n": n,
+        "until_decided": until_decided,
+        "answers": len(result.frame) / (n * len(PROTOCOLS) * len(made.tasks) * (len(layers) + 1)),
         "placement": {**placement, "heads_of": list(placement["heads_of"].items())},
         "truth": made.truth,
         "joint": made.joint,
@@ -123,13 +132,16 @@ def asked(seed: int, n: int) -> Found:
 
 
 def swept(
-    made: Plant, conditions: list[lr.Condition], protocols: Iterable[str], n: int, folder: Path
+    made: Plant,
+    conditions: list[lr.Condition],
+    protocols: Iterable[str],
+    n: int,
+    folder: Path,
+    until: lr.Decided | None = None,
 ) -> lr.SweepResult:
     """One sweep over all tasks."""
-    sweep = lr.Sweep(
-        made.model, made.tasks, conditions, protocols=list(protocols), limit=n, noise_floor=False
-    )
-    return sweep.run(folder)
+    how: dict[str, Any] = {"protocols": list(protocols), "limit": n, "until": until}
+    return lr.Sweep(made.model, made.tasks, conditions, noise_floor=False, **how).run(folder)
 
 
 def doubles(made: Plant, roles: lr.Roles) -> list[lr.Condition]:
@@ -191,6 +203,7 @@ def judged_layer(one: Found, row: Found) -> Judged:
     """One layer's verdict for one family."""
     family, layer = row["family"], row["layer"]
     critical, spare = row["verdict"] == "critical", row["verdict"] == "spare"
+    yield "decided", row["verdict"] != "undecided"
     strength = one["placement"]["strength"]
     harms = {name: dict.fromkeys(own, strength) for name, own in one["truth"].items()}
     yield from judged_place(one, family, layer, harms, critical)
@@ -275,6 +288,7 @@ def judged_pairs(found: list[Found]) -> Judged:
 
 
 ROWS = {
+    "decided": "layers with a verdict",
     "recall": f"recall: layers of the truth with a harm of {LARGE} or more that are critical",
     "precision": "precision: critical layers that are of the family's truth",
     "other truth": "layers of another family's truth that are critical",
@@ -314,6 +328,9 @@ def written(found: list[Found], n: int) -> str:
     doubles = sum(bool(one["placement"]["backup"]) for one in found)
     still = sum(bool(one["placement"]["inert"]) for one in found)
     shared = sum(bool(one["placement"]["heads_of"]) for one in found)
+    until_decided = any(one.get("until_decided") for one in found)
+    command = f"python benchmarks/planted.py --models {len(found)} --n {n} --out FOLDER"
+    answers = sum(one.get("answers", 1.0) for one in found) / len(found)
     lines = [
         "# Planted truth",
         "",
@@ -321,12 +338,14 @@ def written(found: list[Found], n: int) -> str:
         "are set by hand (`lr.planted`). Written by `benchmarks/planted.py`; the numbers are of",
         "this run:",
         "",
-        f"- command: `python benchmarks/planted.py --models {len(found)} --n {n} --out FOLDER`",
+        f"- command: `{command}{' --until-decided' * until_decided}`",
         f"- models: {len(found)}, seeds 0 to {len(found) - 1}; {ranges['n_layers']} layers of "
         f"{ranges['heads']} heads; strength {ranges['strength']}; noise {ranges['noise']}; "
         f"{still} with inert layers, {doubles} with a double",
         f"- examples: {n} of each family: retrieval, reasoning, knowledge, and the null family "
-        f"(`planted_echo`, family language), which depends on no layer",
+        f"(`planted_echo`, family language), which depends on no layer"
+        + f"; until decided, {answers:.0%} of the answers"
+        * until_decided,
         f"- time: {sum(one['seconds'] for one in found) / 60:.0f} minutes of one core",
         f"- versions: layerroles {lr.__version__}, Python {platform.python_version()}",
         "",
@@ -341,6 +360,10 @@ def written(found: list[Found], n: int) -> str:
             for name, words in ROWS.items()
         ),
         "",
+    ]
+    if until_decided:
+        return "\n".join(lines)
+    lines += [
         "## Heads, each zeroed, under generation",
         "",
         f"In {shared} models several heads share the step of a layer, each for its own part of the",
