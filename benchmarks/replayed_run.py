@@ -4,7 +4,7 @@ The looks are played again on the stored answers under one kind of ablation. The
 compared with those of judging the first 32 questions once, and with the estimates from all stored
 answers.
 
-    python -m benchmarks.replayed_run runs/decided --limit 512
+    python -m benchmarks.replayed_run runs/decided --limit 512 --figure docs/img
 """
 
 import argparse
@@ -29,10 +29,14 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=512)
     parser.add_argument("--ablation", default="skip")
     parser.add_argument("--fixed", type=int, nargs="*", default=[96, 128, 192, 256])
+    parser.add_argument("--figure", type=Path, help="a folder for the figure of answers spent")
     args = parser.parse_args()
     whole = of_kind(lr.read(args.run), args.ablation)
     lacking: set[Lacking] = set()
     played = ask(whole, args.limit, lacking=lacking)
+    if args.figure:
+        figure = {"decided": lr.figures.answers_spent(played)}
+        lr.figures.save(figure, args.figure, formats=("png",), width="full", title=True, dpi=180)
     once, layers, everything = (
         lr.localize(result, ablation=args.ablation).layers
         for result in (first_questions(whole, FIRST), played, whole)
