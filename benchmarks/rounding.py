@@ -26,8 +26,12 @@ from speed import run
 from torch import Tensor
 
 import layerroles as lr
-from layerroles.engine.fused import attention
-from layerroles.engine.fused.attention import AttentionRule, PartialAttention, attend_partially
+from layerroles.engine.fused import partial_attention
+from layerroles.engine.fused.partial_attention import (
+    AttentionRule,
+    PartialAttention,
+    attend_partially,
+)
 from layerroles.engine.fused.twin_model import Twin
 from layerroles.private_apis import flash_attention
 
@@ -126,7 +130,7 @@ def errors() -> str:
                 (logits.softmax(-1) @ v.double()).float(), logits.logsumexp(-1).float()
             )
             with before():
-                rounded = attention._attend_by_matmul(q, k, v, factor, None)
+                rounded = partial_attention._attend_by_matmul(q, k, v, factor, None)
             out, lse = flash_attention(q, k, v, causal=False, mask=None, scale=scale / 8)
             ways = (rounded, attend_partially(q, k, v, factor), PartialAttention(out, lse))
             cells = [
@@ -147,8 +151,8 @@ def before() -> Iterator[None]:
         return (q @ k.transpose(-1, -2)).float()
 
     with (
-        patch.object(attention, "_multiply_in_float32", rounded),
-        patch.object(attention, "_FEW_HEADS", 0),
+        patch.object(partial_attention, "_multiply_in_float32", rounded),
+        patch.object(partial_attention, "_FEW_HEADS", 0),
         patch.object(Twin, "rounds_logits", False),
     ):
         yield

@@ -93,18 +93,13 @@ class Cell:
         return changed.groupby(self.rows["condition"]).sum().astype(int)
 
     @functools.cached_property
-    def asked(self) -> dict[str, set[str]]:
-        """The ids of the examples asked, by condition."""
-        examples_of = self.rows.groupby("condition")["example"]
-        return {INTACT: set(), **{str(name): set(examples) for name, examples in examples_of}}
+    def n_rows(self) -> dict[str, int]:
+        """The number of examples that were asked under each condition."""
+        return {str(name): int(n) for name, n in self.rows["condition"].value_counts().items()}
 
     def n_asked(self, conditions: Iterable[str]) -> int:
         """Return the number of examples that were asked intact and under all these conditions."""
-        asked, rows = self._asked_array
-        names = [INTACT, *conditions]
-        if not all(name in rows for name in names):
-            return 0
-        return int(np.logical_and.reduce(asked[[rows[name] for name in names]]).sum())
+        return int(self._is_asked_by_all(conditions).sum())
 
     def n_answered(self, condition: str) -> tuple[int, int]:
         """Return how many examples have both scores, and how many that were asked both ways do not.
@@ -116,8 +111,8 @@ class Cell:
 
     def asked_by_all(self, conditions: Iterable[str]) -> set[str]:
         """Return the ids of the examples that were asked intact and under all these conditions."""
-        asked = self.asked
-        return asked[INTACT].intersection(*(asked.get(name, set()) for name in conditions))
+        _, _, examples = self._asked_array
+        return set(map(str, examples[self._is_asked_by_all(conditions)]))
 
     def level(self, conditions: Iterable[str]) -> float:
         """Return the confidence level of an interval, so that those of all looks together have 95%.
@@ -238,14 +233,22 @@ class Cell:
         }
 
     @functools.cached_property
-    def _asked_array(self) -> tuple[Bool[np.ndarray, "row column"], dict[str, int]]:
-        """Whether each example was asked under each condition, and row indices by condition."""
+    def _asked_array(self) -> tuple[Bool[np.ndarray, "row column"], dict[str, int], np.ndarray]:
+        """Whether each example was asked under each condition; row indices by name; example ids."""
         (rows, conditions), (columns, examples) = (
             pd.factorize(self.rows[name].to_numpy(object)) for name in ("condition", "example")
         )
         asked = np.zeros((len(conditions), len(examples)), dtype=bool)
         asked[rows, columns] = True
-        return asked, {str(name): row for row, name in enumerate(conditions)}
+        return asked, {str(name): row for row, name in enumerate(conditions)}, examples
+
+    def _is_asked_by_all(self, conditions: Iterable[str]) -> Bool[np.ndarray, " column"]:
+        """Return whether each example was asked intact and under all these conditions."""
+        asked, rows, examples = self._asked_array
+        names = [INTACT, *conditions]
+        if not all(name in rows for name in names):
+            return np.zeros(len(examples), dtype=bool)
+        return np.logical_and.reduce(asked[[rows[name] for name in names]])
 
     @functools.cached_property
     def _chances(self) -> Float[np.ndarray, " example"]:

@@ -16,7 +16,8 @@ from layerroles.results.agreement import tabulate_agreement, tabulate_difference
 from layerroles.results.cells import CELL, CONDITION, INTACT, Cell, make_cells
 from layerroles.results.decisions import find_deferred, tabulate_decisions
 from layerroles.results.effects import label_conditions, tabulate_effects, tabulate_intact
-from layerroles.results.measures_and_noise import tabulate_measures, tabulate_noise
+from layerroles.results.measures import tabulate_measures
+from layerroles.results.noise_floor import tabulate_noise
 
 # Columns by which a result is narrowed; for labels see `label_conditions`.
 _NARROWED = ("task", "family", "protocol", "condition", "label")

@@ -31,13 +31,13 @@ from layerroles.roles import (
     protocol_claims,
 )
 from layerroles.roles.claim_status import AblationKind, Claim
+from layerroles.roles.critical_heads import carried_by_few
 from layerroles.roles.harms import (
     Harms,
     has_one_setting,
     positions_swept,
     single_site_conditions,
 )
-from layerroles.roles.heads import carried_by_few
 
 CONTROL = "language"
 

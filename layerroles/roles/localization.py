@@ -23,6 +23,7 @@ from layerroles.roles.claims import (
     describe_decided,
     measure_kinds,
 )
+from layerroles.roles.critical_heads import heads_of
 from layerroles.roles.family_sentences import (
     describe_agreement,
     describe_family,
@@ -32,7 +33,6 @@ from layerroles.roles.harms import (
     VERDICTS,
     Harms,
 )
-from layerroles.roles.heads import heads_of
 from layerroles.roles.redundancy import effective_number, measure_pairs
 from layerroles.roles.result import Roles, Sentence
 from layerroles.roles.verdict import interim_sentence, verdict_sentences

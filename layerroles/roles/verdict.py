@@ -11,7 +11,13 @@ from collections.abc import Iterator
 import pandas as pd
 
 from layerroles.results import records
-from layerroles.roles import added_context_claims, heads, literature, paired_claims, protocol_claims
+from layerroles.roles import (
+    added_context_claims,
+    critical_heads,
+    literature,
+    paired_claims,
+    protocol_claims,
+)
 from layerroles.roles.result import Roles, Sentence
 from layerroles.roles.sentences_by_protocol import protocol_sentences
 from layerroles.roles.wording import Setting, describe_positions, format_bounds, format_estimate
@@ -22,7 +28,7 @@ _DECIDED_BY = {
     **dict.fromkeys(
         (protocol_claims.MORE, protocol_claims.STRICTER, protocol_claims.WRITING), "protocols"
     ),
-    heads.FEW: "heads",
+    critical_heads.FEW: "heads",
     added_context_claims.CONTEXT: "protocols",
     paired_claims.ALIKE: "similarity",
 }

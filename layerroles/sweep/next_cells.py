@@ -28,8 +28,8 @@ from layerroles.results import (
     decisions_of,
     find_deferred,
 )
+from layerroles.sweep.example_counts import Open, Plan, Targets, count_first
 from layerroles.sweep.store import Key
-from layerroles.sweep.targets import Open, Plan, Targets, count_first
 from layerroles.sweep.undecided_claims import expected_for_claims, open_claims
 
 

@@ -15,10 +15,10 @@ from layerroles.ablations import Condition
 from layerroles.protocols import Asked
 from layerroles.results import find_deferred
 from layerroles.sweep.decided import Goal
+from layerroles.sweep.example_counts import count_first
 from layerroles.sweep.manifest_entries import describe_condition
 from layerroles.sweep.reference_prompts import References
 from layerroles.sweep.store import Key
-from layerroles.sweep.targets import count_first
 from layerroles.sweep.unit_sizes import UnitSizes, count_together
 from layerroles.sweep.units import SweepCell, Unit
 from layerroles.tasks import Example

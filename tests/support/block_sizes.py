@@ -7,9 +7,9 @@ import pytest
 from torch import Tensor
 
 from layerroles.engine.fused import packed_attention, prefill, prefix_packing
-from layerroles.engine.fused.attention import PartialAttention
 from layerroles.engine.fused.kv_cache import RowCache
 from layerroles.engine.fused.packed_attention import AttentionLayout
+from layerroles.engine.fused.partial_attention import PartialAttention
 
 
 @contextmanager

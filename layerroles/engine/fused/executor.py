@@ -21,15 +21,15 @@ from torch import Tensor
 
 from layerroles.ablations import Condition, References
 from layerroles.engine.decode import Decoding, NextTokens, Stops
-from layerroles.engine.fused.edits import Edits, Stretch, TokenPass, refusal
-from layerroles.engine.fused.kv_cache import RowCache
-from layerroles.engine.fused.packed_attention import AttentionLayout
-from layerroles.engine.fused.packed_contexts import (
+from layerroles.engine.fused.context_cache import (
     ContextCache,
     Contexts,
     locate_contexts,
     take_contexts,
 )
+from layerroles.engine.fused.edits import Edits, Stretch, TokenPass, refusal
+from layerroles.engine.fused.kv_cache import RowCache
+from layerroles.engine.fused.packed_attention import AttentionLayout
 from layerroles.engine.fused.prefill import (
     IntactPass,
     LoadedRow,

@@ -21,7 +21,8 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from layerroles.engine.fused.attention import (
+from layerroles.engine.fused.context_cache import ContextCache, Contexts, KeysValues
+from layerroles.engine.fused.partial_attention import (
     AttentionRule,
     PartialAttention,
     Positions,
@@ -29,7 +30,6 @@ from layerroles.engine.fused.attention import (
     finish,
     merge,
 )
-from layerroles.engine.fused.packed_contexts import ContextCache, Contexts, KeysValues
 
 # Rows get longer by this many tokens at a time: attention runs over all of a row (its empty part
 # hidden), since matrix products would copy a part of a tensor first.

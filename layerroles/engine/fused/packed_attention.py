@@ -14,7 +14,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from layerroles.engine.fused.attention import (
+from layerroles.engine.fused.partial_attention import (
     AttentionRule,
     PartialAttention,
     attend_partially,

@@ -21,9 +21,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from layerroles.ablations import Condition, Prompt
-from layerroles.engine.fused.attention import AttentionRule
 from layerroles.engine.fused.edits import Edits, Stretch, TokenPass
 from layerroles.engine.fused.packed_attention import AttentionLayout
+from layerroles.engine.fused.partial_attention import AttentionRule
 from layerroles.engine.fused.prefix_packing import BLOCK, PackedRow, token_ids
 from layerroles.engine.fused.twin_model import Twin
 from layerroles.engine.reuse import edited_block, first_recomputed, recorded_layers

@@ -20,7 +20,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from layerroles.engine.fused.attention import AttentionRule
+from layerroles.engine.fused.partial_attention import AttentionRule
 from layerroles.engine.planning.cost import Speed
 from layerroles.engine.planning.memory import Shape
 from layerroles.engine.planning.speed import measure_speed

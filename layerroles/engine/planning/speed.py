@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from layerroles.engine.fused.attention import AttentionRule, attend_partially
+from layerroles.engine.fused.partial_attention import AttentionRule, attend_partially
 from layerroles.engine.planning.cost import Speed
 from layerroles.engine.planning.memory import Shape
 

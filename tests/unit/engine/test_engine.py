@@ -17,8 +17,8 @@ from layerroles.engine import executor_choice, executor_trial
 from layerroles.engine.decode import Decoding, NextTokens
 from layerroles.engine.executor_trial import choose_condition, rounding_noise
 from layerroles.engine.fused import executor, kv_cache
-from layerroles.engine.fused.attention import AttentionRule
 from layerroles.engine.fused.executor import Fused
+from layerroles.engine.fused.partial_attention import AttentionRule
 from layerroles.engine.fused.twin_model import Twin
 from layerroles.engine.plain import Plain
 from layerroles.engine.requests import (

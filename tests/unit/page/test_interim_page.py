@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from layerroles.page import render
-from layerroles.page.explorer import Run, lay_out_runs
+from layerroles.page.explorer_data import Run, lay_out_runs
 from layerroles.results import SweepResult
 from tests.support.scripted_result import heads_result
 from tests.support.synthetic import synthetic_result

@@ -6,7 +6,7 @@ import pytest
 
 from layerroles.errors import InputError
 from layerroles.roles import localize
-from layerroles.roles.heads import FEW
+from layerroles.roles.critical_heads import FEW
 from layerroles.roles.literature import DEEP, ORDER, SHALLOW
 from layerroles.roles.protocol_claims import MORE
 from layerroles.stats import harm_interval, mcnemar_p, ratio

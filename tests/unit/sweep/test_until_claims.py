@@ -20,9 +20,9 @@ from layerroles.roles.added_context_claims import CONTEXT
 from layerroles.roles.claim_status import AblationKind, Number, make_finding
 from layerroles.roles.harms import Harms
 from layerroles.roles.literature import DEEP, ORDER, SHALLOW
+from layerroles.sweep.example_counts import Open, Plan
 from layerroles.sweep.next_cells import ask_for, next_cells, open_decisions
 from layerroles.sweep.store import Key
-from layerroles.sweep.targets import Open, Plan
 from tests.support.interruptions import run_with_interruptions
 
 RETRIEVAL = SHALLOW["retrieval"]

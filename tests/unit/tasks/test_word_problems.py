@@ -12,7 +12,7 @@ import pytest
 from layerroles.errors import InputError
 from layerroles.tasks import WordProblems, task
 from layerroles.tasks.base import Example
-from layerroles.tasks.templates import load_templates
+from layerroles.tasks.story_templates import load_templates
 
 SETTINGS = list(itertools.product((1, 2, 3), (1, 2, 3)))
 QUESTIONS = 600

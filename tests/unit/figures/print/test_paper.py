@@ -14,7 +14,7 @@ import pytest
 import layerroles as lr
 from layerroles import figures
 from layerroles.errors import InputError
-from layerroles.figures import outcomes, style
+from layerroles.figures import answer_outcomes, style
 from layerroles.figures.print import files
 from layerroles.figures.print.captions import check_result, latex_figure, read_meta
 from layerroles.figures.print.paper import parse_width
@@ -231,7 +231,7 @@ PALETTES = {
     "families": {
         name: (hue, style.FAMILY_SYMBOL[name]) for name, hue in style.FAMILY_COLOUR.items()
     },
-    "outcomes": outcomes._LOOK,
+    "outcomes": answer_outcomes._LOOK,
     "methods": METHODS,
 }  # fmt: skip
 

@@ -82,7 +82,7 @@ class Targets:
     @staticmethod
     def n_asked(cell: Cell, names: Iterable[str]) -> int:
         """Return the smallest number of a cell's examples asked under any of the conditions."""
-        return min(len(cell.asked.get(name, ())) for name in names)
+        return min(cell.n_rows.get(name, 0) for name in names)
 
 
 @runtime_checkable

@@ -11,7 +11,7 @@ import pytest
 from layerroles.errors import InputError, visible
 from layerroles.page import render
 from layerroles.page.answer_texts import TextLimits, Texts, choose_limits, start_of
-from layerroles.page.explorer import Run, lay_out_runs
+from layerroles.page.explorer_data import Run, lay_out_runs
 from layerroles.results import SweepResult, compare
 from layerroles.roles import localize
 from tests.support.scripted_result import heads_result, pairs_result
@@ -183,7 +183,7 @@ def test_answers_that_differ_beyond_the_cut_are_not_the_same(
     result: SweepResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "layerroles.page.explorer.choose_limits", lambda frames: TextLimits(150, 150, None)
+        "layerroles.page.explorer_data.choose_limits", lambda frames: TextLimits(150, 150, None)
     )
     lost = result.frame["condition"] == "skip L1"
     frame = result.frame.assign(response="x" * 150 + "y")
@@ -202,7 +202,7 @@ def test_answers_that_differ_beyond_the_cut_are_not_the_same(
 
 def test_what_is_left_out_is_said(result: SweepResult, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "layerroles.page.explorer.choose_limits", lambda frames: choose_limits(frames, 1)
+        "layerroles.page.explorer_data.choose_limits", lambda frames: choose_limits(frames, 1)
     )
     data = laid_out(result)
     assert data["examples"] == 4

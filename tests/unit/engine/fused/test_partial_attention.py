@@ -3,8 +3,12 @@
 import pytest
 import torch
 
-from layerroles.engine.fused import attention
-from layerroles.engine.fused.attention import AttentionRule, PartialAttention, attend_partially
+from layerroles.engine.fused import partial_attention
+from layerroles.engine.fused.partial_attention import (
+    AttentionRule,
+    PartialAttention,
+    attend_partially,
+)
 from layerroles.private_apis import flash_attention
 
 SCALE = AttentionRule(0.3)
@@ -34,17 +38,17 @@ def test_it_is_a_softmax(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By the fused kernel or by products, of all queries and keys at once, of some, of one."""
-    monkeypatch.setattr(attention, "_MOST_LOGITS", most)
-    monkeypatch.setattr(attention, "_CONVERTED_ON_CPU", most)
-    monkeypatch.setattr(attention, "_FEW_HEADS", 0)
+    monkeypatch.setattr(partial_attention, "_MOST_LOGITS", most)
+    monkeypatch.setattr(partial_attention, "_CONVERTED_ON_CPU", most)
+    monkeypatch.setattr(partial_attention, "_FEW_HEADS", 0)
     held = []
-    piece = attention._attend_by_matmul
+    piece = partial_attention._attend_by_matmul
 
     def noting(q: torch.Tensor, k: torch.Tensor, *others: object) -> PartialAttention:
         held.append(q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2])
         return piece(q, k, *others)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(attention, "_attend_by_matmul", noting)
+    monkeypatch.setattr(partial_attention, "_attend_by_matmul", noting)
     made = torch.Generator().manual_seed(0)
     q, k, v = (
         torch.randn(N_GROUPS, N_HEADS, n, D_HEAD, generator=made).to(dtype)
@@ -147,10 +151,10 @@ def test_a_device_with_products_in_float32_converts_no_keys(
 
     made, multiply = torch.Generator().manual_seed(3), torch.bmm
     q, k = (torch.randn(5, 2, n, 8, generator=made).bfloat16() for n in (3, 7))
-    expected = attention._multiply_in_float32(q, k)
-    monkeypatch.setattr(attention, "multiplies_to_float32", lambda _device: True)
+    expected = partial_attention._multiply_in_float32(q, k)
+    monkeypatch.setattr(partial_attention, "multiplies_to_float32", lambda _device: True)
     monkeypatch.setattr(torch, "bmm", bmm)
-    assert torch.equal(attention._multiply_in_float32(q, k), expected)
+    assert torch.equal(partial_attention._multiply_in_float32(q, k), expected)
     assert calls == [(torch.bfloat16, torch.bfloat16, torch.float32)]
 
 
@@ -160,7 +164,7 @@ def test_a_window_hides_what_lies_before_it(
     window: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A part of which a query sees nothing has no weight; all queries at once, and seven."""
-    monkeypatch.setattr(attention, "_MOST_LOGITS", most)
+    monkeypatch.setattr(partial_attention, "_MOST_LOGITS", most)
     rule, n = AttentionRule(0.3, window=window), 40
     made = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, N_HEADS, n, D_HEAD, generator=made) for _ in range(3))
@@ -182,7 +186,7 @@ def test_a_window_hides_what_lies_before_it(
         )
         for keys, bias in ((later, own), (slice(20), None))
     ]
-    for found, rows in ((whole, slice(None)), (attention.merge(*parts), later)):
+    for found, rows in ((whole, slice(None)), (partial_attention.merge(*parts), later)):
         torch.testing.assert_close(found.out, wanted.out[:, :, rows])
         torch.testing.assert_close(found.lse, wanted.lse[:, :, rows])
 
@@ -192,6 +196,6 @@ def test_a_sink_is_one_more_key_without_a_value() -> None:
     q, k, v = (torch.randn(1, N_HEADS, n, D_HEAD, generator=made) for n in (3, 9, 9))
     sinks = torch.tensor([[[0.5], [-2.0]]])
     part = attend_partially(q, k, v, SCALE)
-    found = attention.finish(part, sinks, torch.float32)
+    found = partial_attention.finish(part, sinks, torch.float32)
     logits = torch.cat([SCALE.factor * q @ k.mT, sinks[..., None].expand(1, N_HEADS, 3, 1)], -1)
     torch.testing.assert_close(found, logits.softmax(-1)[..., :-1] @ v)
