@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from layerroles.display import html_block, in_notebook
 from layerroles.errors import visible
+from layerroles.notebook_display import html_block, in_notebook
 
 log = logging.getLogger(__name__)
 

@@ -5,6 +5,7 @@ from layerroles.ablations.base import Ablation as Ablation
 from layerroles.ablations.base import EditContext as EditContext
 from layerroles.ablations.base import Pass as Pass
 from layerroles.ablations.base import ablation as ablation
+from layerroles.ablations.builtin import *  # noqa: F403  (each kind is named there alone)
 from layerroles.ablations.condition import INTACT as INTACT
 from layerroles.ablations.condition import Condition as Condition
 from layerroles.ablations.condition import Conditions as Conditions
@@ -24,7 +25,6 @@ from layerroles.ablations.hooks import References as References
 from layerroles.ablations.hooks import ablated as ablated
 from layerroles.ablations.hooks import applied as applied
 from layerroles.ablations.hooks import resolve_references as resolve_references
-from layerroles.ablations.kinds import *  # noqa: F403  (each kind is named there alone)
 from layerroles.ablations.positions import ATS as ATS
 from layerroles.ablations.positions import At as At
 from layerroles.ablations.reference import Reference as Reference

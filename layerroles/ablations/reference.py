@@ -2,7 +2,7 @@
 
 Means and standard deviations are taken over real tokens only and summed in float64, so that they
 depend neither on batch size nor on padding. Each prompt's first real token is excluded from the
-statistics of the others and has statistics of its own (the module `kinds` says why).
+statistics of the others and has statistics of its own (the module `builtin` says why).
 """
 
 import hashlib

@@ -23,7 +23,7 @@ from layerroles.figures.harm_map import saturation as saturation
 from layerroles.figures.harm_map import why_undefined as why_undefined
 from layerroles.figures.harm_profiles import harm_profiles as harm_profiles
 from layerroles.figures.head_harms import head_harms as head_harms
-from layerroles.figures.heads import head_map as head_map
+from layerroles.figures.head_map import head_map as head_map
 from layerroles.figures.lens import lens_trajectories as lens_trajectories
 from layerroles.figures.pair_excess import pair_excess as pair_excess
 from layerroles.figures.patterns import attention_pattern as attention_pattern

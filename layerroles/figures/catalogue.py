@@ -23,7 +23,7 @@ from layerroles.figures.depth_profile import depth_profile
 from layerroles.figures.direct_against_total import direct_against_total
 from layerroles.figures.harm_map import harm_map
 from layerroles.figures.head_harms import head_harms
-from layerroles.figures.heads import head_map
+from layerroles.figures.head_map import head_map
 from layerroles.figures.lens import lens_trajectories
 from layerroles.figures.pair_excess import pair_excess
 from layerroles.figures.protocols import likelihood_hides

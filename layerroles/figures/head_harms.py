@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from layerroles.errors import InputError
 from layerroles.figures import style
-from layerroles.figures.heads import Look, draw_map, head_name
+from layerroles.figures.head_map import Look, draw_map, head_name
 
 _NAMED = 3
 

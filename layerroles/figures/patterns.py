@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from layerroles.figures import select, style
-from layerroles.figures.heads import head_name
+from layerroles.figures.head_map import head_name
 
 _COLUMNS = ("layer", "head", "query", "key", "query_token", "key_token", "weight")
 _BESIDE = 36  # with more keys, patterns stand below each other

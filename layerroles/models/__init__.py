@@ -12,12 +12,9 @@ from layerroles.models.checks import Checks as Checks
 from layerroles.models.float64_support import to_device as to_device
 from layerroles.models.float64_support import with_float64 as with_float64
 from layerroles.models.gguf import cache_folder as cache_folder
-from layerroles.models.introspection import behaviour_config as behaviour_config
-from layerroles.models.introspection import constant_forward as constant_forward
-from layerroles.models.introspection import first_shared_keys as first_shared_keys
-from layerroles.models.introspection import hook_ids as hook_ids
-from layerroles.models.introspection import replace_forward as replace_forward
-from layerroles.models.introspection import text_config as text_config
+from layerroles.models.hooks_and_forward import constant_forward as constant_forward
+from layerroles.models.hooks_and_forward import hook_ids as hook_ids
+from layerroles.models.hooks_and_forward import replace_forward as replace_forward
 from layerroles.models.loaded_weights import is_spread as is_spread
 from layerroles.models.loaded_weights import lend_tensors as lend_tensors
 from layerroles.models.loaded_weights import named_tensors as named_tensors
@@ -36,3 +33,6 @@ from layerroles.models.loading import prepare as prepare
 from layerroles.models.loading import prepared as prepared
 from layerroles.models.loading import provenance as provenance
 from layerroles.models.loading import tokenize as tokenize
+from layerroles.models.model_config import behaviour_config as behaviour_config
+from layerroles.models.model_config import first_shared_keys as first_shared_keys
+from layerroles.models.model_config import text_config as text_config

@@ -49,8 +49,9 @@ from layerroles.models.checks import (
     find_massive_writes,
     library_versions,
 )
-from layerroles.models.introspection import first_shared_keys, hook_ids
+from layerroles.models.hooks_and_forward import hook_ids
 from layerroles.models.loaded_weights import named_weights, tensor_bytes
+from layerroles.models.model_config import first_shared_keys
 from layerroles.private_apis import rename_cache_arguments, takes_positions
 from layerroles.sites import Site, size_of
 

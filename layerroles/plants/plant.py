@@ -19,9 +19,9 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations import INTACT, Condition, Skip, Zero, applied
-from layerroles.display import html_block, html_paragraph, html_table
 from layerroles.errors import InputError
 from layerroles.models import encode, forward, prepare
+from layerroles.notebook_display import html_block, html_paragraph, html_table
 from layerroles.plants.layout import (
     LEAST_STRENGTH,
     MOST_NOISE,

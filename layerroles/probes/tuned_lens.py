@@ -32,9 +32,9 @@ from transformer_lens.model_bridge import TransformerBridge
 from layerroles.errors import InputError
 from layerroles.models import prepared, provenance, tensor_bytes, weights_stamp
 from layerroles.probes.base import register
-from layerroles.probes.fitting import Fit, train_maps
 from layerroles.probes.lens import Lens
 from layerroles.probes.streams import Place
+from layerroles.probes.tuned_lens_training import Fit, train_maps
 
 # Increment when the file's content changes, so that older files are refused.
 _FORMAT = 2

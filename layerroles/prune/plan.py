@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from layerroles.ablations import Condition, Skip
-from layerroles.display import as_html, as_text
+from layerroles.notebook_display import as_html, as_text
 from layerroles.sites import Site
 from layerroles.stats import UNKNOWN, Interval
 

@@ -7,11 +7,11 @@ Both are computed over the same examples. A negative effect means that the ablat
 1 means that the whole skill above chance is lost, a negative harm that the ablation helps.
 """
 
-from layerroles.display import detectable_line
+from layerroles.notebook_display import detectable_line
 from layerroles.results.agreement import CellPair, pairs_of
 from layerroles.results.cells import CELL, CONDITION, INTACT, Cell, acted, records
 from layerroles.results.comparison import Comparison, Match, compare, match
-from layerroles.results.decisions import (
+from layerroles.results.condition_verdicts import (
     AFTER_FIRST,
     NOT_MEASURABLE,
     NOT_MEASURED,

@@ -248,7 +248,8 @@ class Cell:
         names = [INTACT, *conditions]
         if not all(name in rows for name in names):
             return np.zeros(len(examples), dtype=bool)
-        return np.logical_and.reduce(asked[[rows[name] for name in names]])
+        by_all: Bool[np.ndarray, " column"] = np.all(asked[[rows[name] for name in names]], axis=0)
+        return by_all
 
     @functools.cached_property
     def _chances(self) -> Float[np.ndarray, " example"]:

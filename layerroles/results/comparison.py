@@ -18,8 +18,8 @@ import pandas as pd
 from jaxtyping import Float
 
 from layerroles import stats
-from layerroles.display import as_html, as_text, detectable_line
 from layerroles.errors import InputError
+from layerroles.notebook_display import as_html, as_text, detectable_line
 from layerroles.results import effects
 from layerroles.results.cells import FAMILY, INTACT, Cell
 from layerroles.results.result import SweepResult, cells_of, check_result

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from layerroles import stats
 from layerroles.errors import InputError
 from layerroles.results.cells import CELL, CONDITION, FAMILY, INTACT, Cell
-from layerroles.results.decisions import verdict_levels
+from layerroles.results.condition_verdicts import verdict_levels
 
 NUMBERS = [
     *("n", "intact", "chance", "score", "score_low", "score_high"),
@@ -152,7 +152,7 @@ def tabulate_intact(cells: Sequence[Cell]) -> pd.DataFrame:
                 "chance_shuffled": cell.shuffled,
                 "above_chance": cell.has_skill,
                 "unit": cell.unit,
-                "n_failed": len(cell.asked[INTACT]) - len(scores),
+                "n_failed": cell.n_asked([]) - len(scores),
                 "format": mean_or_nan(form.to_numpy()),
                 "format_low": of_form.low,
                 "format_high": of_form.high,

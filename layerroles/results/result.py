@@ -9,12 +9,12 @@ from typing import Any, NoReturn
 import pandas as pd
 
 from layerroles import stats
-from layerroles.display import as_html, as_text, detectable_line
 from layerroles.errors import InputError
+from layerroles.notebook_display import as_html, as_text, detectable_line
 from layerroles.registry import describe_unknown, nearest_name
 from layerroles.results.agreement import tabulate_agreement, tabulate_differences
 from layerroles.results.cells import CELL, CONDITION, INTACT, Cell, make_cells
-from layerroles.results.decisions import find_deferred, tabulate_decisions
+from layerroles.results.condition_verdicts import find_deferred, tabulate_decisions
 from layerroles.results.effects import label_conditions, tabulate_effects, tabulate_intact
 from layerroles.results.measures import tabulate_measures
 from layerroles.results.noise_floor import tabulate_noise
@@ -67,7 +67,7 @@ def _is_past_first_look(result: "SweepResult") -> bool:
     }
     conditions = [entry["name"] for entry in entries if entry["hash"] in asked_first]
     return len(cells) == len(manifest["cells"]) and all(
-        len(cell.asked.get(name, ())) >= min(cell.looks.sizes, default=0)
+        cell.n_rows.get(name, 0) >= min(cell.looks.sizes, default=0)
         for cell in cells
         for name in conditions
     )

@@ -1,8 +1,9 @@
 """Decide the claims of the literature from a sweep, by its kinds of ablation.
 
 Verdicts on layers rest on one kind of ablation, the judged kind. A claim also takes a second kind,
-of another mechanism. `literature`, `protocol_claims`, `added_context_claims`, `paired_claims` and
-`heads` measure what the claims are about; `claim_status` has the rule that decides them.
+of another mechanism. `literature`, `protocol_claims`, `added_context_claims`, `base_model_claims`
+and `critical_heads` measure what the claims are about; `claim_status` has the rule that decides
+them.
 """
 
 from collections import Counter
@@ -25,9 +26,10 @@ from layerroles.results import (
 )
 from layerroles.roles import (
     added_context_claims,
+    base_model_claims,
     claim_status,
     literature,
-    paired_claims,
+    probe_summary,
     protocol_claims,
 )
 from layerroles.roles.claim_status import AblationKind, Claim
@@ -116,10 +118,10 @@ def decide_claims(
         *carried_by_few(result, kinds[0].harms.at),
     ]
     if base is not None:
-        claims += paired_claims.claims_against_base(result, base, kinds)
+        claims += base_model_claims.claims_against_base(result, base, kinds)
     rows = [claim.row() for claim in claims]
     if (similarity := group_by_probe(probes).get("similarity")) is not None:
-        rows += paired_claims.claims_on_neighbours(similarity)
+        rows += probe_summary.claims_on_neighbours(similarity)
     skills = _lesser_skills(result)
     for row in rows:
         if skill := skills.get(row["family"]):

@@ -33,8 +33,8 @@ from scipy.stats import t as student
 
 from layerroles import stats
 from layerroles.ablations import Ablation, Condition, Zero
-from layerroles.display import as_html, as_text
 from layerroles.errors import InputError
+from layerroles.notebook_display import as_html, as_text
 from layerroles.results import CRITICAL, Cell, SweepResult, cells_of, mechanisms, records
 from layerroles.roles.claim_status import Claim, Finding, Number
 from layerroles.roles.harms import Harms, positions_swept, single_site_conditions

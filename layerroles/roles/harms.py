@@ -23,7 +23,6 @@ from layerroles.registry import describe_unknown
 from layerroles.results import (
     AFTER_FIRST,
     CRITICAL,
-    INTACT,
     NOT_MEASURABLE,
     NOT_MEASURED,
     UNDECIDED,
@@ -441,7 +440,7 @@ class Harms:
 
     def _count_clusters(self, task: str, protocol: str) -> int:
         cell = self._cell_by_key[task, protocol]
-        clusters = cell.clusters_of(list(cell.asked[INTACT]))
+        clusters = cell.clusters_of(sorted(cell.asked_by_all([])))
         return len(set(clusters)) if stats.are_clusters(clusters) else 0
 
     def rng(self, name: str) -> np.random.Generator:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from layerroles.display import html_block, html_details, html_list, html_paragraph
 from layerroles.errors import visible
+from layerroles.notebook_display import html_block, html_details, html_list, html_paragraph
 from layerroles.results import records
 from layerroles.roles.wording import format_estimate, format_layers
 

@@ -24,7 +24,7 @@ from jaxtyping import Float
 from scipy.stats import norm
 
 from layerroles import stats
-from layerroles.display import as_html, as_text
+from layerroles.notebook_display import as_html, as_text
 from layerroles.results import NOT_MEASURABLE, UNDECIDED, records
 from layerroles.roles.wording import format_bounds, format_estimate
 

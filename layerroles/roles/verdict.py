@@ -15,7 +15,7 @@ from layerroles.roles import (
     added_context_claims,
     critical_heads,
     literature,
-    paired_claims,
+    probe_summary,
     protocol_claims,
 )
 from layerroles.roles.result import Roles, Sentence
@@ -30,7 +30,7 @@ _DECIDED_BY = {
     ),
     critical_heads.FEW: "heads",
     added_context_claims.CONTEXT: "protocols",
-    paired_claims.ALIKE: "similarity",
+    probe_summary.ALIKE: "similarity",
 }
 # If rounding changes a larger share of answers than this, the verdict says so.
 _NOISY = 0.1

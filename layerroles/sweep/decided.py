@@ -13,7 +13,7 @@ from layerroles import stats
 from layerroles.ablations import Condition
 from layerroles.errors import InputError
 from layerroles.results import AFTER_FIRST
-from layerroles.sweep.units import SweepCell
+from layerroles.sweep.work_units import SweepCell
 
 Goal = Literal["layers", "claims"]
 # What `Sweep(until=)` calls each goal.

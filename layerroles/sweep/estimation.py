@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from layerroles.display import html_block, html_preformatted
 from layerroles.engine import (
     BANDWIDTH_SHARE,
     FREE_MEMORY_SHARE,
@@ -43,10 +42,11 @@ from layerroles.engine import (
 )
 from layerroles.errors import InputError
 from layerroles.models import encode, prepared
+from layerroles.notebook_display import html_block, html_preformatted
 from layerroles.progress import format_duration
+from layerroles.sweep.missing_work import EXPECTED_QUESTIONS
 from layerroles.sweep.sweep import Sweep
-from layerroles.sweep.units import EngineCall
-from layerroles.sweep.work import EXPECTED_QUESTIONS
+from layerroles.sweep.work_units import EngineCall
 
 # Passes of a trial of an executor on one kind of condition, further ones if text is generated, and
 # the tokens of each.

@@ -27,6 +27,7 @@ from layerroles.results import SweepResult, find_waiting
 from layerroles.sweep import noise_floor
 from layerroles.sweep.cpu_contention import Contention
 from layerroles.sweep.harm_as_text import layer_strips, strip_lines
+from layerroles.sweep.missing_work import Work
 from layerroles.sweep.next_cells import (
     ask_for,
     expected_next,
@@ -38,8 +39,7 @@ from layerroles.sweep.pace import Pace
 from layerroles.sweep.reading import read
 from layerroles.sweep.status import write_progress
 from layerroles.sweep.store import ROW, Key, Store
-from layerroles.sweep.units import SweepCell, Unit
-from layerroles.sweep.work import Work
+from layerroles.sweep.work_units import SweepCell, Unit
 
 log = logging.getLogger(__name__)
 

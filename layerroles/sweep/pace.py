@@ -9,7 +9,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping
 
 from layerroles.engine import Computed
-from layerroles.sweep.units import Unit
+from layerroles.sweep.work_units import Unit
 
 # The units of a task whose times are used: the latest, since units of later rounds are larger.
 _N_LATEST = 2

@@ -36,12 +36,12 @@ from layerroles.sweep.decided import (
 )
 from layerroles.sweep.execution import Execution
 from layerroles.sweep.manifest_entries import command_line, describe_condition
+from layerroles.sweep.missing_work import Work
 from layerroles.sweep.reading import read as read
 from layerroles.sweep.reference_prompts import References
 from layerroles.sweep.store import Key, lock_folder, open_store
 from layerroles.sweep.unit_sizes import TaskSize, choose_size, count_together
-from layerroles.sweep.units import EngineCall, SweepCell, distinct_conditions, make_cells
-from layerroles.sweep.work import Work
+from layerroles.sweep.work_units import EngineCall, SweepCell, distinct_conditions, make_cells
 from layerroles.tasks import Example, Task, as_tasks
 
 _LIMIT, _LIMIT_UNTIL_DECIDED = 32, 512

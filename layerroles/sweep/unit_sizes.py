@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from layerroles.engine import MEASURED_SHARE, Engine, Plan
 from layerroles.errors import InputError
 from layerroles.models import prepared
-from layerroles.sweep.units import EngineCall
+from layerroles.sweep.work_units import EngineCall
 
 # The most conditions that are asked together; work that they share is done once.
 _CONDITIONS_AT_ONCE = 64

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from layerroles import display
+from layerroles import notebook_display
 from layerroles.errors import InputError
 from layerroles.registry import Registry, label_of, read_label
 
@@ -78,10 +78,10 @@ class Example:
         details = [f"Answer: {self.answer}", f"Choices: {', '.join(self.choices)}"]
         if self.shots:
             details.append(f"Before it stand {len(self.shots)} worked examples: example.shots")
-        return display.html_block(
-            display.html_paragraph(f"Example {self.id}; what the answer needs is marked"),
-            display.html_marked(self.prompt, self.evidence),
-            display.html_list(details if self.choices else [details[0], *details[2:]]),
+        return notebook_display.html_block(
+            notebook_display.html_paragraph(f"Example {self.id}; what the answer needs is marked"),
+            notebook_display.html_marked(self.prompt, self.evidence),
+            notebook_display.html_list(details if self.choices else [details[0], *details[2:]]),
         )
 
     def context(self, *, worked: bool = False) -> str:

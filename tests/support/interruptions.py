@@ -7,7 +7,7 @@ import pytest
 
 from layerroles.results import SweepResult
 from layerroles.sweep.execution import Execution
-from layerroles.sweep.units import Unit
+from layerroles.sweep.work_units import Unit
 
 
 def run_with_interruptions(

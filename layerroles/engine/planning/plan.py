@@ -20,13 +20,13 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from layerroles.ablations import Condition, Prompt
-from layerroles.display import html_block, html_preformatted
 from layerroles.engine.fused.packed_attention import count_pairs
 from layerroles.engine.fused.prefix_packing import Ids, PackedRow, SequenceEncoder, pack_rows
 from layerroles.engine.planning.cost import PassCost, Speed, Work, reading_cost, writing_cost
 from layerroles.engine.planning.memory import Budget, Shape, bytes_between_pieces
 from layerroles.engine.requests import Requests, Scored, Written, max_new_tokens
 from layerroles.engine.reuse import first_changed_cache, first_recomputed, recorded_layers
+from layerroles.notebook_display import html_block, html_preformatted
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,7 @@ def warnings_of(
     caplog: pytest.LogCaptureFixture, texts: list[str], steps: int, tokens: int
 ) -> tuple[TunedLens, list[str]]:
     caplog.clear()
-    with caplog.at_level(logging.WARNING, logger="layerroles.probes.fitting"):
+    with caplog.at_level(logging.WARNING, logger="layerroles.probes.tuned_lens_training"):
         lens = TunedLens.fit(random_model("llama"), texts, steps=steps, tokens=tokens)
     return lens, [one.getMessage() for one in caplog.records if one.name.endswith(".fitting")]
 

@@ -9,10 +9,10 @@ import layerroles as lr
 from layerroles.engine import Computed
 from layerroles.sweep import report_file as module
 from layerroles.sweep.execution import Execution
+from layerroles.sweep.missing_work import missing_units
 from layerroles.sweep.pace import Pace
 from layerroles.sweep.unit_sizes import UnitSizes
-from layerroles.sweep.units import Unit, make_cells
-from layerroles.sweep.work import missing_units
+from layerroles.sweep.work_units import Unit, make_cells
 from tests.support import lm_eval_data
 from tests.support.random_models import random_model
 

@@ -11,7 +11,7 @@ import layerroles as lr
 from layerroles.engine import MEASURED_SHARE, Plan, Speed
 from layerroles.sweep import unit_sizes
 from layerroles.sweep.execution import Execution
-from layerroles.sweep.units import Unit
+from layerroles.sweep.work_units import Unit
 from tests.support.random_models import model_path, random_model
 from tests.support.scale import Scale
 

@@ -12,7 +12,7 @@ import pytest
 
 import layerroles as lr
 from layerroles.protocols import Generation
-from layerroles.sweep import units
+from layerroles.sweep import work_units
 from layerroles.tasks import Example, KVRetrieval, Task
 from layerroles.tasks.base import register
 from layerroles.tasks.guessing import Guess, Scorer, best_guess
@@ -107,11 +107,11 @@ def test_the_guess_of_a_generated_task_is_found_once(monkeypatch: pytest.MonkeyP
         asked.append(seed)
         return best_guess(task, examples, seed, score)
 
-    monkeypatch.setattr(units, "best_guess", counted)
+    monkeypatch.setattr(work_units, "best_guess", counted)
     task = KVRetrieval()
     for seed in (0, 0, 1):
         examples = tuple(task.examples(4, seed))
-        assert units.SweepCell(task, Generation(), examples, seed).guess is not None
+        assert work_units.SweepCell(task, Generation(), examples, seed).guess is not None
     assert asked == [0, 1]
 
 

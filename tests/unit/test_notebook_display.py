@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import layerroles as lr
-from layerroles import display
+from layerroles import notebook_display
 from layerroles.ablations import EditContext
 from layerroles.errors import visible
 from layerroles.plants import Plant
@@ -126,7 +126,9 @@ def test_an_example_marks_its_evidence_and_escapes_its_text() -> None:
     page = example()._repr_html_()
     assert "<mark>&lt;script</mark>&gt;" in page
     assert "Before it stand 5 worked examples" in page
-    assert display.html_marked("ab<c", [(1, 2), (1, 4)]).endswith("a<mark>b&lt;c</mark></pre>")
+    assert notebook_display.html_marked("ab<c", [(1, 2), (1, 4)]).endswith(
+        "a<mark>b&lt;c</mark></pre>"
+    )
 
 
 def test_a_long_table_is_cut_and_says_so() -> None:
@@ -221,12 +223,15 @@ def test_unseen_signs_are_written_out_in_a_notebook(
         for cell in swept().manifest["cells"]
     ]
     result = SweepResult(frame, {**swept().manifest, "cells": cells})
-    parts = display.html_table([hostile], [[hostile]]), display.html_marked(hostile, [(1, 2)])
+    parts = (
+        notebook_display.html_table([hostile], [[hostile]]),
+        notebook_display.html_marked(hostile, [(1, 2)]),
+    )
     monkeypatch.setattr("layerroles.progress._SECONDS_BETWEEN_UPDATES", 0)
     with show_progress(10, "sweep") as advance:
         advance(4, hostile)
     for text in (
-        *(repr(result), result._repr_html_(), display.html_block(*parts)),
+        *(repr(result), result._repr_html_(), notebook_display.html_block(*parts)),
         *page.shown[1].values(),
     ):
         assert not set("\u202e\x1b") & set(text)
@@ -245,4 +250,4 @@ def test_updates_are_not_a_flood(page: Page) -> None:
 
 
 def test_a_terminal_is_no_notebook() -> None:
-    assert not display.in_notebook()
+    assert not notebook_display.in_notebook()

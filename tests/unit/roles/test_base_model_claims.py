@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.simulated import Simulation, claims_of
 from layerroles.roles import localize
-from layerroles.roles.paired_claims import ALIKE, ROBUST
+from layerroles.roles.base_model_claims import ALIKE, ROBUST
 
 G = "generation"
 

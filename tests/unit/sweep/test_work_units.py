@@ -5,10 +5,10 @@ import random
 import pytest
 
 import layerroles as lr
+from layerroles.sweep.missing_work import missing_units
 from layerroles.sweep.store import Key
 from layerroles.sweep.unit_sizes import UnitSizes, count_together
-from layerroles.sweep.units import Unit, distinct_conditions, make_cells
-from layerroles.sweep.work import missing_units
+from layerroles.sweep.work_units import Unit, distinct_conditions, make_cells
 
 
 def keys(unit: Unit) -> list[tuple[Key, str]]:

@@ -20,7 +20,7 @@ from layerroles.sweep.manifest_entries import describe_condition
 from layerroles.sweep.reference_prompts import References
 from layerroles.sweep.store import Key
 from layerroles.sweep.unit_sizes import UnitSizes, count_together
-from layerroles.sweep.units import SweepCell, Unit
+from layerroles.sweep.work_units import SweepCell, Unit
 from layerroles.tasks import Example
 
 # The mean number of questions per condition that a sweep until="decided" is expected to ask: that

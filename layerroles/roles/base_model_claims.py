@@ -1,26 +1,17 @@
-"""Claims on a model and its base, paired by question, and on neighbouring layers.
+"""Claims on a model and its base, paired by question.
 
-For two models, the number is the mean harm of all layers in the base model minus that in the other.
-`claims_on_neighbours` describes how similar neighbouring layers are, without a verdict.
+The number is the mean harm of all layers in the base model minus that in the other.
 """
 
-import math
 from collections.abc import Iterator, Sequence
-from typing import Any
-
-import numpy as np
-import pandas as pd
 
 from layerroles import stats
 from layerroles.errors import InputError
 from layerroles.results import AFTER_FIRST, Match, SweepResult, match, mechanisms
-from layerroles.roles import probe_summary
 from layerroles.roles.claim_status import AblationKind, Claim, Finding, Number, make_finding
 from layerroles.roles.harms import Harms
-from layerroles.roles.wording import format_estimate
 
 ROBUST = "A distilled model reasons more robustly than its base"
-ALIKE = "Neighbouring layers are similar"
 
 
 def claims_against_base(
@@ -112,41 +103,3 @@ def _compare_robustness(
     return make_finding(
         kind, [Number("mean harm, base minus this model", measured_difference, first_token_kept)]
     )
-
-
-def claims_on_neighbours(similarity: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Yield a row of `Roles.claims` per family on how similar neighbouring layers are.
-
-    The row has the mean angular distance of the residual stream over one block, as a share of pi,
-    and the status "described", which is no verdict. Yields nothing if the frame of the similarity
-    probe has no angular distances.
-    """
-    if "angular" not in similarity:
-        return
-    single = similarity[similarity["n"] == 1]
-    for family, rows in single.groupby("family", sort=False):
-        means = rows.groupby(["task", "example"])["angular"].mean().to_numpy(float)
-        interval = stats.mean_interval(means, np.random.default_rng(0))
-        words = (
-            f"mean angular distance over one block "
-            f"{format_estimate(means.mean(), interval.low, interval.high)} of pi "
-            f"(unrelated streams 0.50), {probe_summary.describe_averaging(rows)}, n={len(means)}"
-        )
-        record = {
-            "ablation": "",
-            "quantity": "angular distance over one block",
-            "estimate": float(means.mean()),
-            "low": interval.low,
-            "high": interval.high,
-            "n": len(means),
-        }
-        yield {
-            "claim": ALIKE,
-            "family": str(family),
-            "protocol": "",
-            "smallest": math.nan,
-            "status": "described",
-            "reason": "",
-            "evidence": words,
-            "numbers": [record],
-        }

@@ -256,7 +256,7 @@ def describe_answers(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> str:
     limits = {(str(c["task"]), str(c["protocol"])): int(c["n"]) for c in manifest["cells"]}
     n_all = (len(names) - len(deferred)) * sum(limits.values())
     n_all += sum(
-        limits.get((cell.task, cell.protocol), 0) * len(deferred.intersection(cell.asked))
+        limits.get((cell.task, cell.protocol), 0) * len(deferred.intersection(cell.n_rows))
         for cell in cells
     )
     share = n_answers / max(1, n_all)

@@ -7,7 +7,7 @@ import pytest
 
 from layerroles import figures
 from layerroles.errors import InputError
-from layerroles.figures.heads import head_means
+from layerroles.figures.head_map import head_means
 from tests.support.figure_frames import pattern, scores, similarity
 
 SCRIPT = "<script>alert('not run')</script>"
