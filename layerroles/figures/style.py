@@ -285,9 +285,10 @@ def family_label(family: str) -> str:
 def panel_title(family: str, *names: str) -> str:
     """Return a panel's title: the family with its colour, then the names.
 
-    Files of questions are named without their folders.
+    Files of questions are named with the folder that they lie in, without the path to it.
     """
-    short = [re.sub(r"^(local:|local\[path=)[^,\]]*[/\\]", r"\1", name) for name in names]
+    path = r"^(local:|local\[path=)[^,\]]*[/\\](?=[^,\]/\\]+[/\\])"
+    short = [re.sub(path, r"\1", name) for name in names]
     return " \N{MIDDLE DOT} ".join([family_label(family), *map(escape, short)])
 
 

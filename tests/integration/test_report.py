@@ -141,6 +141,15 @@ def test_a_result_without_single_layers_has_a_report(result: SweepResult, tmp_pa
     frame = result.frame.assign(part=result.frame["part"].replace("block", "mlp"))
     text = report(SweepResult(frame, result.manifest), path=tmp_path / "r.html").read_text("utf-8")
     assert "nothing is claimed about layers" in text
+    assert '<section id="effects"' in text
+
+
+def test_a_result_without_any_ablation_has_a_report(result: SweepResult, tmp_path: Path) -> None:
+    frame = result.frame[result.frame["condition"] == "intact"]
+    text = report(SweepResult(frame, result.manifest), path=tmp_path / "r.html").read_text("utf-8")
+    assert "Nothing was ablated, so nothing is claimed about" in text
+    assert "#effects" not in text
+    assert '<section id="effects"' not in text
 
 
 def test_an_unwritable_path_is_named(result: SweepResult, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ ORDER = (
 ).split()
 # These stand beside: they use nothing but what is named, and serve `harness` and all behind it; the
 # audit of a task takes its correction for many tests from `stats`.
-BESIDE = {"stats": {"errors"}, "results": {"errors", "registry", "display", "stats"}}
+BESIDE = {"stats": {"errors"}, "results": {"errors", "registry", "notebook_display", "stats"}}
 SERVED = set(ORDER[ORDER.index("harness") :]) | set(BESIDE)
 WITHOUT_TORCH = ("stats", "results")
 HEAVY = {"torch", "transformer_lens", "transformers"}

@@ -436,12 +436,20 @@ def test_markup_in_a_task_label_stays_text(result: SweepResult) -> None:
         assert "<a href" not in text_of(figure)
 
 
-def test_a_file_of_questions_is_named_without_its_folder() -> None:
-    titles = [
-        style.panel_title("knowledge", name).split(" \N{MIDDLE DOT} ")[1]
-        for name in ("local:/a b/q.jsonl", "local[path=/a/q.jsonl,num_fewshot=2]", "facts@2")
-    ]
-    assert titles == ["local:q.jsonl", "local[path=q.jsonl,num_fewshot=2]", "facts@2"]
+@pytest.mark.parametrize(
+    ("task", "title"),
+    [
+        ("local:/a b/easy/q.jsonl", "local:easy/q.jsonl"),
+        ("local:/a b/hard/q.jsonl", "local:hard/q.jsonl"),
+        ("local[path=/a/b/q.jsonl,num_fewshot=2]", "local[path=b/q.jsonl,num_fewshot=2]"),
+        ("local:b/q.jsonl", "local:b/q.jsonl"),
+        ("local:q.jsonl", "local:q.jsonl"),
+        ("local:/q.jsonl", "local:/q.jsonl"),
+        ("facts@2", "facts@2"),
+    ],
+)
+def test_a_file_of_questions_is_named_with_its_last_folder(task: str, title: str) -> None:
+    assert style.panel_title("knowledge", task).split(" \N{MIDDLE DOT} ")[1] == title
 
 
 def test_a_family_has_one_colour_in_every_figure(
