@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 import torch
 
+import layerroles as lr
+from benchmarks import replayed_run
+from layerroles.roles import describe_decided
 from tests.support.random_models import model_path
 
 BENCHMARKS = str(Path(__file__).parents[2] / "benchmarks")
@@ -325,3 +328,32 @@ def test_the_loops_log_probabilities_are_rounded_as_its_model_unless_asked(scrip
         coarse = [float(torch.tensor(value).bfloat16()) == value for value in sums]
         assert all(coarse) if softmax_dtype is None else not any(coarse)
     assert apart["float32"] < apart[None]
+
+
+def test_a_whole_run_is_replayed_as_the_run_that_asks_until_it_is_decided(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = lr.planted(n_layers=6, retrieval=(1, 2), reasoning=(4,), inert=(5,))
+    asked = {
+        "tasks": [task for task in made.tasks if task.family == "retrieval"],
+        "conditions": [
+            condition
+            for at in ("all", "after_first")
+            for condition in lr.each_layer(made.model, lr.Skip(), at=at)
+        ],
+        "protocols": ["generation"],
+        "limit": 96,
+    }
+    lr.Sweep(made.model, **asked, only_needed=False).run(tmp_path / "whole")
+    decided = lr.Sweep(made.model, **asked, until="decided").run(tmp_path / "decided")
+    argv = ["replayed_run", str(tmp_path / "whole"), "--limit", "96", "--fixed", "96"]
+    monkeypatch.setattr(sys, "argv", argv)
+    replayed_run.main()
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"{describe_decided(decided)}; 0 conditions lack answers"
+    assert re.fullmatch(
+        r"\d verdicts were given before all answers; 0 are outside with all", said[1]
+    )
+    assert said[2].startswith("judged once at 96: 6 verdicts, 672 answers")
+    layers = lr.localize(decided).layers
+    assert f"| {replayed_run.counts(layers)} |" in said[6]
