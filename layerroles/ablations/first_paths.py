@@ -7,15 +7,16 @@ first module, so that hashes stay the same.
 
 # Path of a class or function below `layerroles` -> the module below `layerroles` that held it.
 FIRST_MODULES = {
-    "ablations.donor_swap.Swap": "ablations.swap",
-    "ablations.hooks.ablated": "ablations.apply",
     "ablations.builtin.Mean": "ablations.mean",
     "ablations.builtin.Noise": "ablations.noise",
     "ablations.builtin.Resample": "ablations.resample",
     "ablations.builtin.Skip": "ablations.simple",
     "ablations.builtin.Zero": "ablations.simple",
+    "ablations.donor_swap.Swap": "ablations.swap",
+    "ablations.hooks.ablated": "ablations.apply",
     "ablations.token_marks.Prompt": "ablations.prompts",
     "engine.engine.Engine": "engine.ask",
+    "figures.answer_outcomes.outcome_profile": "figures.outcomes",
     "figures.decision_margin.decision_margin": "figures.decision",
     "figures.depth_contrasts.depth_contrasts": "figures.contrasts",
     "figures.depth_profile.depth_profile": "figures.depth",
@@ -23,6 +24,7 @@ FIRST_MODULES = {
     "figures.harm_map.harm_map": "figures.heatmap",
     "figures.harm_profiles.harm_profiles": "figures.profiles",
     "figures.head_harms.head_harms": "figures.joint",
+    "figures.head_map.head_map": "figures.heads",
     "figures.pair_excess.pair_excess": "figures.joint",
     "figures.print.captions.caption": "figures.captions",
     "figures.print.files.save": "figures.files",
