@@ -16,7 +16,7 @@ def command(plugin: Plugins = None, as_json: AsJson = False) -> None:
     import_plugins(plugin or [])
 
     from layerroles.ablations import ABLATIONS
-    from layerroles.cli.tables import print_json, print_table
+    from layerroles.cli.printing import print_json, print_table
 
     rows = [
         (name, describe_parameters(ABLATIONS[name]), first_line(ABLATIONS[name]))

@@ -34,7 +34,7 @@ def command(
     layerroles compare runs/first runs/second --top 5
     """
     import layerroles as lr
-    from layerroles.cli.tables import json_records, print_comparison, print_json
+    from layerroles.cli.printing import json_records, print_comparison, print_json
 
     comparison = lr.compare(lr.read(first), lr.read(second))
     if as_json:

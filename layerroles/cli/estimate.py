@@ -26,6 +26,7 @@ from layerroles.cli.options import (
     Until,
 )
 from layerroles.cli.parsing import check_options, import_plugins, split_settings
+from layerroles.cli.printing import print_json
 from layerroles.cli.sweep import (
     TASKS,
     each_condition,
@@ -35,7 +36,6 @@ from layerroles.cli.sweep import (
     parse_positions,
     parse_protocols,
 )
-from layerroles.cli.tables import print_json
 from layerroles.errors import visible
 
 

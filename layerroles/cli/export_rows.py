@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from layerroles.cli.options import AsJson, Run
-from layerroles.cli.tables import print_json, print_line
+from layerroles.cli.printing import print_json, print_line
 from layerroles.errors import InputError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import typer
 from layerroles.cli import complete
 from layerroles.cli.options import AsJson, Run, Width
 from layerroles.cli.parsing import split_list
-from layerroles.cli.tables import print_json, print_line
+from layerroles.cli.printing import print_json, print_line
 
 
 def command(

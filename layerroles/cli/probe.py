@@ -79,7 +79,7 @@ def command(
     probes = make_probes(probe, tuned_lens)
 
     import layerroles as lr
-    from layerroles.cli.tables import print_json, print_line
+    from layerroles.cli.printing import print_json, print_line
     from layerroles.roles import probe_sentences, summarize_probes
 
     bridge = lr.load(model, dtype=dtype, device=device, revision=revision)

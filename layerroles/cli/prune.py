@@ -97,7 +97,7 @@ def command(
     protocols_asked = None if protocols is None else parse_protocols(protocols)
 
     import layerroles as lr
-    from layerroles.cli.tables import json_records, print_json, print_line
+    from layerroles.cli.printing import json_records, print_json, print_line
     from layerroles.prune import check_empty, check_exportable
 
     if export is not None:

@@ -34,7 +34,7 @@ def command(
     layerroles sites smollm2-135m
     """
     import layerroles as lr
-    from layerroles.cli.tables import print_json, print_line, print_table
+    from layerroles.cli.printing import print_json, print_line, print_table
     from layerroles.models import prepared
     from layerroles.sites import size_of
 

@@ -56,7 +56,7 @@ def command(
     if follow:
         _follow(run, as_json=as_json)
         return
-    from layerroles.cli.tables import (
+    from layerroles.cli.printing import (
         json_records,
         most_harmful,
         print_json,
@@ -128,7 +128,7 @@ def _print_lines(run: Path) -> None:
 
     Strips are lines of text with one character for each layer's harm (see `strip_lines`).
     """
-    from layerroles.cli.tables import print_line
+    from layerroles.cli.printing import print_line
     from layerroles.sweep import strip_lines
 
     last, due = "", 0.0

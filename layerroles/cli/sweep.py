@@ -191,7 +191,7 @@ def command(
         )
 
     import layerroles as lr
-    from layerroles.cli.tables import json_records, most_harmful, print_json, print_result
+    from layerroles.cli.printing import json_records, most_harmful, print_json, print_result
 
     device = "meta" if backend == "ray" else device  # the workers read the weights
     bridge = lr.load(model, dtype=dtype, device=device, revision=revision)
@@ -245,7 +245,7 @@ def _claim_records(
     The claims are about the harm of the first condition's ablation.
     """
     import layerroles as lr
-    from layerroles.cli.tables import json_records
+    from layerroles.cli.printing import json_records
 
     return json_records(lr.localize(result, ablation=conditions[0].ablation).claims)
 

@@ -52,7 +52,7 @@ def command(
     if model is not None:
         raise InputError(f"--model {model} is of use with --check TASK only")
 
-    from layerroles.cli.tables import print_json, print_table
+    from layerroles.cli.printing import print_json, print_table
     from layerroles.tasks import TASKS
 
     rows = []
@@ -71,7 +71,7 @@ def command(
 
 def _check_task(name: str, *, limit: int, seed: int, model: str | None, as_json: bool) -> None:
     """Check one task's questions by `audit_task`; print the findings as text or as JSON."""
-    from layerroles.cli.tables import print_json, print_line
+    from layerroles.cli.printing import print_json, print_line
     from layerroles.tasks import audit_task, task
 
     if limit < 1:
@@ -92,7 +92,7 @@ def _check_task(name: str, *, limit: int, seed: int, model: str | None, as_json:
 
 
 def _print_strategies(audit: "Audit") -> None:
-    from layerroles.cli.tables import format_number, format_p, print_table
+    from layerroles.cli.printing import format_number, format_p, print_table
 
     if audit.frame.empty:
         return

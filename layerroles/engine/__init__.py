@@ -28,8 +28,10 @@ from layerroles.engine.planning.memory import memory_budget as memory_budget
 from layerroles.engine.planning.memory import parse_memory as parse_memory
 from layerroles.engine.planning.plan import Computed as Computed
 from layerroles.engine.planning.plan import Plan as Plan
-from layerroles.engine.planning.processor_speed import measure_speed as measure_speed
-from layerroles.engine.planning.processor_speed import measure_text_seconds as measure_text_seconds
+from layerroles.engine.planning.speed_measurement import measure_speed as measure_speed
+from layerroles.engine.planning.speed_measurement import (
+    measure_text_seconds as measure_text_seconds,
+)
 from layerroles.engine.requests import Requests as Requests
 from layerroles.engine.requests import Score as Score
 from layerroles.engine.requests import Scored as Scored

@@ -287,9 +287,14 @@ def panel_title(family: str, *names: str) -> str:
 
     Files of questions are named with the folder that they lie in, without the path to it.
     """
-    path = r"^(local:|local\[path=)[^,\]]*[/\\](?=[^,\]/\\]+[/\\])"
-    short = [re.sub(path, r"\1", name) for name in names]
+    short = [_shorten_path(name) for name in names]
     return " \N{MIDDLE DOT} ".join([family_label(family), *map(escape, short)])
+
+
+def _shorten_path(task: str) -> str:
+    task = re.sub(r"^local:.*[/\\](?=[^/\\]+[/\\])", "local:", task)
+    in_brackets = r"^local\[path=[^,\]]*[/\\](?=[^,\]/\\]+[/\\])"
+    return re.sub(in_brackets, "local[path=", task)
 
 
 def layer_axis(n_layers: int, *, embedding: bool = False) -> dict[str, object]:

@@ -11,10 +11,10 @@ from layerroles.models.chat import check_template as check_template
 from layerroles.models.checks import Checks as Checks
 from layerroles.models.float64_support import to_device as to_device
 from layerroles.models.float64_support import with_float64 as with_float64
+from layerroles.models.forward_replacement import constant_forward as constant_forward
+from layerroles.models.forward_replacement import replace_forward as replace_forward
 from layerroles.models.gguf import cache_folder as cache_folder
-from layerroles.models.hooks_and_forward import constant_forward as constant_forward
-from layerroles.models.hooks_and_forward import hook_ids as hook_ids
-from layerroles.models.hooks_and_forward import replace_forward as replace_forward
+from layerroles.models.hook_ids import hook_ids as hook_ids
 from layerroles.models.loaded_weights import is_spread as is_spread
 from layerroles.models.loaded_weights import lend_tensors as lend_tensors
 from layerroles.models.loaded_weights import named_tensors as named_tensors

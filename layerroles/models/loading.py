@@ -49,7 +49,7 @@ from layerroles.models.checks import (
     find_massive_writes,
     library_versions,
 )
-from layerroles.models.hooks_and_forward import hook_ids
+from layerroles.models.hook_ids import hook_ids
 from layerroles.models.loaded_weights import named_weights, tensor_bytes
 from layerroles.models.model_config import first_shared_keys
 from layerroles.private_apis import rename_cache_arguments, takes_positions

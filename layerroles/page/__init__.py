@@ -6,7 +6,7 @@ The verdict states in sentences and a table what `localize` concludes about the 
     report(result, probes, "both.html", against=other)
 
 `document.py` puts the page together, `glance.py` summarizes the verdict, `sections.py` draws the
-figures, and `explorer.py` lays out the data of the explorer, the interactive view of every
+figures, and `explorer_data.py` lays out the data of the explorer, the interactive view of every
 condition's effects and answers. The other files are the page's templates, style sheets and scripts.
 """
 

@@ -24,10 +24,10 @@ from plotly.offline import get_plotlyjs
 from layerroles import figures
 from layerroles.errors import InputError, visible
 from layerroles.figures import localize_all, select, style
-from layerroles.page.answer_texts import end_of, start_of
 from layerroles.page.explorer_data import Run, lay_out_runs
 from layerroles.page.glance import make_glance
 from layerroles.page.sections import DRAWN, embed_json, figure_data, make_sections, section_of
+from layerroles.page.shortened_texts import end_of, start_of
 from layerroles.probes import group_by_probe
 from layerroles.results import (
     Comparison,

@@ -19,7 +19,7 @@ import pandas as pd
 from layerroles import stats
 from layerroles.errors import visible
 from layerroles.figures import saturation, style, why_undefined
-from layerroles.page.answer_texts import TextLimits, Texts, choose_limits, text_or_empty
+from layerroles.page.shortened_texts import TextLimits, Texts, choose_limits, text_or_empty
 from layerroles.results import INTACT, Comparison, SweepResult, records
 from layerroles.roles import UNDECIDED, Roles, count_needed, judge_interval, round_up
 

@@ -13,8 +13,8 @@ from layerroles.probes.emergence import depth_intervals as depth_intervals
 from layerroles.probes.emergence import emergence_depths as emergence_depths
 from layerroles.probes.emergence import find_lasting_layer as find_lasting_layer
 from layerroles.probes.emergence import median_bounds as median_bounds
-from layerroles.probes.frames import group_by_probe as group_by_probe
-from layerroles.probes.frames import select_one_condition as select_one_condition
+from layerroles.probes.frame_selection import group_by_probe as group_by_probe
+from layerroles.probes.frame_selection import select_one_condition as select_one_condition
 from layerroles.probes.heads import HeadScores as HeadScores
 from layerroles.probes.heads import RetrievalScore as RetrievalScore
 from layerroles.probes.lens import Lens as Lens

@@ -8,7 +8,7 @@ Both are computed over the same examples. A negative effect means that the ablat
 """
 
 from layerroles.notebook_display import detectable_line
-from layerroles.results.agreement import CellPair, pairs_of
+from layerroles.results.cell_pairs import CellPair, pairs_of
 from layerroles.results.cells import CELL, CONDITION, INTACT, Cell, acted, records
 from layerroles.results.comparison import Comparison, Match, compare, match
 from layerroles.results.condition_verdicts import (

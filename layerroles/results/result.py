@@ -12,7 +12,7 @@ from layerroles import stats
 from layerroles.errors import InputError
 from layerroles.notebook_display import as_html, as_text, detectable_line
 from layerroles.registry import describe_unknown, nearest_name
-from layerroles.results.agreement import tabulate_agreement, tabulate_differences
+from layerroles.results.cell_pairs import tabulate_agreement, tabulate_differences
 from layerroles.results.cells import CELL, CONDITION, INTACT, Cell, make_cells
 from layerroles.results.condition_verdicts import find_deferred, tabulate_decisions
 from layerroles.results.effects import label_conditions, tabulate_effects, tabulate_intact

@@ -39,12 +39,12 @@ from layerroles.roles.claim_status import Claim as Claim
 from layerroles.roles.claim_status import Finding as Finding
 from layerroles.roles.claims import claims_on_layers as claims_on_layers
 from layerroles.roles.claims import describe_decided as describe_decided
-from layerroles.roles.critical_heads import FoundHeads as FoundHeads
-from layerroles.roles.critical_heads import HeadSearch as HeadSearch
 from layerroles.roles.critical_heads import carried_by_few as carried_by_few
 from layerroles.roles.critical_heads import heads_of as heads_of
 from layerroles.roles.harms import Harms as Harms
 from layerroles.roles.harms import single_site_conditions as single_site_conditions
+from layerroles.roles.head_search import FoundHeads as FoundHeads
+from layerroles.roles.head_search import HeadSearch as HeadSearch
 from layerroles.roles.localization import localize as localize
 from layerroles.roles.probe_correlation import probe_agreement as probe_agreement
 from layerroles.roles.probe_correlation import rank_stability as rank_stability

@@ -1,4 +1,7 @@
-"""Summarize probes per family: where answers emerge, and which heads and layers stand out."""
+"""Summarize probes per family: where answers emerge, and which heads and layers stand out.
+
+`claims_on_neighbours` describes how alike neighbouring layers are, without a verdict.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -72,6 +75,44 @@ def summarize_probes(probes: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def emergence_layers(lens: pd.DataFrame) -> "pd.Series[float]":
     """Return per example the first layer from which the answer stays at rank 0; NaN for never."""
     return _first_lasting_layer(lens, "rank", lambda rank: rank == 0)
+
+
+def claims_on_neighbours(similarity: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Yield a row of `Roles.claims` per family on how similar neighbouring layers are.
+
+    The row has the mean angular distance of the residual stream over one block, as a share of pi,
+    and the status "described", which is no verdict. Yields nothing if the frame of the similarity
+    probe has no angular distances.
+    """
+    if "angular" not in similarity:
+        return
+    single = similarity[similarity["n"] == 1]
+    for family, rows in single.groupby("family", sort=False):
+        means = rows.groupby(["task", "example"])["angular"].mean().to_numpy(float)
+        interval = stats.mean_interval(means, np.random.default_rng(0))
+        words = (
+            f"mean angular distance over one block "
+            f"{format_estimate(means.mean(), interval.low, interval.high)} of pi "
+            f"(unrelated streams 0.50), {describe_averaging(rows)}, n={len(means)}"
+        )
+        record = {
+            "ablation": "",
+            "quantity": "angular distance over one block",
+            "estimate": float(means.mean()),
+            "low": interval.low,
+            "high": interval.high,
+            "n": len(means),
+        }
+        yield {
+            "claim": ALIKE,
+            "family": str(family),
+            "protocol": "",
+            "smallest": math.nan,
+            "status": "described",
+            "reason": "",
+            "evidence": words,
+            "numbers": [record],
+        }
 
 
 def _first_lasting_layer(
@@ -204,41 +245,3 @@ def _name_site(layer: object, head: object = None) -> dict[str, object]:
 
 def _count_examples(frame: pd.DataFrame) -> int:
     return len(frame[["task", "example"]].drop_duplicates())
-
-
-def claims_on_neighbours(similarity: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Yield a row of `Roles.claims` per family on how similar neighbouring layers are.
-
-    The row has the mean angular distance of the residual stream over one block, as a share of pi,
-    and the status "described", which is no verdict. Yields nothing if the frame of the similarity
-    probe has no angular distances.
-    """
-    if "angular" not in similarity:
-        return
-    single = similarity[similarity["n"] == 1]
-    for family, rows in single.groupby("family", sort=False):
-        means = rows.groupby(["task", "example"])["angular"].mean().to_numpy(float)
-        interval = stats.mean_interval(means, np.random.default_rng(0))
-        words = (
-            f"mean angular distance over one block "
-            f"{format_estimate(means.mean(), interval.low, interval.high)} of pi "
-            f"(unrelated streams 0.50), {describe_averaging(rows)}, n={len(means)}"
-        )
-        record = {
-            "ablation": "",
-            "quantity": "angular distance over one block",
-            "estimate": float(means.mean()),
-            "low": interval.low,
-            "high": interval.high,
-            "n": len(means),
-        }
-        yield {
-            "claim": ALIKE,
-            "family": str(family),
-            "protocol": "",
-            "smallest": math.nan,
-            "status": "described",
-            "reason": "",
-            "evidence": words,
-            "numbers": [record],
-        }

@@ -1,11 +1,11 @@
 """Compute the answers that a run folder lacks, one unit of work at a time; report the progress.
 
-The answers of a unit are computed and stored together (`units.Unit`). A cell is one task under one
-protocol. A run asks in rounds: the first examples of every task under every condition, then further
-ones. After each round the folder holds a complete, smaller sweep. Then the intact model is run
-again for the noise floor and chance. Questions that depend on earlier answers are asked last (see
-`next_cells`), up to the next *look*: the number of questions after which the results are judged
-again.
+The answers of a unit are computed and stored together (`work_units.Unit`). A cell is one task under
+one protocol. A run asks in rounds: the first examples of every task under every condition, then
+further ones. After each round the folder holds a complete, smaller sweep. Then the intact model is
+run again for the noise floor and chance. Questions that depend on earlier answers are asked last
+(see `next_cells`), up to the next *look*: the number of questions after which the results are
+judged again.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Find what a sweep asks, and split the answers that a run folder lacks into units of work.
 
-A unit is work whose answers are computed and stored together (`units.Unit`). A cell is one task
-under one protocol.
+A unit is work whose answers are computed and stored together (`work_units.Unit`). A cell is one
+task under one protocol.
 """
 
 import math

@@ -1,6 +1,6 @@
 """Estimate how long the rest of a run takes, from the times of its latest units.
 
-A unit is work whose answers are computed and stored together (`units.Unit`). The cost of a row
+A unit is work whose answers are computed and stored together (`work_units.Unit`). The cost of a row
 differs by up to a factor of a hundred between tasks, so each task has a speed of its own.
 """
 

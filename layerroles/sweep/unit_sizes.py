@@ -1,7 +1,7 @@
 """Choose how many conditions and examples are in a unit of a sweep.
 
-The answers of a unit are computed and stored together (`units.Unit`). Its examples are those of one
-task; each of the task's cells is the task under one protocol.
+The answers of a unit are computed and stored together (`work_units.Unit`). Its examples are those
+of one task; each of the task's cells is the task under one protocol.
 """
 
 import math

@@ -23,11 +23,11 @@ from layerroles.tasks.knowledge import Facts as Facts
 from layerroles.tasks.language import Copying as Copying
 from layerroles.tasks.language import PlainText as PlainText
 from layerroles.tasks.local import Local as Local
+from layerroles.tasks.question_sources import Generated as Generated
+from layerroles.tasks.question_sources import shuffle_choices as shuffle_choices
 from layerroles.tasks.reasoning import WordProblems as WordProblems
 from layerroles.tasks.retrieval import KVRetrieval as KVRetrieval
 from layerroles.tasks.retrieval import Needle as Needle
-from layerroles.tasks.sources import Generated as Generated
-from layerroles.tasks.sources import shuffle_choices as shuffle_choices
 from layerroles.tasks.vocabulary import NAMES as NAMES
 from layerroles.tasks.vocabulary import NOUNS as NOUNS
 

@@ -43,7 +43,7 @@ from layerroles.tasks.base import (
     register,
 )
 from layerroles.tasks.grade_numbers import grade_number, is_number
-from layerroles.tasks.sources import Listed
+from layerroles.tasks.question_sources import Listed
 
 _OF_THE_FILE = "of the file"
 

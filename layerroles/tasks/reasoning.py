@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from layerroles.tasks.base import Example, Grade, check_whole_number, register
 from layerroles.tasks.grade_numbers import grade_number
-from layerroles.tasks.sources import Generated, shuffle_choices
+from layerroles.tasks.question_sources import Generated, shuffle_choices
 from layerroles.tasks.story_templates import LEVELS, Template, answer_counts, load_templates
 from layerroles.tasks.word_problem_distractors import wrong_numbers
 from layerroles.tasks.word_problem_steps import Story

@@ -48,7 +48,7 @@ from layerroles.tasks.base import (
     normalize_text,
     register,
 )
-from layerroles.tasks.sources import Generated, shuffle_choices
+from layerroles.tasks.question_sources import Generated, shuffle_choices
 from layerroles.tasks.vocabulary import NAMES, NOUNS, PLACES
 from layerroles.tasks.wordings import KV_RETRIEVAL, check_template, reword
 

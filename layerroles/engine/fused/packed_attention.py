@@ -3,7 +3,7 @@
 A packed row consists of trunks (shared prefixes) and, below them, blocks: the other tokens of one
 or several sequences (see `prefix_packing`). Blocks of like size are computed together, each with
 the mask of what its tokens see. Attention to a trunk is computed once for all tokens below it. The
-results are merged by `attention.merge`.
+results are merged by `partial_attention.merge`.
 """
 
 from dataclasses import dataclass

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import layerroles
-from layerroles.cli import app, main, tables
+from layerroles.cli import app, main, printing
 
 COMMANDS = (
     *("sweep", "estimate", "probe", "status", "report", "compare", "prune"),
@@ -168,8 +168,8 @@ def test_help_imports_nothing_heavy() -> None:
 def test_nothing_that_is_printed_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     line = error_of(capsys, "\x1b[2J\x07\u202e")
     assert "\\x1b[2J\\x07\\u202e" in line
-    tables.print_table("t", ["name"], [["\x1b]0;title\x07"]])
-    tables.print_line("\x1b[1mline")
+    printing.print_table("t", ["name"], [["\x1b]0;title\x07"]])
+    printing.print_line("\x1b[1mline")
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert "\\x1b]0;title\\x07" in out

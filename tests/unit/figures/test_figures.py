@@ -442,6 +442,7 @@ def test_markup_in_a_task_label_stays_text(result: SweepResult) -> None:
         ("local:/a b/easy/q.jsonl", "local:easy/q.jsonl"),
         ("local:/a b/hard/q.jsonl", "local:hard/q.jsonl"),
         ("local[path=/a/b/q.jsonl,num_fewshot=2]", "local[path=b/q.jsonl,num_fewshot=2]"),
+        ("local:/a,b/c/q.jsonl", "local:c/q.jsonl"),
         ("local:b/q.jsonl", "local:b/q.jsonl"),
         ("local:q.jsonl", "local:q.jsonl"),
         ("local:/q.jsonl", "local:/q.jsonl"),

@@ -10,8 +10,8 @@ import pytest
 
 from layerroles.errors import InputError, visible
 from layerroles.page import render
-from layerroles.page.answer_texts import TextLimits, Texts, choose_limits, start_of
 from layerroles.page.explorer_data import Run, lay_out_runs
+from layerroles.page.shortened_texts import TextLimits, Texts, choose_limits, start_of
 from layerroles.results import SweepResult, compare
 from layerroles.roles import localize
 from tests.support.scripted_result import heads_result, pairs_result

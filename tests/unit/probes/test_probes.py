@@ -13,7 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 import layerroles as lr
 from layerroles.probes import chunked
 from layerroles.probes.base import Batch, make_batches
-from layerroles.probes.frames import group_by_probe
+from layerroles.probes.frame_selection import group_by_probe
 from layerroles.tasks.base import Example
 from tests.support.probe_questions import QUESTIONS, Listed
 from tests.support.random_models import random_model

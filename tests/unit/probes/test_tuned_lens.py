@@ -146,7 +146,8 @@ def warnings_of(
     caplog.clear()
     with caplog.at_level(logging.WARNING, logger="layerroles.probes.tuned_lens_training"):
         lens = TunedLens.fit(random_model("llama"), texts, steps=steps, tokens=tokens)
-    return lens, [one.getMessage() for one in caplog.records if one.name.endswith(".fitting")]
+    name = "layerroles.probes.tuned_lens_training"
+    return lens, [record.getMessage() for record in caplog.records if record.name == name]
 
 
 def test_a_lens_of_fewer_tokens_than_parameters_is_warned_of(

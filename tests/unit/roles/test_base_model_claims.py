@@ -1,14 +1,10 @@
-"""A model and its base are compared question by question; neighbouring layers are described."""
+"""A model and its base are compared question by question."""
 
 from collections import Counter
 
-import numpy as np
-import pandas as pd
-import pytest
-
 from benchmarks.simulated import Simulation, claims_of
 from layerroles.roles import localize
-from layerroles.roles.base_model_claims import ALIKE, ROBUST
+from layerroles.roles.base_model_claims import ROBUST
 
 G = "generation"
 
@@ -54,24 +50,6 @@ def test_a_base_under_other_settings_is_not_compared() -> None:
     row = localize(two, ablation="skip", base=one).claims.set_index("claim").loc[ROBUST]
     assert "noise: not compared, ablation noise is not the same" in row["evidence"]
     assert row["status"] == "not shown"
-
-
-@pytest.mark.parametrize(("n_tokens", "words"), [(1, "answering position"), (20, "all tokens of")])
-def test_similarity_is_described_and_has_no_verdict(n_tokens: int, words: str) -> None:
-    rng = np.random.default_rng(0)
-    rows = [
-        {"probe": "similarity", "task": "a", "family": "retrieval", "example": str(example),
-         "layer": layer, "n": 1, "influence": 0.1, "angular": rng.uniform(0.05, 0.1),
-         "n_tokens": n_tokens}
-        for example in range(10)
-        for layer in range(9)
-    ]  # fmt: skip
-    result = Simulation({("retrieval", G): [0.05] * 9}, n=20).draw(0)
-    roles = localize(result, [pd.DataFrame(rows)], ablation="skip")
-    row = roles.claims.set_index("claim").loc[ALIKE]
-    assert row["status"] == "described"
-    assert words in row["evidence"]
-    assert words in roles.verdict
 
 
 def test_claims_name_a_skill_that_is_less_than_the_family() -> None:

@@ -16,7 +16,7 @@ from layerroles.sweep import work_units
 from layerroles.tasks import Example, KVRetrieval, Task
 from layerroles.tasks.base import register
 from layerroles.tasks.guessing import Guess, Scorer, best_guess
-from layerroles.tasks.sources import Generated
+from layerroles.tasks.question_sources import Generated
 from tests.support.random_models import random_model
 
 SCORE = Generation().guess_score
