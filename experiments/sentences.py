@@ -1,7 +1,7 @@
 """The sentences in which the experiments tell their numbers; each holds what it is said of."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import layerroles as lr
@@ -10,6 +10,7 @@ from layerroles import stats
 Row = Mapping[str, Any]
 Cell = tuple[str, str]  # a task's label and a protocol's
 NO_LEAN = "no difference in lean is shown"
+NOT_FINISHED = "not judged, since the run is not finished"
 
 
 def interval(estimate: float, low: float, high: float, places: int = 2) -> str:
@@ -21,16 +22,11 @@ def interval(estimate: float, low: float, high: float, places: int = 2) -> str:
     return f"{estimate:+.{places}f} [{low:+.{places}f}, {high:+.{places}f}]"
 
 
-def listed(layers: Iterable[int]) -> str:
-    """Layers in words."""
-    return ", ".join(map(str, layers)) or "none"
-
-
 def role(result: lr.SweepResult, task: str, protocol: str, at: str | None = None) -> Row:
     """What skipping layers says of one task under one protocol: a row of `lr.Roles.frame`."""
     frame = lr.localize(result[task], ablation="skip", at=at).frame
     found: Row = frame[frame["protocol"] == protocol].iloc[0].to_dict()
-    return found
+    return {**found, "interim": result.interim}
 
 
 def on_task(name: str, row: Row) -> str:
@@ -39,22 +35,26 @@ def on_task(name: str, row: Row) -> str:
     if math.isnan(row["early_minus_late"]):
         return f"{skill}; it has no skill above chance that could be harmed."
     lean = interval(row["early_minus_late"], row["ci_low"], row["ci_high"])
+    critical = (
+        NOT_FINISHED if row["interim"] else ", ".join(map(str, row["critical"])) or "none shown"
+    )
     return (
         f"{skill}; harm of the first third of layers minus that of the last: {lean}; critical "
-        f"layers: {listed(row['critical'])}."
+        f"layers: {critical}."
     )
 
 
 def leaning(words: str, result: lr.SweepResult, one: Cell, two: Cell) -> str:
     """How much more the second leans on early layers than the first, and whether that is shown.
 
-    Questions that both ask are paired.
+    Questions that both ask are paired. Nothing is shown by a run that is not finished.
     """
     change, low, high = stats.difference_of(lean(result, *two), lean(result, *one)).numbers
     if math.isnan(change):
         return f"{words}: cannot be compared, one of them has no skill above chance."
     end = "early" if change > 0 else "late"
     verdict = f"leans more on {end} layers" if low > 0 or high < 0 else NO_LEAN
+    verdict = NOT_FINISHED if result.interim else verdict
     return f"{words}: {verdict}, {interval(change, low, high)}."
 
 

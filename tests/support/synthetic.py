@@ -5,6 +5,7 @@ what was planted is found again. `synthetic_result` gives the four families of t
 protocols and both `at`; `synthetic_lens` and `synthetic_attention` give probe frames beside it.
 """
 
+import dataclasses
 import zlib
 from collections.abc import Mapping, Sequence
 
@@ -157,6 +158,14 @@ def synthetic_result(
         ]
     )
     return SweepResult(frame=frame, manifest=manifest, examples=examples)
+
+
+def unfinished(result: SweepResult) -> SweepResult:
+    """The same rows, of a run that would have asked twice as many questions."""
+    n = int(result.intact()["n"].max())
+    cells = [{**cell, "n": 2 * n} for cell in result.manifest["cells"]]
+    manifest = {**result.manifest, "cells": cells, "unfinished": [{"cells": [], "conditions": []}]}
+    return dataclasses.replace(result, manifest=manifest)
 
 
 def synthetic_lens(n_layers: int = 30, n: int = 32, seed: int = 0) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import pytest
 
 import layerroles as lr
 from benchmarks.simulated import Simulation
-from tests.support.synthetic import synthetic_result
+from tests.support.synthetic import synthetic_result, unfinished
 
 Load = Callable[[str], ModuleType]
 MMLU = {"question": "q", "subject": "s", "choices": ["a", "b"], "answer": 1}
@@ -115,6 +115,21 @@ def test_rows_of_benchmarks_are_checked(
 def test_an_answer_is_found_in_whole_words(experiment: Load) -> None:
     found = experiment("passages").found("ion", "An ion is no million; Ions are not, ion.")
     assert [one.start() for one in found] == [3, 36]
+
+
+def test_what_is_not_finished_is_not_judged(experiment: Load) -> None:
+    result, sentences = unfinished(synthetic_result(n=400)), experiment("sentences")
+    line = sentences.on_task("facts", sentences.role(result, "facts", "generation"))
+    assert line.endswith("critical layers: not judged, since the run is not finished.")
+    facts, look_up = ("facts", "generation"), ("kv_retrieval", "generation")
+    line = sentences.leaning("x", result, facts, look_up)
+    assert line.startswith("x: not judged, since the run is not finished, +")
+
+
+def test_no_critical_layer_shown_is_not_none(experiment: Load) -> None:
+    result, sentences = synthetic_result(n=12), experiment("sentences")
+    row = {**sentences.role(result, "facts", "generation"), "critical": []}
+    assert sentences.on_task("facts", row).endswith("critical layers: none shown.")
 
 
 def test_what_is_planted_is_said(experiment: Load) -> None:

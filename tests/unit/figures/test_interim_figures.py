@@ -1,20 +1,11 @@
 """Figures of a run that is not finished draw harm and intervals, and mark nothing as decided."""
 
-import dataclasses
-
 import plotly.graph_objects as go
 
 from layerroles import figures
-from layerroles.results import SweepResult
 from layerroles.roles import localize
 from tests.support.scripted_result import heads_result, pairs_result
-from tests.support.synthetic import synthetic_result
-
-
-def unfinished(result: SweepResult) -> SweepResult:
-    cells = [{**cell, "n": 200} for cell in result.manifest["cells"]]
-    manifest = {**result.manifest, "cells": cells, "unfinished": [{"cells": [], "conditions": []}]}
-    return dataclasses.replace(result, manifest=manifest)
+from tests.support.synthetic import synthetic_result, unfinished
 
 
 def standings(figure: go.Figure) -> set[str]:
@@ -44,7 +35,7 @@ def test_captions_say_how_far_the_run_is() -> None:
     result = synthetic_result(9, 48)
     interim = unfinished(result)
     caption = figures.caption(figures.role_map(interim), interim)
-    assert caption.startswith("Interim, 48 of 200 questions. ")
+    assert caption.startswith("Interim, 48 of 96 questions. ")
     assert "full where" not in caption and "all pale" in caption
     assert "full where" in figures.caption(figures.role_map(result), result)
 

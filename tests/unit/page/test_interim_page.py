@@ -11,7 +11,7 @@ from layerroles.page import render
 from layerroles.page.explorer_data import Run, lay_out_runs
 from layerroles.results import SweepResult
 from tests.support.scripted_result import heads_result
-from tests.support.synthetic import synthetic_result
+from tests.support.synthetic import synthetic_result, unfinished
 
 N_LAYERS, N = 9, 24
 BANNER = '<div class="interim">'
@@ -22,13 +22,6 @@ VERDICTS = (
     '<span class="spare">',
     '<th scope="col">critical</th>',
 )
-
-
-def unfinished(result: SweepResult) -> SweepResult:
-    n = int(result.intact()["n"].max())
-    cells = [{**cell, "n": 2 * n} for cell in result.manifest["cells"]]
-    manifest = {**result.manifest, "cells": cells, "unfinished": [{"cells": [], "conditions": []}]}
-    return dataclasses.replace(result, manifest=manifest)
 
 
 def shown(page: str) -> str:

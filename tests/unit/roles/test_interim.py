@@ -10,18 +10,10 @@ from layerroles.results import SweepResult
 from layerroles.roles import HeadSearch, Roles, carried_by_few, localize
 from layerroles.roles.claim_status import COLUMNS
 from tests.support.scripted_result import heads_result, pairs_result
-from tests.support.synthetic import synthetic_result
+from tests.support.synthetic import synthetic_result, unfinished
 
 N_LAYERS, N = 9, 48
 LISTS = ["critical", "spare", "partial", "sink", "general", "specific"]
-
-
-def unfinished(result: SweepResult) -> SweepResult:
-    """The same rows, of a run that would have asked twice as many questions."""
-    n = int(result.intact()["n"].max())
-    cells = [{**cell, "n": 2 * n} for cell in result.manifest["cells"]]
-    manifest = {**result.manifest, "cells": cells, "unfinished": [{"cells": [], "conditions": []}]}
-    return dataclasses.replace(result, manifest=manifest)
 
 
 @pytest.fixture(scope="module")
