@@ -35,7 +35,7 @@ from layerroles.roles.harms import (
 )
 from layerroles.roles.redundancy import effective_number, measure_pairs
 from layerroles.roles.result import Roles, Sentence
-from layerroles.roles.verdict import interim_sentence, verdict_sentences
+from layerroles.roles.verdict_sentences import interim_sentence, verdict_sentences
 from layerroles.roles.wording import Setting, sign_of
 
 # Label of the contrast between ablation at `Harms.at` and at all positions but the first.

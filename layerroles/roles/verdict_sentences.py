@@ -2,7 +2,7 @@
 
 This module has the sentences on the setting, the comparisons over protocols, the claims of the
 literature, and what the probes measured. Those on a single protocol are in
-`sentences_by_protocol`.
+`protocol_sentences`.
 """
 
 import math
@@ -18,8 +18,8 @@ from layerroles.roles import (
     probe_summary,
     protocol_claims,
 )
+from layerroles.roles.protocol_sentences import protocol_sentences
 from layerroles.roles.result import Roles, Sentence
-from layerroles.roles.sentences_by_protocol import protocol_sentences
 from layerroles.roles.wording import Setting, describe_positions, format_bounds, format_estimate
 
 # Topic of the sentence on each claim of the literature; `depth` for those not listed.
