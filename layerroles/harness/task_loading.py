@@ -10,7 +10,8 @@ import io
 import json
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -106,11 +107,12 @@ def load_members(
         )
     with silence_lm_eval():
         try:
-            made: Any = name
-            if data:  # as `load` does for a name, but with other data
-                made = build_task_on(manager, name, data)
-            made = made if isinstance(made, list) else [made]
-            loaded: dict[str, Any] = manager.load(made)["tasks"]
+            with _separate_cache(data) if data else nullcontext():
+                made: Any = name
+                if data:  # as `load` does for a name, but with other data
+                    made = build_task_on(manager, name, data)
+                made = made if isinstance(made, list) else [made]
+                loaded: dict[str, Any] = manager.load(made)["tasks"]
         except Exception as error:
             raise InputError(_explain_failure(name, error)) from error
     if not loaded:
@@ -123,6 +125,29 @@ def load_members(
         elif task_shots is None:
             member.set_config("num_fewshot", 0)
     return dict(sorted(loaded.items()))
+
+
+@contextmanager
+def _separate_cache(folder: str) -> Iterator[None]:
+    """Let `datasets` cache inside the `with` block what it reads from this state of a folder.
+
+    Its own cache tells folders apart by their last name and the configurations in their README, so
+    it would return the rows of another folder of the same name, or those before a file was changed.
+    """
+    import datasets
+
+    files = sorted(file for file in Path(folder).rglob("*") if file.is_file())
+    state = [str(Path(folder).resolve())]
+    for file in files:
+        stat = file.stat()
+        state.append(f"{file.relative_to(folder)} {stat.st_size} {stat.st_mtime_ns}")
+    name = hashlib.sha256("\n".join(state).encode()).hexdigest()[:16]
+    before = datasets.config.HF_DATASETS_CACHE
+    datasets.config.HF_DATASETS_CACHE = Path(before) / "layerroles" / name
+    try:
+        yield
+    finally:
+        datasets.config.HF_DATASETS_CACHE = before
 
 
 def _explain_failure(name: str, error: Exception) -> str:

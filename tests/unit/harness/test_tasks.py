@@ -2,6 +2,7 @@
 
 import importlib
 import itertools
+import shutil
 import sqlite3
 import sys
 from pathlib import Path
@@ -300,6 +301,19 @@ def test_a_split_that_the_data_lack_is_named(tmp_path: Path) -> None:
     folder = data.repository(tmp_path / "lambada", "default", validation=rows)
     with pytest.raises(InputError, match="no split or field 'test'"):
         lr.task("lm_eval:lambada_openai", data=folder)
+
+
+def test_folders_of_one_name_and_changed_files_have_their_own_rows(tmp_path: Path) -> None:
+    def last_words(parent: str, *texts: str) -> list[str]:
+        rows: list[dict[str, object]] = [{"text": text} for text in texts]
+        shutil.rmtree(tmp_path / parent, ignore_errors=True)
+        folder = data.repository(tmp_path / parent / "lambada", "default", test=rows)
+        examples = lr.task("lm_eval:lambada_openai", data=folder).examples(8, 0)
+        return sorted(example.answer.strip() for example in examples)
+
+    assert last_words("a", "one two three", "one two four") == ["four", "three"]
+    assert last_words("b", "five six seven") == ["seven"]
+    assert last_words("a", "one two nine") == ["nine"]
 
 
 @pytest.mark.parametrize(
