@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from layerroles.errors import visible
-from layerroles.notebook_display import html_block, in_notebook
+from layerroles.notebook_display import html_block, html_preformatted, in_notebook
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ class Picture:
 
     Attributes:
         table: the results as a rich renderable, shown above the bar in a terminal.
-        lines: the results as lines of text, for a log.
+        lines: the results as lines of text, for a notebook or a log.
     """
 
     table: Any
@@ -64,6 +64,11 @@ class Advance(Protocol):
             now: the name of the task and condition in progress.
             outlook: what else the job reports.
         """
+
+
+def is_progress_shown() -> bool:
+    """Return whether progress is shown: in a notebook, in a terminal, or in a log of level INFO."""
+    return in_notebook() or sys.stderr.isatty() or log.isEnabledFor(logging.INFO)
 
 
 @contextmanager
@@ -186,6 +191,7 @@ def _notebook_output(total: int, what: str) -> Iterator[Advance]:
 
     job = _Job(total, what)
     last = time.monotonic()
+    picture: Sequence[str] = ()
 
     def render(state: str = "") -> dict[str, str]:
         rows = f"{state}{job.done:,} of {job.total:,} rows"
@@ -196,13 +202,19 @@ def _notebook_output(total: int, what: str) -> Iterator[Advance]:
         if done:
             text += f", {job.rate:.1f} rows/s, {job.left}, now at {job.now}"
         bar = f'<progress value="{done}" max="{job.total}"></progress> '
-        return {"text/plain": visible(text), "text/html": html_block(bar, html.escape(text))}
+        shown = [html_preformatted("\n".join(picture))] if picture else []
+        return {
+            "text/plain": visible("\n".join([text, *picture])),
+            "text/html": html_block(bar, html.escape(text), *shown),
+        }
 
     output = display(render(), raw=True, display_id=True)
 
     def advance(rows: int, now: str, outlook: Outlook = NO_OUTLOOK) -> None:
-        nonlocal last
+        nonlocal last, picture
         job.add(rows, now, outlook)
+        if outlook.picture is not None:
+            picture = outlook.picture.lines
         if time.monotonic() - last >= _SECONDS_BETWEEN_UPDATES:
             last = time.monotonic()
             output.update(render(), raw=True)

@@ -260,7 +260,8 @@ def rank_stability(
     Returns:
         A row per task: family, task, seeds (how many), n (examples per seed, the fewest), rho
         (Spearman's correlation, averaged over pairs of seeds), low, high (95% interval; examples
-        are resampled within each seed).
+        are resampled within each seed). An example of several seeds counts in the first of them
+        only: shared examples would make rankings alike. NaN if this leaves a seed without examples.
 
     Raises:
         InputError: fewer than two frames, a frame without the columns, or frames of different
@@ -291,7 +292,18 @@ def rank_stability(
         ]
         if any(not table.index.equals(tables[0].index) for table in tables):
             raise InputError(f"the frames of task {task!r} are not of the same heads in all seeds")
+        tables = _without_shared_examples(tables)
         rho, bounds = stats.rank_stability([table.to_numpy(float) for table in tables], rng)
         n = min(table.shape[1] for table in tables)
         rows.append((family, task, len(frames), n, rho, bounds.low, bounds.high))
     return pd.DataFrame(rows, columns=["family", "task", "seeds", "n", "rho", "low", "high"])
+
+
+def _without_shared_examples(tables: list[pd.DataFrame]) -> list[pd.DataFrame]:
+    """Return the tables, each without the columns (examples) of those before it."""
+    seen: set[str] = set()
+    kept = []
+    for table in tables:
+        kept.append(table.drop(columns=[name for name in table.columns if name in seen]))
+        seen.update(table.columns)
+    return kept

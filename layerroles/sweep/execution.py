@@ -11,7 +11,6 @@ judged again.
 import json
 import logging
 import math
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from typing import Any
 from layerroles.ablations import INTACT
 from layerroles.backends import Job, JobPart, OpenBackend
 from layerroles.engine import Computed, Engine
-from layerroles.progress import Advance, Outlook, Picture, show_progress
+from layerroles.progress import Advance, Outlook, Picture, is_progress_shown, show_progress
 from layerroles.protocols import Answer, Asked, add_coherence
 from layerroles.results import SweepResult, find_waiting
 from layerroles.sweep import noise_floor
@@ -81,6 +80,9 @@ class Execution:
         only_needed = bool(store.manifest["only_needed"])
         self._may_follow = work.until is not None or (
             only_needed and bool(find_waiting(store.manifest["conditions"]))
+        )
+        self._shows_layers = any(
+            [site.part for site in condition] == ["block"] for condition in work.conditions
         )
         self._pace, self._contention = Pace(expected), Contention()
         self._unit_index = 0  # the index of the unit that was begun last
@@ -224,10 +226,11 @@ class Execution:
     def _end_round(self) -> Picture | None:
         """Estimate how many rows may follow the rounds; call `after_round`; return a picture.
 
-        The picture shows the results so far, together with the progress. It is None if no terminal
-        or log shows it, or if it could not be made.
+        The picture shows the harm of each layer so far, together with the progress. It is None if
+        no condition ablates exactly one whole layer, if progress is not shown, or if it could not be
+        made.
         """
-        is_shown = sys.stderr.isatty() or log.isEnabledFor(logging.INFO)
+        is_shown = self._shows_layers and is_progress_shown()
         if not (self._may_follow or is_shown or self._after_round is not None):
             return None
         began = time.monotonic()

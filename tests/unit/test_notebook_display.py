@@ -201,6 +201,26 @@ def test_a_notebook_shows_progress_in_one_place(page: Page, tmp_path: Path) -> N
     assert len(page.shown) == n, "nothing is left to do, and nothing is shown"
 
 
+def test_a_notebook_shows_the_harm_of_layers_so_far(
+    page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("layerroles.progress._SECONDS_BETWEEN_UPDATES", 0)
+    layers = lr.each_layer(made().model, lr.Skip())
+    lr.Sweep(made().model, made().tasks[:1], layers, limit=12, noise_floor=False).run(tmp_path)
+    titles = [
+        line
+        for each in page.shown
+        for line in each["text/plain"].splitlines()
+        if line.startswith("Harm of each layer: skip at all; estimates after ")
+    ]
+    assert list(dict.fromkeys(title.split(" after ")[1] for title in titles)) == [
+        "4 of 12 questions",
+        "8 of 12 questions",
+    ]
+    assert any("<pre>Harm of each layer: " in each["text/html"] for each in page.shown)
+    assert "Harm" not in page.shown[-1]["text/plain"], "the finished run is shown by its result"
+
+
 def test_progress_is_left_whole_when_it_is_interrupted(page: Page) -> None:
     from layerroles.progress import show_progress
 

@@ -83,3 +83,13 @@ def test_frames_of_several_seeds() -> None:
         lr.rank_stability([frame(1), frame(2)], value="induction")
     with pytest.raises(lr.InputError, match="not of the same heads"):
         lr.rank_stability([frame(1), frame(2, heads=3)])
+
+
+def test_examples_that_seeds_share_count_once() -> None:
+    """A small task draws the same questions under several seeds, which makes rankings alike."""
+    one, two = frame(1), frame(2)
+    shared = pd.concat([two, one[one.example == "1-0"]])
+    assert lr.rank_stability([one, shared]).equals(lr.rank_stability([one, two]))
+    (row,) = lr.rank_stability([one, one]).itertuples()
+    assert row.n == 0
+    assert np.isnan([row.rho, row.low, row.high]).all()

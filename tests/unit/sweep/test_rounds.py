@@ -244,6 +244,23 @@ def test_a_smaller_command_does_not_finish_a_larger_one(
     assert not lr.read(tmp_path).interim
 
 
+def test_a_log_shows_harms_of_layers_only_where_layers_are_ablated(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="layerroles.progress")
+    model, tasks = random_model("llama"), [lr.task("facts")]
+    for name, conditions in (
+        ("layers", lr.each_layer(model, lr.Skip())),
+        ("heads", lr.each_head(model, lr.Zero(), layers=[0])),
+        ("intact", []),
+    ):
+        caplog.clear()
+        lr.Sweep(model, tasks, conditions, limit=10, noise_floor=False).run(tmp_path / name)
+        assert any(line.startswith("sweep: ") for line in caplog.messages)
+        shown = [line for line in caplog.messages if line.startswith("Harm of each layer")]
+        assert bool(shown) == (name == "layers")
+
+
 def test_an_error_in_what_is_shown_does_not_end_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
