@@ -227,8 +227,8 @@ class Execution:
         """Estimate how many rows may follow the rounds; call `after_round`; return a picture.
 
         The picture shows the harm of each layer so far, together with the progress. It is None if
-        no condition ablates exactly one whole layer, if progress is not shown, or if it could not be
-        made.
+        no condition ablates exactly one whole layer, if nothing shows the progress, or if the
+        picture could not be made.
         """
         is_shown = self._shows_layers and is_progress_shown()
         if not (self._may_follow or is_shown or self._after_round is not None):
