@@ -6,21 +6,22 @@ is given. With `--data FOLDER` those that ask benchmarks ask them: `FOLDER/mmlu`
 named on the page, the others are run, and the end is exit code 2. What else lies in `--out` with a
 report of its own is put on the page too.
 
-With `--until claims`, only those are run that decide claims of the paper: `claims` asks about each
-claim on layers until it is decided, or for `--minutes`; `heads` and `distillation` use two kinds of
-ablation.
+With `--until claims`, only those are run that decide claims of the paper: `heads` and
+`distillation` use two kinds of ablation, and then `claims` asks about each claim on layers until it
+is decided or `--minutes` have passed since the command began. The same command goes on from there.
 
 Cost: the sum of the scripts' own, several hours with a 135M model in float32 on two cores. Again,
 and it goes on where it was. `distillation` compares the twins that `distill` makes, or
 those that are named: `--twin deepseek-ai/DeepSeek-R1-Distill-Llama-8B`.
 
     python experiments/all.py --out runs/all            # then open runs/all/index.html
-    python experiments/all.py --until claims --minutes 120 --out runs/claims
+    python experiments/all.py --until claims --out runs/claims
 """
 
 import argparse
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from setting import Options, run
 import layerroles as lr
 
 HERE = Path(__file__).parent
+MINUTES = 170
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -43,12 +45,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument(
         "--until", choices=("claims",), help="only what decides claims, each until it is decided"
     )
-    options.add_argument("--minutes", type=float, help="with --until, for the claims on layers")
+    options.add_argument(
+        "--minutes",
+        type=float,
+        help=f"with --until: when claims on layers are asked no longer; by default {MINUTES}",
+    )
     args = options.parse(argv)
     if args.data and not args.data.is_dir():
         raise lr.InputError(f"--data {str(args.data)!r} is not a folder")
     if args.minutes is not None and not args.until:
         raise lr.InputError("--minutes is for --until claims")
+    if args.minutes is not None and not args.minutes > 0:
+        raise lr.InputError(f"--minutes {args.minutes:g} leaves no time: give more than 0")
+    ends = time.monotonic() + 60 * (MINUTES if args.minutes is None else args.minutes)
     known = steps(args)
     only = [name for name in args.only.split(",") if name] or list(known)
     if unknown := [name for name in only if name not in known]:
@@ -58,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         for name in only:
             print(f"== {name}", flush=True)
-            if why := failure(name, command(args, known[name], args.out / name)):
+            if why := failure(name, command(args, known[name], args.out / name, ends)):
                 failed[name] = why
     finally:
         print(f"\nPage: {written(args.out, only, failed)}")
@@ -71,8 +80,8 @@ def steps(args: argparse.Namespace) -> dict[str, list[str]]:
     names = ("knowledge", "retrieval", "rag", "reasoning", "reading_writing", "heads")
     names = (*names, "head_search", "similarity", "paper_rules", "pruning", "distill")
     names = (*names, "distillation")
-    if args.until:  # one sweep for all claims on layers
-        names = ("claims", "heads", "similarity", "distill", "distillation")
+    if args.until:  # one sweep for all claims on layers, in the time that the others leave
+        names = ("heads", "similarity", "distill", "distillation", "claims")
     found = {name: [f"{name}.py"] for name in names}
     twins = [("--twin", name) for name in args.twin]
     if twins:
@@ -111,12 +120,12 @@ def add_benchmarks(found: dict[str, list[str]], data: Path) -> None:
             found[f"protocols_{benchmark}"] = own
 
 
-def command(args: argparse.Namespace, step: list[str], out: Path) -> list[str]:
-    """The whole command of an experiment."""
+def command(args: argparse.Namespace, step: list[str], out: Path, ends: float) -> list[str]:
+    """The whole command of an experiment; `ends` is when claims on layers are asked no longer."""
     line = [sys.executable, str(HERE / step[0]), *step[1:], "--out", str(out)]
     line += ["--model", args.model, "--dtype", args.dtype]
-    if args.minutes is not None and step[0] == "claims.py":
-        line += ["--minutes", f"{args.minutes:g}"]
+    if step[0] == "claims.py":
+        line += ["--minutes", f"{max(1.0, (ends - time.monotonic()) / 60):.1f}"]
     if args.limit is not None:
         line += ["--limit", str(args.limit)]
     return line if args.resume else [*line, "--no-resume"]

@@ -42,6 +42,7 @@ HELLASWAG = {"query": "q", "choices": ["a", "b"], "gold": 0}
         ("retrieval", ["--until", "decided"], "argument --until: invalid choice: 'decided'"),
         ("all", ["--data", "nowhere"], "'nowhere' is not a folder"),
         ("all", ["--minutes", "5"], "--minutes is for --until claims"),
+        ("all", ["--until", "claims", "--minutes", "0"], "--minutes 0 leaves no time"),
         ("all", ["--only", "rag,rug"], "--only rug: known are knowledge"),
     ],
 )
@@ -62,6 +63,27 @@ def test_a_mistake_is_told_in_one_line(
     (line,) = capsys.readouterr().err.strip().split("\n")
     assert line.startswith(f"{name}: error: ")
     assert said in line
+
+
+def test_claims_on_layers_are_asked_in_the_time_that_the_others_left(
+    experiment: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, lines, now = experiment("all"), [], [0.0]
+
+    def note(_name: str, line: list[str]) -> str:
+        lines.append(line)
+        now[0] += 600.0
+        return ""
+
+    monkeypatch.setattr(script, "failure", note)
+    monkeypatch.setattr(script.time, "monotonic", lambda: now[0])
+    given = ["--until", "claims", "--out", str(tmp_path)]
+    for minutes, left in (("100", "60.0"), ("5", "1.0"), (None, "130.0")):
+        lines.clear()
+        script.main([*given, *(["--minutes", minutes] if minutes else [])])
+        names = [Path(line[1]).stem for line in lines]
+        assert names == ["heads", "similarity", "distill", "distillation", "claims"]
+        assert [line[-1] for line in lines if "--minutes" in line] == [left]
 
 
 def test_a_bad_row_is_named(experiment: Load, tmp_path: Path) -> None:
