@@ -17,6 +17,8 @@ from setting import Options, asked_now, folder, run
 
 import layerroles as lr
 from layerroles import stats
+from layerroles.results import Cell, cells_of, estimate_paired_effect
+from layerroles.results.effects import score_interval
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -45,47 +47,44 @@ def examined(models: dict[str, Any], task: str, limit: int, out: Path) -> dict[s
 
 def compared(runs: dict[str, lr.SweepResult]) -> list[str]:
     """Lines: the intact score of each run, and the difference of each pair, with intervals."""
-    scores = {name: intact(run) for name, run in runs.items()}
-    shared = set.intersection(*(set(own.index) for own in scores.values()))
-    scores = {name: own[own.index.isin(shared)] for name, own in scores.items()}
-    lines = []
+    scores, cell = intact(runs)
+    clusters, lines = cell.clusters_of(list(scores.index)), []
     for name, own in scores.items():
-        of = spread(own.to_numpy())
+        rng = np.random.default_rng(0)
+        of = score_interval(own.to_numpy(), clusters, cell.unit, rng)
         lines.append(f"{name}: {own.mean():.2f} [{of.low:.2f}, {of.high:.2f}], n = {len(own)}")
-    for (one, a), (two, b) in itertools.combinations(scores.items(), 2):
-        of = apart(a.to_numpy(), b.loc[a.index].to_numpy())
-        lines.append(f"{two} - {one}: {(b - a).mean():+.2f} [{of.low:+.2f}, {of.high:+.2f}]")
+    for one, two in itertools.combinations(scores, 2):
+        change = paired(scores[one], scores[two], cell)
+        of = change.interval
+        lines.append(f"{two} - {one}: {change.effect:+.2f} [{of.low:+.2f}, {of.high:+.2f}]")
     return lines
 
 
 def better(runs: dict[str, lr.SweepResult]) -> str:
     """Which models are better than the one called `base`, in a sentence."""
-    base, told = intact(runs["base"]).to_numpy(), []
-    for name in (name for name in runs if name != "base"):
-        of = apart(base, intact(runs[name]).to_numpy())
+    scores, cell = intact(runs)
+    told = []
+    for name in scores.columns.drop("base"):
+        of = paired(scores["base"], scores[name], cell).interval
         side = "better" if of.low > 0 else "worse" if of.high < 0 else "neither better nor worse"
         told.append(f"{name} is {side}")
     return f"On held-out problems, by 95% intervals against the base: {', '.join(told)}."
 
 
-def spread(scores: np.ndarray) -> stats.Interval:
-    """The interval of a mean: Wilson's where scores are 0 and 1."""
-    if np.isin(scores, (0, 1)).all():
-        return stats.wilson(int(scores.sum()), len(scores))
-    return stats.mean_interval(scores, np.random.default_rng(0))
+def paired(one: "pd.Series[float]", two: "pd.Series[float]", cell: Cell) -> stats.PairedEffect:
+    """The mean of `two - one`, with an interval that accounts for questions of one template."""
+    clusters, rng = cell.clusters_of(list(one.index)), np.random.default_rng(0)
+    return estimate_paired_effect(one.to_numpy(), two.to_numpy(), clusters, cell.unit, rng)
 
 
-def apart(one: np.ndarray, two: np.ndarray) -> stats.Interval:
-    """The interval of a paired difference: Tango's where scores are 0 and 1."""
-    if np.isin([one, two], (0, 1)).all():
-        return stats.paired_binary(one, two).interval
-    return stats.mean_interval(two - one, np.random.default_rng(0))
+def intact(runs: dict[str, lr.SweepResult]) -> tuple[pd.DataFrame, Cell]:
+    """Intact scores, question x run, of the questions that all runs scored; and a run's cell.
 
-
-def intact(run: lr.SweepResult) -> "pd.Series[float]":
-    """Scores of the intact model by example, in one order."""
-    rows = run.frame[run.frame["condition"] == "intact"]
-    return rows.set_index("example")["score"].astype(float).sort_index()
+    The cell is that of the first run: the unit and the clusters are the same in all.
+    """
+    cells = {name: cells_of(run)[0] for name, run in runs.items()}
+    scores = pd.DataFrame({name: cell.scores.loc["intact"] for name, cell in cells.items()})
+    return scores.dropna().sort_index(), next(iter(cells.values()))
 
 
 if __name__ == "__main__":

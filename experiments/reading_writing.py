@@ -25,6 +25,7 @@ from setting import Options, conclude, run
 
 import layerroles as lr
 from layerroles import stats
+from layerroles.results import cells_of
 
 TASKS = tuple(lr.task(name).label for name in ("kv_retrieval", "word_problems", "copying"))
 READING, WRITING = "prompt", "generated"
@@ -89,8 +90,10 @@ def compared(result: lr.SweepResult, task: str) -> str:
     whole = scores.xs("intact", axis=1, level="condition").iloc[:, 0]
     skill = intact["score"] - intact["chance"]
     cost = {at: float((whole - left[at]).mean()) / skill for at in left}
+    (cell,) = cells_of(result[task])
     gap = ((left[WRITING] - left[READING]) / skill).to_numpy(float)
     found = stats.mean_interval(gap, np.random.default_rng(0))
+    found = stats.clustered(found, gap, cell.clusters_of(list(scores.index)), None)
     if found.low > 0:
         verdict = "reading needs the layers more than writing"
     elif found.high < 0:

@@ -109,6 +109,9 @@ class Mean(Ablation):
     reference: Reference
     per_position: bool = False
 
+    def __post_init__(self) -> None:
+        _check_reference(self)
+
     @property
     def needs(self) -> frozenset[Kind]:
         """`{"positions"}` (the mean at each position) if `per_position` is set, else empty."""
@@ -197,7 +200,7 @@ class Resample(Ablation):
     whole_prompt: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        declared_reference(self)
+        _check_reference(self)
         if not self.reference.is_open and len(set(self.reference.prompts)) < 2:
             raise InputError(_TOO_FEW)
 
@@ -251,3 +254,8 @@ class _DonorDraw:
             donor = others[int.from_bytes(digest[:8], "big") % len(others)]
             self._known[ids] = self.donors.starts[donor], len(self.donors.ids[donor])
         return self._known[ids]
+
+
+def _check_reference(edit: Ablation) -> None:
+    if declared_reference(edit) is None:
+        raise InputError(f"{edit.name} needs a reference, use Reference(texts_or_task)")

@@ -112,7 +112,7 @@ class Watch:
         rows, n_new = new.shape[:2]
         # Named `cache` since transformers 5.24 (see `private_apis.rename_cache_arguments`).
         cache = kwargs.get("past_key_values", kwargs.get("cache"))
-        n_past = 0 if cache is None else int(cache.get_seq_length())
+        n_past = 0 if cache is None else self._count_past(cache)
         mask = kwargs.get("attention_mask")
         if mask is None or mask.ndim != 2:
             mask = torch.ones(rows, n_past + n_new, dtype=torch.bool, device=new.device)
@@ -128,6 +128,15 @@ class Watch:
             marks=marks.at(positions[:, -n_new:]),
             given=self._given,
         )
+
+    def _count_past(self, cache: Any) -> int:
+        """Return how many tokens a cache has read."""
+        try:
+            return int(cache.get_seq_length())
+        except ValueError:  # a state-space model's cache only knows whether it has read any
+            if self.tokens is None or not cache.has_previous_state():
+                return 0
+            return int(self.tokens.shape[1])
 
     def _known_marks(self, attended: Bool[Tensor, "row all_pos"], *, fresh: bool) -> Marks:
         if isinstance(self._given, list):

@@ -37,6 +37,7 @@ from layerroles.models import (
     tensor_bytes,
     weights_stamp,
 )
+from layerroles.private_apis import saved_tensors
 from layerroles.sites import NUMBERED, Site
 
 # The modules of a block that make up a sublayer, as bridges call them.
@@ -112,21 +113,21 @@ class Swap(Ablation):
     def placed(self, model: TransformerBridge, site: Site) -> Iterator[bool]:
         """Use the donor's weights at the site in the `with` block; yields whether any differs."""
         ours, theirs = _swapped_modules(model, site), _swapped_modules(self.donor, site)
-        replaced: list[tuple[dict[str, Any], str, nn.Parameter]] = []
+        replaced: list[tuple[nn.Module, str, Tensor]] = []
         differs = False
         try:
             for our_module, their_module in zip(ours, theirs, strict=True):
-                donated = dict(their_module.named_parameters(remove_duplicate=False))
-                for name, parameter in list(our_module.named_parameters(remove_duplicate=False)):
-                    owner, _, last = name.rpartition(".")
-                    parameters: dict[str, Any] = our_module.get_submodule(owner)._parameters
-                    replaced.append((parameters, last, parameter))
-                    parameters[last] = donated[name]
-                    differs = differs or not torch.equal(parameter, donated[name])
+                donated = dict(_saved_tensors(their_module))
+                for path, tensor in _saved_tensors(our_module):
+                    owner, _, name = path.rpartition(".")
+                    module = our_module.get_submodule(owner)
+                    replaced.append((module, name, tensor))
+                    _put(module, name, donated[path])
+                    differs = differs or not torch.equal(tensor, donated[path])
             yield differs
         finally:
-            for parameters, last, parameter in replaced:
-                parameters[last] = parameter
+            for module, name, tensor in replaced:
+                _put(module, name, tensor)
 
     def donated(self, model: TransformerBridge, site: Site) -> dict[str, Tensor]:
         """Return the donor's weights for the site, by parameter name in the transformers model.
@@ -158,11 +159,28 @@ def check_donor(model: TransformerBridge, donor: TransformerBridge) -> None:
     for name in ("dtype", "device"):
         _check_same(model, donor, name, getattr(model.cfg, name), getattr(donor.cfg, name))
     shapes = [
-        {name: tuple(p.shape) for name, p in one.blocks.named_parameters()}
+        {name: tuple(tensor.shape) for name, tensor in _saved_tensors(one.blocks)}
         for one in (model, donor)
     ]
     for name in sorted(shapes[0].keys() | shapes[1].keys()):
         _check_same(model, donor, name, shapes[0].get(name), shapes[1].get(name))
+
+
+def _saved_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Return the parameters and saved buffers of a module and its submodules, by path."""
+    return [*module.named_parameters(remove_duplicate=False), *_saved_buffers(module)]
+
+
+def _saved_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for path, owner in module.named_modules():
+        for name, tensor in saved_tensors(owner).items():
+            if tensor is not None and name in owner._buffers:
+                yield f"{path}.{name}".removeprefix("."), tensor
+
+
+def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
+    tensors: dict[str, Any] = module._buffers if name in module._buffers else module._parameters
+    tensors[name] = tensor
 
 
 def _check_whole(model: TransformerBridge) -> None:
@@ -198,7 +216,7 @@ def _swapped_modules(model: TransformerBridge, site: Site) -> list[nn.Module]:
 
 
 def _hash_blocks(model: TransformerBridge) -> str:
-    """Return a hash of a donor's configuration and the weights of its blocks; computed once."""
+    """Return a hash of a donor's configuration and its blocks' weights; computed once."""
     check_weights(model)
     _check_whole(model)
     known = _DIGESTS.setdefault(model, {})
@@ -207,8 +225,9 @@ def _hash_blocks(model: TransformerBridge) -> str:
         digest = hashlib.sha256(
             json.dumps(behaviour_config(model), sort_keys=True, default=repr).encode()
         )
-        for name, parameter in sorted(model.blocks.named_parameters()):
-            digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-            digest.update(tensor_bytes(parameter))
+        weights = sorted(model.blocks.named_parameters())
+        for name, tensor in (*weights, *sorted(_saved_buffers(model.blocks))):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor_bytes(tensor))
         known[now] = digest.hexdigest()[:16]
     return known[now]

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.errors import InputError
-from layerroles.models import check_sites, encode, forward, with_float64
+from layerroles.models import can_batch, check_sites, encode, forward, prepared, with_float64
 from layerroles.sites import ENTRY, NUMBERED, Site, size_of
 
 ONLY_IN_SWEEP = (
@@ -244,17 +244,24 @@ def collect(
         batch_size: prompts per batch.
 
     Raises:
-        InputError: a site that the model lacks, or a reference of one-token prompts only.
+        InputError: a site that the model lacks, a reference of one-token prompts only, or a prompt
+            longer than the context window.
     """
     sites = list(sites)
     check_sites(model, sites)
     rows = sorted((tuple(encode(model, text)) for text in reference.prompts), key=len)
     if len(rows[-1]) < 2:
         raise InputError("a reference needs prompts of two tokens or more")
+    if len(rows[-1]) > model.cfg.n_ctx:
+        raise InputError(
+            f"a prompt of a reference has {len(rows[-1])} tokens, and model "
+            f"{prepared(model).name!r} reads {model.cfg.n_ctx}: use shorter texts"
+        )
+    size = batch_size if can_batch(model) else 1
     collector = _Collector(model, sites, rows, frozenset(kinds))
     with without_hooks(model), model.hooks(fwd_hooks=collector.hooks):
-        for start in range(0, len(rows), batch_size):
-            tokens, attended = pad_left(rows[start : start + batch_size], model)
+        for start in range(0, len(rows), size):
+            tokens, attended = pad_left(rows[start : start + size], model)
             collector.begin(attended)
             forward(model, tokens, attended, keep=1)
     return {site: sums.result() for site, sums in collector.sums.items()}
@@ -321,8 +328,8 @@ def split_heads(z: Tensor, model: TransformerBridge) -> Float[Tensor, "row pos h
 def pad_left(rows: Sequence[Sequence[int]], model: TransformerBridge) -> tuple[Tensor, Tensor]:
     """Pad token rows on the left; returns token ids and mask (1 real, 0 pad), both `[row pos]`."""
     longest = max(map(len, rows))
-    pad = model.tokenizer.pad_token_id or 0
-    tokens = torch.tensor([[pad] * (longest - len(row)) + list(row) for row in rows])
+    # Not the tokenizer's pad token, for which a model may have no embedding: pads are never read.
+    tokens = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows])
     attended = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
     return tokens.to(model.cfg.device), attended.to(model.cfg.device)
 

@@ -81,7 +81,7 @@ def check_options(
         )
     if minutes is not None and not minutes > 0:
         raise InputError(f"--minutes {minutes:g} leaves no time: give more than 0")
-    check_words(sites)
+    _check_sites(sites)
     if "torch" in sys.modules:
         return
     for kind, option, text, known in (
@@ -95,6 +95,13 @@ def check_options(
             name = word.partition("[")[0]
             if name not in known:
                 raise InputError(describe_unknown(kind, name, known))
+
+
+def _check_sites(sites: str) -> None:
+    # Python refuses to read numbers of more than 4,300 digits.
+    if re.search(r"\d{10}", sites):
+        raise InputError(f"--sites {sites!r} has a number of 10 digits or more: no model has such")
+    check_words(sites)
 
 
 def split_settings(pairs: Iterable[str]) -> dict[str, str]:
@@ -119,20 +126,41 @@ def parse_parameters(cls: type, settings: Mapping[str, str]) -> dict[str, Any]:
     """Convert settings to the types of a dataclass's fields; return values by name.
 
     Raises:
-        InputError: the class has no such parameter, or the value is not of the parameter's type.
+        InputError: the class has no such parameter, its type is not known, or the value is not of
+            that type.
     """
     fields = {f.name: f for f in _fields(cls)}
-    hints = typing.get_type_hints(cls) if settings else {}
     values = {}
     for name, text in settings.items():
         if name not in fields:
             names = ", ".join(fields) or "none"
             raise InputError(f"{cls.__name__} has no parameter {name!r}: known are {names}")
         try:
-            values[name] = _convert(text, hints[name])
+            values[name] = _convert(text, _evaluate_type(cls, fields[name]))
         except ValueError as error:
             raise InputError(f"--set {name}={text}: {error}") from error
     return values
+
+
+def _evaluate_type(cls: type, field: "dataclasses.Field[Any]") -> Any:
+    """Return the type of a dataclass's field, evaluated if its annotation is text.
+
+    Other fields are not evaluated: their types may be imported for type checkers only.
+
+    Raises:
+        InputError: the annotation holds a name that is not known when the program runs.
+    """
+    names: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        names |= getattr(sys.modules.get(base.__module__), "__dict__", {})
+    annotated = types.SimpleNamespace(__annotations__={field.name: field.type})
+    try:
+        return typing.get_type_hints(annotated, names)[field.name]
+    except NameError as error:
+        raise InputError(
+            f"--set {field.name}: {cls.__name__} gives it the type {str(field.type)!r}, and "
+            f"{error}: import it outside of TYPE_CHECKING"
+        ) from error
 
 
 def _convert(text: str, kind: Any) -> Any:
@@ -222,7 +250,11 @@ def import_plugins(paths: Sequence[Path]) -> None:
 
 
 def _import_plugin(path: Path) -> None:
-    if path.suffix != ".py" or not path.is_file():
+    try:
+        is_python = path.suffix == ".py" and path.is_file()
+    except OSError as error:
+        raise InputError(f"plugin {str(path)!r} cannot be read: {error.strerror}") from error
+    if not is_python:
         raise InputError(f"plugin {str(path)!r} is not a Python file: name an existing FILE.py")
     # One name for one file: a class that is read again replaces itself in its registry.
     name = f"layerroles_plugin_{re.sub(r'[^0-9a-zA-Z]', '_', str(path.resolve()))}"

@@ -353,7 +353,7 @@ def parse_backend(
     """
     from layerroles.backends import make_backend
 
-    if workers != "auto" and not workers.isdecimal():
+    if workers != "auto" and not (workers.isdecimal() and len(workers) < 10):
         raise InputError(f"--workers {workers!r} is neither auto nor a number")
     options = {
         "address": address,

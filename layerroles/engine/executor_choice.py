@@ -21,7 +21,7 @@ from layerroles.engine.executor_trial import (
     find_disagreement,
 )
 from layerroles.engine.fused.executor import Fused
-from layerroles.engine.fused.twin_model import WHOLE_LENGTH, Twin, depends_on_length
+from layerroles.engine.fused.twin_model import WHOLE_LENGTH, Twin
 from layerroles.engine.hooked.executor import MAX_TOKENS, Hooked
 from layerroles.engine.hooked.replay import can_replay
 from layerroles.engine.plain import Plain
@@ -29,7 +29,13 @@ from layerroles.engine.planning.memory import Budget, empty_cache, keep_pages
 from layerroles.engine.planning.plan import Computed, make_plan
 from layerroles.engine.requests import Requests, Written, max_length
 from layerroles.errors import InputError
-from layerroles.models import hook_ids, prepared, text_config, weights_stamp
+from layerroles.models import (
+    depends_on_length,
+    hook_ids,
+    prepared,
+    text_config,
+    weights_stamp,
+)
 from layerroles.registry import describe_unknown
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from layerroles.engine.requests import (
     max_new_tokens,
     split_requests,
 )
-from layerroles.models import forward, prepared
+from layerroles.models import can_batch, forward, prepared
 
 
 class Plain:
@@ -33,7 +33,7 @@ class Plain:
     Args:
         model: a prepared bridge.
         references: from `resolve_references`, for the conditions that will be run.
-        batch_size: number of requests that are run together.
+        batch_size: number of requests that are run together; 1 if the model cannot batch.
         use_cache: keep keys and values while generating; None does so if the model can.
     """
 
@@ -49,7 +49,7 @@ class Plain:
     ) -> None:
         self.model = model
         self.references = references
-        self.batch_size = batch_size
+        self.batch_size = batch_size if can_batch(model) else 1
         self.use_cache = prepared(model).checks.caches if use_cache is None else use_cache
 
     def refusal(self, condition: Condition) -> str | None:

@@ -21,8 +21,8 @@ def decision_margin(decision: pd.DataFrame) -> go.Figure:
     other one (nats; positive where the right option leads), with 95% intervals by Student's t.
     Lower panel: the depth at which the decisive phase begins (the first depth from which an
     example's choice stays the final one), as a median over examples with its 95% interval by order
-    statistics. Layer -1 is the embedding, layer l the residual stream after block l; the stream
-    between attention and MLP is left out.
+    statistics, which takes 6 examples or more. Layer -1 is the embedding, layer l the residual
+    stream after block l; the stream between attention and MLP is left out.
 
     Args:
         decision: a frame of the decision probe.

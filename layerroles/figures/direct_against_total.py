@@ -18,7 +18,7 @@ from layerroles.results import SweepResult
 from layerroles.roles import CRITICAL
 
 _COLUMNS = ("task", "family", "example", "layer", "part", "logit")
-_LOWEST, _HIGHEST = -0.6, 1.6  # limits of the harm axis
+_LOWEST, _HIGHEST = -0.6, 1.6  # the harm axis covers these at least, and every harm
 _NAMED = 3  # layers named for their direct effect, and as many for their harm
 
 
@@ -87,7 +87,9 @@ def direct_against_total(
         figure.update_yaxes(title_text=title, row=row, col=1)
     figure.update_xaxes(zeroline=True, zerolinecolor=style.NEUTRAL)
     figure.update_xaxes(title_text="direct effect (logits)", row=len(protocols))
-    figure.update_yaxes(range=[_LOWEST, _HIGHEST], zeroline=True, zerolinecolor=style.NEUTRAL)
+    low = min(_LOWEST, merged["harm"].min() - 0.05)
+    high = max(_HIGHEST, merged["harm"].max() + 0.05)
+    figure.update_yaxes(range=[low, high], zeroline=True, zerolinecolor=style.NEUTRAL)
     style.align_headings(figure)
     kind = effects["ablation"].iloc[0]
     return style.finish(

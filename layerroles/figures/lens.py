@@ -39,8 +39,8 @@ def lens_trajectories(
 
     Layer -1 is the embedding, layer l the residual stream after block l, and the last layer the
     model's own output; the stream between attention and MLP is left out. Bands are 95% intervals:
-    of the median rank by order statistics, of means by Student's t. A task has a line for each lens
-    and each condition.
+    of the median rank by order statistics (from 6 examples on), of means by Student's t (from 2
+    on). A task has a line for each lens and each condition.
 
     Args:
         lens: a frame of a lens probe, or several.
@@ -86,7 +86,8 @@ def lens_summary(lens: pd.DataFrame, *, measure: str) -> pd.DataFrame:
 
     Columns: family, task, probe and condition (if the frame has them), layer, value (the median of
     ranks, which count from 1 here for a log axis; the mean of the other measures), its 95% interval
-    `low` to `high`, and n (the number of examples).
+    `low` to `high` (NaN where there are too few examples for one: 6 for a median, 2 for a mean),
+    and n (the number of examples).
 
     Raises:
         InputError: an unknown measure, or a frame that is empty or lacks columns.
@@ -258,13 +259,18 @@ def _hover_text(name: str, line: "pd.Series[float]", measure: str) -> str:
 
 
 def median_with_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Return (median, low, high) with a 95% interval by order statistics; NaN without values."""
+    """Return (median, low, high) with a 95% interval by order statistics.
+
+    All three are NaN if there are no values; low and high are NaN if there are fewer than 6: even
+    the interval from the least to the largest value then has a level below 95%.
+    """
     if not len(values):
         return (np.nan, np.nan, np.nan)
     ranked = np.sort(values)
-    low = int(binom.ppf(0.025, len(values), 0.5))
-    below = max(low - 1, 0)
-    return float(np.median(ranked)), float(ranked[below]), float(ranked[len(values) - 1 - below])
+    rank = int(binom.ppf(0.025, len(values), 0.5))  # of the lower end, from 1; 0 if there is none
+    if rank == 0:
+        return float(np.median(ranked)), np.nan, np.nan
+    return float(np.median(ranked)), float(ranked[rank - 1]), float(ranked[-rank])
 
 
 def mean_with_interval(values: np.ndarray) -> tuple[float, float, float]:

@@ -102,6 +102,7 @@ def role_map(
     n_layers = select.n_layers_of(result, effects)
     all_ats = select.positions_of(effects)
     ats, ats_left_out = all_ats[:2], all_ats[2:]
+    effects = effects[effects["at"].isin(ats)]
     panels = [
         (family, task, protocol_label)
         for family in style.order_families(effects["family"])
@@ -147,7 +148,7 @@ def role_map(
     style.finish(
         figure,
         kind="role_map",
-        about=effects[effects["at"].isin(ats)],
+        about=effects,
         title=f"Role map: harm of ablating one layer ({kind}), and what probes see there",
         subtitle=f"{style.format_counts(effects['n'])} examples per harm, 95% intervals; harm "
         "1 = all skill above chance gone, dashed line = 0.2; "

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.engine import Engine, Score, Scored, Writing, Written, encode_scored, encode_written
@@ -143,6 +144,19 @@ class Harness(Protocol):
         known = [share for share in shares if share is not None]
         return sum(known) / len(known) if len(known) == len(shares) else None
 
+    def chooses(self, examples: Sequence[Example]) -> bool:
+        """Return whether lm-eval compares choices of which exactly one is right."""
+        return (
+            self.task.chance is None
+            and self.unit == "accuracy"
+            and self.task.output_type == "multiple_choice"
+            and all(
+                example.answer in example.choices
+                and self.task.share_right(example) == 1 / len(example.choices)
+                for example in examples
+            )
+        )
+
     def prepare(
         self, engine: Engine, task: Task, examples: Sequence[Example], *, chat: bool = False
     ) -> Asked:
@@ -260,21 +274,40 @@ class AskedChoices(AskedInstances):
         value, _ = self.score(example, metrics)
         right = value == 1 if finite and self.unit == "accuracy" else None
         logprobs = [score.logprob for score in scores]
-        chosen = ""
-        if finite and example.choices:
-            choice_logprobs = logprobs[: len(example.choices)]  # what follows is unconditional
-            chosen = example.choices[choice_logprobs.index(max(choice_logprobs))]
         return Answer(
             score=value if finite else float("nan"),
             correct=right,
             strict=None,
             outcome="" if right is None else "correct" if right else "wrong",
-            response=chosen,
+            response=self._chosen(example, logprobs) if finite else "",
             status="ok" if finite else "not finite",
             changed=any(score.changed for score in scores),
             n_tokens=sum(score.n_tokens for score in scores),
             details={"logprobs": logprobs, **_flatten_metrics(metrics)} if finite else {},
         )
+
+    def _chosen(self, example: Example, logprobs: Sequence[float]) -> str:
+        """Return the choice that the task's metric takes for the answer, as lm-eval computes it.
+
+        Empty if there are no choices, or if the choice cannot be known: the metric is another than
+        those below, or the task scores by its own code.
+        """
+        member, choices = self.task.member(example), example.choices
+        if self.task.output_type != "multiple_choice" or callable(member.config.process_results):
+            return ""
+        given, alone = np.array(logprobs[: len(choices)]), logprobs[len(choices) :]
+        match choose_metric(self.task, member):
+            case "acc" | "f1" | "mcc":
+                compared = given
+            case "acc_norm":
+                compared = given / [len(choice) for choice in choices]
+            case "acc_bytes":
+                compared = given / [len(choice.encode()) for choice in choices]
+            case "acc_mutual_info":
+                compared = given - alone
+            case _:
+                return ""
+        return choices[int(compared.argmax())]
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,8 @@ class LmEval(Task):
         family: the family of the task; by default guessed from its name, `language` if unknown.
         fewshot_seed: the seed of the worked examples; by default lm-eval's.
         chance: the mean score of guessing; by default one over the number of choices if there are
-            choices, and estimated by shuffling answers if they are generated.
+            choices (more if choosing unread gets more, see `tasks.best_choice`), and estimated by
+            shuffling answers if they are generated.
         order: the order of documents: `seed` draws them at random, `first` takes them in the data
             set's order, as lm-eval's `--limit` does.
 

@@ -34,5 +34,8 @@ from layerroles.models.loading import prepared as prepared
 from layerroles.models.loading import provenance as provenance
 from layerroles.models.loading import tokenize as tokenize
 from layerroles.models.model_config import behaviour_config as behaviour_config
+from layerroles.models.model_config import can_batch as can_batch
+from layerroles.models.model_config import depends_on_length as depends_on_length
+from layerroles.models.model_config import first_difference as first_difference
 from layerroles.models.model_config import first_shared_keys as first_shared_keys
 from layerroles.models.model_config import text_config as text_config

@@ -84,9 +84,15 @@ def lend_tensors(
 
 
 def weights_stamp(model: TransformerBridge) -> int:
-    """Return a hash that changes when parameters are replaced or edited; valid in this process."""
-    parameters = model.original_model.parameters()
-    return hash(tuple((p.data_ptr(), n_edits(p)) for p in parameters))
+    """Return a hash that changes when weights are replaced or edited; valid in this process.
+
+    Weights are all parameters and saved buffers.
+    """
+    tensors: list[Tensor] = list(model.original_model.parameters())
+    for module in model.original_model.modules():
+        if module._buffers:
+            tensors += [tensor for tensor in saved_tensors(module).values() if tensor is not None]
+    return hash(tuple((tensor.data_ptr(), n_edits(tensor)) for tensor in tensors))
 
 
 def tensor_bytes(tensor: Tensor) -> memoryview:

@@ -51,7 +51,7 @@ from layerroles.models.checks import (
 )
 from layerroles.models.hook_ids import hook_ids
 from layerroles.models.loaded_weights import named_weights, tensor_bytes
-from layerroles.models.model_config import first_shared_keys
+from layerroles.models.model_config import behaviour_config, first_shared_keys
 from layerroles.private_apis import rename_cache_arguments, takes_positions
 from layerroles.sites import Site, size_of
 
@@ -76,6 +76,7 @@ class Provenance:
         architecture: name of the Hugging Face class.
         n_layers, n_heads, d_model: the model's size.
         versions: versions of Python, this package, torch and the model libraries.
+        config: the configuration values that, with the weights, define what blocks compute.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Provenance:
     n_heads: int
     d_model: int
     versions: dict[str, str]
+    config: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the attributes as a dict of JSON values."""
@@ -269,6 +271,7 @@ def provenance(model: TransformerBridge) -> Provenance:
             "python": platform.python_version(),
             **{package: importlib.metadata.version(package) for package in packages},
         },
+        config=behaviour_config(model),
     )
 
 

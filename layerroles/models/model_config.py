@@ -1,5 +1,7 @@
 """Read the configuration of a loaded model."""
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -31,6 +33,31 @@ def first_shared_keys(original: nn.Module) -> int | None:
     return int(min(lenders))
 
 
+def depends_on_length(config: Any) -> bool:
+    """Return whether a token's output depends on the text's length, or on its index in a pass.
+
+    In Llama 4, chunks of attention and the scale of queries depend on the index.
+    """
+    chunked = getattr(config, "attention_chunk_size", None)
+    return bool(chunked or _rope_kinds(config) & {"dynamic", "longrope"})
+
+
+def _rope_kinds(config: Any) -> set[str]:
+    """Return the types of rotary position embedding in a configuration, over all layer types."""
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    parts = [rope, *(part for part in rope.values() if isinstance(part, dict))]
+    return {str(part.get("rope_type")) for part in parts}
+
+
+def can_batch(model: TransformerBridge) -> bool:
+    """Return whether texts of different lengths have the same outputs in one batch as alone.
+
+    A padded batch has one length for all of its texts, by which Phi-3 with long contexts, for
+    example, chooses the rotary frequencies of all of them.
+    """
+    return not depends_on_length(text_config(model.original_model))
+
+
 # Values of a configuration that have no effect on what a block computes.
 _NO_BEHAVIOUR = {
     *("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"),
@@ -44,6 +71,27 @@ _NO_BEHAVIOUR = {
 
 
 def behaviour_config(model: TransformerBridge) -> dict[str, Any]:
-    """Return the configuration values that, with the weights, define what blocks compute."""
+    """Return the configuration values that, with the weights, define what blocks compute.
+
+    They are JSON values, so that they can be stored and compared with stored ones.
+    """
     config: Any = getattr(model.original_model, "config", model.cfg)
-    return {name: value for name, value in config.to_dict().items() if name not in _NO_BEHAVIOUR}
+    values = {name: value for name, value in config.to_dict().items() if name not in _NO_BEHAVIOUR}
+    behaviour: dict[str, Any] = json.loads(json.dumps(values, default=repr))
+    return behaviour
+
+
+def first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+    """Return the name of the first value by which two configurations behave differently, or None.
+
+    Values that only one of them has are ignored: another version of transformers may add some.
+    """
+    for name in sorted((one.keys() & other.keys()) - _NO_BEHAVIOUR):
+        a, b = one[name], other[name]
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            inner = first_difference(a, b)
+            if inner is not None:
+                return f"{name}.{inner}"
+        elif a != b:
+            return name
+    return None

@@ -8,11 +8,14 @@ answers), the page shows some of the answers that change under the ablations tha
 runs are compared, the page shows how their effects differ, in words, tables and figures.
 """
 
+import errno
 import json
+import os
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
-from os import PathLike
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -44,7 +47,7 @@ _LAYERS_SHOWN, _ANSWERS_SHOWN = 3, 2  # layers per task, examples per layer
 def report(
     result: SweepResult,
     probes: Sequence[pd.DataFrame] = (),
-    path: str | PathLike[str] = "report.html",
+    path: str | os.PathLike[str] = "report.html",
     *,
     findings: Sequence[str] = (),
     against: SweepResult | None = None,
@@ -72,20 +75,31 @@ def report(
         # lr.report(base, path="base-and-twin.html", against=lr.read("runs/twin"))
     """
     target = Path(path)
+    with _refuse_write_errors(target):
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     text = render(result, probes, findings, against=against)
-    try:
+    with _refuse_write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         # An older page at this path stays whole until the new one is written.
-        scratch = target.with_name(f".{target.name}")
-        # Lone surrogates, which a damaged model may write, are replaced.
-        scratch.write_text(text, encoding="utf-8", errors="replace")
-        scratch.replace(target)
+        with TemporaryDirectory(dir=target.parent, prefix=".report-") as folder:
+            scratch = Path(folder) / "report.html"
+            # Lone surrogates, which a damaged model may write, are replaced.
+            scratch.write_text(text, encoding="utf-8", errors="replace")
+            scratch.replace(target)
+    return target
+
+
+@contextmanager
+def _refuse_write_errors(target: Path) -> Iterator[None]:
+    """Convert errors of the disk to an `InputError` that names the report's file."""
+    try:
+        yield
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise InputError(
             f"cannot write the report to {str(target)!r}: {reason}; choose another path"
         ) from error
-    return target
 
 
 def render(

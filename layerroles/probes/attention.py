@@ -26,7 +26,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.engine import encode_scored
 from layerroles.errors import InputError
-from layerroles.models import check_sites, encode, prepared
+from layerroles.models import check_sites, check_weights, encode, prepared
 from layerroles.probes.base import Batch, Probe, register
 from layerroles.probes.chunked import read_patterns
 from layerroles.sites import Site
@@ -76,7 +76,8 @@ class Attention(Probe):
             if start + pattern.shape[2] == n:
                 answering = pattern[:, :, -1].float()
                 by_layer[layer] = {
-                    name: (answering * mask[:, None]).sum(-1) for name, mask in masks.items()
+                    name: (answering * mask[:, None].to(answering.device)).sum(-1)
+                    for name, mask in masks.items()
                 } | {"entropy": torch.special.entr(answering).sum(-1)}
 
         read_patterns(model, batch.tokens, batch.attended, note_answering)
@@ -130,6 +131,7 @@ def head_patterns(
         sites = ", ".join(map(str, heads)) or "none"
         raise InputError(f"patterns are of heads, such as Site(3, 'head', 7), not of {sites}")
     check_sites(model, list(heads))
+    check_weights(model)
     ids = encode(model, text)
     if not 0 < len(ids) <= model.cfg.n_ctx:
         raise InputError(f"a text of {len(ids)} tokens: patterns need 1 to {model.cfg.n_ctx}")

@@ -23,7 +23,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from layerroles.ablations import INTACT, Condition, Prompt, ablated, as_condition, pad_left
 from layerroles.engine import encode_scored
 from layerroles.errors import InputError
-from layerroles.models import check_weights, forward, prepared
+from layerroles.models import can_batch, check_weights, forward, prepared
 from layerroles.registry import Registry
 from layerroles.tasks import Example, Task, as_tasks
 
@@ -193,8 +193,9 @@ def make_batches(model: TransformerBridge, examples: Sequence[Example]) -> Itera
         (_find_answering(model, example) for example in examples),
         key=lambda position: len(position.tokens),
     )
-    for start in range(0, len(positions), _BATCH):
-        together = positions[start : start + _BATCH]
+    size = _BATCH if can_batch(model) else 1
+    for start in range(0, len(positions), size):
+        together = positions[start : start + size]
         yield Batch(
             [position.example for position in together],
             *pad_left([position.tokens for position in together], model),

@@ -41,7 +41,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from layerroles.ablations import Prompt, pad_left
 from layerroles.engine import Decoding, Stops, Written, choose_greedy, encode_written
 from layerroles.errors import InputError
-from layerroles.models import prepared, with_float64
+from layerroles.models import check_weights, prepared, with_float64
 from layerroles.probes.base import Batch, Probe, register
 from layerroles.probes.chunked import read_patterns
 from layerroles.tasks import Example
@@ -110,9 +110,11 @@ class HeadScores(Probe):
             A frame as from `measure`, with task `repeated_tokens` and family `language`.
 
         Raises:
-            InputError: `limit` is below 1, or `length` is below 2, above half the model's context
-                length, or above the number of tokens in its vocabulary that are not special.
+            InputError: the model has no weights, `limit` is below 1, or `length` is below 2, above
+                half the model's context length, or above the number of tokens in its vocabulary
+                that are not special.
         """
+        check_weights(model)
         special = set(prepared(model).tokenizer.all_special_ids)
         plain = torch.tensor([n for n in range(model.cfg.d_vocab) if n not in special])
         most = min(model.cfg.n_ctx // 2, len(plain))
@@ -212,22 +214,20 @@ class RetrievalScore(Probe):
 
     def rows(self, model: TransformerBridge, batch: Batch) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield a row for each layer and head, for each example that has evidence."""
-        all_requests = [
-            _make_request(model, example, self.max_gen_toks) for example in batch.examples
-        ]
-        with_evidence = [place for place, request in enumerate(all_requests) if request.evidence]
-        if not with_evidence:
+        requests = [_make_request(model, example, self.max_gen_toks) for example in batch.examples]
+        if not any(request.evidence for request in requests):
             return
-        requests = [all_requests[place] for place in with_evidence]
+        # A condition knows the prompts of the whole batch, so that all of its rows are run.
         copied, ids = _write_and_watch(model, requests)
-        for row, place in enumerate(with_evidence):
-            evidence = requests[row].evidence or ()
-            needle = [requests[row].context[position] for position in evidence]
+        for row, (example, request) in enumerate(zip(batch.examples, requests, strict=True)):
+            if not request.evidence:
+                continue
+            needle = [request.context[position] for position in request.evidence]
             recall = sum(token in ids[row] for token in needle) / len(needle)
             for layer, layer_copied in copied.items():
                 for head, count in enumerate(layer_copied[row].sum(-1).tolist()):
                     yield (
-                        batch.examples[place].id,
+                        example.id,
                         {
                             "layer": layer,
                             "head": head,
@@ -278,7 +278,8 @@ def _write_and_watch(
         hits = evidence & (tokens == decoding.last[:, None]) & writing[:, None]  # [row pos]
         for layer, column in most_attended.items():
             is_attended = torch.nn.functional.one_hot(column, columns.shape[1])[..., :n].bool()
-            copied[layer] = copied.get(layer, False) | (is_attended & hits[:, None])
+            is_copied = is_attended.to(hits.device) & hits[:, None]
+            copied[layer] = copied.get(layer, False) | is_copied
         if is_done:
             break
         new = decoding.last[:, None]

@@ -30,7 +30,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations import INTACT, Condition, Prompt, ablated, as_condition
 from layerroles.errors import InputError
-from layerroles.models import encode, forward, prepared
+from layerroles.models import check_weights, encode, forward, prepared
 from layerroles.probes.base import Batch, Probe, call_at_hooks, register
 from layerroles.probes.streams import Place, kl_divergence, list_places, read_out, record_streams
 
@@ -106,11 +106,13 @@ class Lens(Probe):
             of the text's next token, NaN at the last position.
 
         Raises:
-            InputError: no text, an empty text, a text longer than the model's context, a lens of
-                another model, or a condition that cannot be applied to the model.
+            InputError: no text, an empty text, a text longer than the model's context, a model
+                without weights, a lens of another model, or a condition that cannot be applied to
+                the model.
         """
         if isinstance(texts, str) or not texts or not all(texts):
             raise InputError("a lens reads a list of texts, none of them empty")
+        check_weights(model)
         self.check(model)
         condition = INTACT if condition is None else as_condition(condition)
         columns = {"probe": self.name, "model": prepared(model).name, "condition": condition.name}
@@ -174,6 +176,10 @@ class Lens(Probe):
         """
         final_logprobs = final.float().log_softmax(-1)
         for place, logits in self.readings(model, streams):
+            # The parts of a model may lie on several devices.
+            final, final_logprobs, targets = (
+                tensor.to(logits.device) for tensor in (final, final_logprobs, targets)
+            )
             logprobs = logits.float().log_softmax(-1)
             target_logprobs = logprobs.gather(-1, targets[:, None])
             yield (

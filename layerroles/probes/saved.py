@@ -10,7 +10,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations import INTACT, Condition, as_condition
 from layerroles.errors import InputError
-from layerroles.models import Provenance, provenance
+from layerroles.models import Provenance, first_difference, provenance
 from layerroles.probes.base import Probe
 from layerroles.tasks import Task, as_tasks
 
@@ -35,18 +35,19 @@ def measure_into(
 
     Raises:
         InputError: `Probe.measure` raises it, the folder cannot be written, or it holds a run of a
-            model with other weights.
+            model with other weights or another configuration.
 
     Example:
         lens = lr.probes.measure_into("runs/first", lr.probes.LogitLens(), model, tasks, limit=8)
     """
     model_provenance, tasks = provenance(model), as_tasks(tasks)
-    _refuse_other_weights(Path(run), model_provenance)
+    _refuse_other_model(Path(run), model_provenance)
     condition = INTACT if condition is None else as_condition(condition)
     request = {
         "probe": repr(probe),
         "weights": model_provenance.weights,
         "dtype": model_provenance.dtype,
+        "config": model_provenance.config,
         "condition": [condition.name, condition.hash],
         "tasks": {task.label: task.fingerprint(limit, seed) for task in tasks},
     }
@@ -87,7 +88,7 @@ def read_saved(run: str | Path, *, condition: str | None = "intact") -> list[pd.
     return [frame for frame in frames if condition is None or _condition_name(frame) == condition]
 
 
-def _refuse_other_weights(run: Path, known: Provenance) -> None:
+def _refuse_other_model(run: Path, known: Provenance) -> None:
     try:
         saved_model = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["model"]
         weights, name = saved_model["weights"], saved_model["name"]
@@ -97,6 +98,11 @@ def _refuse_other_weights(run: Path, known: Provenance) -> None:
         raise InputError(
             f"run folder {str(run)!r} is of another model: its weights are {weights!r} (model "
             f"{name!r}), and those of {known.name!r} are {known.weights!r}; use another folder"
+        )
+    if (differing := first_difference(saved_model.get("config", {}), known.config)) is not None:
+        raise InputError(
+            f"run folder {str(run)!r} is of a model with another configuration: {differing!r} of "
+            f"{name!r} differs from that of {known.name!r}; use another folder"
         )
 
 

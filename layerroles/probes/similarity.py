@@ -80,7 +80,7 @@ class Similarity(Probe):
                 for row, row_mask in enumerate(piece_mask):
                     if row_mask.any():
                         sums[:, row] += _measure_changes(
-                            [stream[row, row_mask] for stream in streams]
+                            [stream[row, row_mask.to(stream.device)] for stream in streams]
                         )
                 streams.clear()
 

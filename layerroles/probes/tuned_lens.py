@@ -30,7 +30,14 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.errors import InputError
-from layerroles.models import prepared, provenance, tensor_bytes, weights_stamp
+from layerroles.models import (
+    behaviour_config,
+    first_difference,
+    prepared,
+    provenance,
+    tensor_bytes,
+    weights_stamp,
+)
 from layerroles.probes.base import register
 from layerroles.probes.lens import Lens
 from layerroles.probes.streams import Place
@@ -55,6 +62,7 @@ class Trained:
             lens may be trained on too little.
         fit: the training settings.
         versions: versions of the packages used.
+        config: the model's configuration values, as in `Provenance`; empty in older files.
     """
 
     model: str
@@ -66,6 +74,7 @@ class Trained:
     n_parameters: int
     fit: Fit
     versions: dict[str, str]
+    config: dict[str, Any] = field(default_factory=dict)
 
 
 @register("tuned_lens")
@@ -145,6 +154,7 @@ class TunedLens(Lens):
             n_parameters=trained_maps.n_parameters,
             fit=fit_options,
             versions=model_provenance.versions,
+            config=model_provenance.config,
         )
         return cls(trained_maps.maps, trained_maps.shifts, trained)
 
@@ -197,10 +207,10 @@ class TunedLens(Lens):
             raise InputError(f"tuned lens {str(path)!r} cannot be read: {error}") from error
 
     def check(self, model: TransformerBridge) -> None:
-        """Check that the lens can be used on a model and was trained on its weights.
+        """Check that the lens can be used on a model and was trained on it.
 
         Raises:
-            InputError: the lens was trained on other weights.
+            InputError: the lens was trained on other weights or with another configuration.
         """
         super().check(model)
         now = _weights(model)
@@ -210,6 +220,11 @@ class TunedLens(Lens):
                 f"weights {self.trained.weights}), not on {prepared(model).name} "
                 f"({str(model.cfg.dtype).removeprefix('torch.')}, weights {now}): "
                 f"fit one for this model"
+            )
+        if differing := first_difference(self.trained.config, behaviour_config(model)):
+            raise InputError(
+                f"the tuned lens was trained on {self.trained.model} with another {differing} in "
+                f"its configuration: fit one for this model"
             )
 
     def translated(

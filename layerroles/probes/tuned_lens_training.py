@@ -26,7 +26,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations import pad_left
 from layerroles.errors import InputError
-from layerroles.models import encode
+from layerroles.models import check_weights, encode
 from layerroles.probes.streams import Place, kl_divergence, list_places, read_out, read_streams
 from layerroles.progress import show_progress
 
@@ -86,11 +86,14 @@ def train_maps(model: TransformerBridge, texts: Sequence[str], fit: Fit) -> Maps
     """Train a map for each depth; log a warning if a map has more parameters than training tokens.
 
     Raises:
-        InputError: no text of two tokens or more, or a model that no lens can read.
+        InputError: no text of two tokens or more, or a model without weights, or that no lens can
+            read.
     """
     if isinstance(texts, str):
         raise InputError("a tuned lens is trained on a list of texts, not on one string")
-    rows = [row for row in (encode(model, text)[:_LENGTH] for text in texts) if len(row) > 1]
+    check_weights(model)
+    length = min(_LENGTH, model.cfg.n_ctx)
+    rows = [row for row in (encode(model, text)[:length] for text in texts) if len(row) > 1]
     if not rows:
         raise InputError(f"none of the {len(texts)} texts has two tokens or more to train on")
     size = model.cfg.d_model

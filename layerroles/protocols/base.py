@@ -13,7 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.engine import Engine, Scored, Written
 from layerroles.errors import InputError
-from layerroles.protocols.turns import Turn, apply_template
+from layerroles.protocols.turns import Turn, apply_template, strip_cue
 from layerroles.registry import Registry, label_of, read_label
 from layerroles.tasks import Example, Task
 
@@ -130,7 +130,7 @@ class Protocol(ABC):
         if context is None:
             context = self.context(example)
         # The question comes last; the text that asks for its answer may differ.
-        question_start = context.rfind(example.prompt.removesuffix("Answer:").rstrip())
+        question_start = context.rfind(strip_cue(example.prompt))
         if question_start < 0:
             return None
         return [(question_start + start, question_start + end) for start, end in example.evidence]
@@ -138,6 +138,13 @@ class Protocol(ABC):
     @abstractmethod
     def chance(self, examples: Sequence[Example]) -> float | None:
         """Return the mean score of guessing; None if undefined, or measured with `guess_score`."""
+
+    def chooses(self, examples: Sequence[Example]) -> bool:
+        """Return whether an answer is one of the choices, of which exactly one scores 1.
+
+        Then chance is measured where a way of choosing unread beats the stated one (`best_choice`).
+        """
+        return False
 
     def guess_score(self, task: Task, example: Example, text: str) -> float:
         """Return the score of `text` as the answer to an example.

@@ -62,12 +62,14 @@ class ChainLogprob(LikelihoodProtocol):
         return split_steps(example.solution)
 
     def pairs(self, example: Example, context: str, *, chat: bool) -> list[tuple[str, str]]:
-        """Return (context, step) for each step; the context includes the steps before it."""
-        first, *rest = (text for _, text in super().pairs(example, context, chat=chat))
-        pairs = [(context, first)]
-        for text in rest:
-            pairs.append(("".join(pairs[-1]), text))
-        return pairs
+        """Return (context, step) for each step; the context includes the steps before it.
+
+        With `chat`, only the first step loses its leading space: the others continue a reply.
+        """
+        steps = self.continuations(example)
+        if chat:
+            steps[0] = steps[0].removeprefix(" ")
+        return [(context + "".join(steps[:place]), step) for place, step in enumerate(steps)]
 
     def judge(self, example: Example, scores: list[Score]) -> Answer:
         """Score an example by the log-likelihood of its whole solution, in nats per token.

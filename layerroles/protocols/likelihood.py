@@ -17,7 +17,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from layerroles.engine import Engine, Score, Scored, encode_scored
 from layerroles.errors import InputError
 from layerroles.protocols.base import Answer, Asked, Protocol, Unit, check_choices, register
-from layerroles.protocols.turns import Turn, join_turns, turns_with_answers
+from layerroles.protocols.turns import Turn, join_turns, strip_cue, turns_with_answers
 from layerroles.tasks import Example, Task, check_one_of
 
 NORMS = ("sum", "token", "byte", "unconditional")
@@ -80,6 +80,10 @@ class ChoiceProtocol(LikelihoodProtocol):
     def chance(self, examples: Sequence[Example]) -> float | None:
         """Return the mean over examples of 1/k, where k is the number of choices."""
         return sum(1 / len(example.choices) for example in examples) / len(examples)
+
+    def chooses(self, examples: Sequence[Example]) -> bool:
+        """Return True."""
+        return True
 
     def compared(self, example: Example, scores: list[Score]) -> list[float]:
         """Return the number by which each choice is compared; the choice with the largest wins.
@@ -390,7 +394,7 @@ def make_measurement(score: float, scores: Sequence[Score], details: Mapping[str
 
 def _list_under_letters(example: Example) -> str:
     # A prompt may already ask for its answer ("Answer:"); the choices come before that.
-    question = example.prompt.removesuffix("Answer:").rstrip()
+    question = strip_cue(example.prompt)
     lines = [
         f"{letter}. {choice}"
         for letter, choice in zip(ascii_uppercase, example.choices, strict=False)

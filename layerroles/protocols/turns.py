@@ -8,6 +8,7 @@ is scored or generated. If a chat model thinks first, only the text after `</thi
     1 + 1 = 2
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -19,6 +20,9 @@ from layerroles.tasks import Example
 
 # Some templates state the date; a run resumed on another day must send the same prompts.
 _DAY = "01 Jan 2025"
+# How the wordings of `tasks.wordings` ask for the answer. "Copy of the text:" is not among them, so
+# that the default prompts stay what they are.
+_CUE = re.compile(r"(?:Answer|\n(?:A|Solution|Result|Repeated|Duplicate)):\Z")
 _OPEN, _CLOSED = "<think>", "</think>"
 
 
@@ -67,6 +71,18 @@ def join_turns(turns: Sequence[Turn]) -> str:
         seam = "" if not text else " " if turn.role == "assistant" else "\n\n"
         text += seam + turn.text
     return text
+
+
+def strip_cue(prompt: str) -> str:
+    r"""Return a prompt without the text at its end that only asks for the answer, such as `A:`.
+
+    "Answer:" is such a text anywhere; others (see `_CUE`) are one only on a line of their own.
+
+    Example:
+        >>> strip_cue("Q: What is 2 + 2?\nA:"), strip_cue("2 + 2 =")
+        ('Q: What is 2 + 2?', '2 + 2 =')
+    """
+    return _CUE.sub("", prompt).rstrip()
 
 
 def apply_template(model: TransformerBridge, turns: Sequence[Turn]) -> str:

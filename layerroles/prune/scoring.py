@@ -23,7 +23,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from layerroles.ablations import INTACT, Condition
 from layerroles.engine import Engine
 from layerroles.errors import InputError
-from layerroles.models import provenance
+from layerroles.models import first_difference, provenance
 from layerroles.probes import Similarity, measure_into
 from layerroles.registry import describe_unknown
 from layerroles.results import SweepResult, check_result, records
@@ -231,8 +231,7 @@ def select_singles(
     Only the rows of `tasks` under `protocols` are returned.
 
     Raises:
-        InputError: the sweep is of a model with other weights, or lacks a task, a protocol or a
-            layer.
+        InputError: the sweep is of another model, or lacks a task, a protocol or a layer.
     """
     check_result(result)
     source, model_source = result.manifest.get("model", {}), provenance(model)
@@ -241,6 +240,8 @@ def select_singles(
             f"singles is a sweep of {source.get('name', 'another model')!r} with other weights "
             f"than those of {model_source.name!r}"
         )
+    if (differing := first_difference(source.get("config", {}), model_source.config)) is not None:
+        raise InputError(f"singles is a sweep of a model with another {differing} in its config")
     frame = result.frame
     for column, names in (("task", [task.label for task in tasks]), ("protocol", protocols)):
         available = list(dict.fromkeys(frame[column]))

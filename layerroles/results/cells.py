@@ -45,6 +45,7 @@ class Cell:
             not independent); examples in no cluster are left out.
         looks: the numbers of questions after which the sweep looks at its results; the intervals of
             the cell are valid at all of these looks together.
+        random_choice: the mean score of a random choice; 0 where answers are not chosen.
     """
 
     task: str
@@ -60,6 +61,7 @@ class Cell:
     guesses: Mapping[str, float] = field(default_factory=dict)
     clusters: Mapping[str, str] = field(default_factory=dict)
     looks: stats.Looks = field(default_factory=stats.Looks)
+    random_choice: float = 0.0
 
     @functools.cached_property
     def scores(self) -> pd.DataFrame:
@@ -168,8 +170,8 @@ class Cell:
             weights: the weight of each condition, by name.
             examples: the examples to use; None for all.
             level: the confidence level that the intervals of all looks of the sweep have together.
-            guessed: if false and the cell has `guesses`, chance is taken to be 0, so the skill is
-                the whole score.
+            guessed: if false and the cell has `guesses`, chance is taken to be `random_choice`, so
+                the skill of an answer that is not chosen is the whole score.
         """
         values, rows, columns = self._array
         columns_used = (
@@ -190,7 +192,7 @@ class Cell:
         if not stats.is_above(intact, chance, clusters=clusters, level=self.looks.level(n_asked)):
             return stats.NO_CONTRAST
         if self.guesses and not guessed:
-            chance = np.zeros(len(intact))
+            chance = np.full(len(intact), self.random_choice)
         w = np.array(list(weights.values()))
         possible = []
         if self.unit == "accuracy" and stats.is_binary(intact, ablated):
@@ -343,6 +345,7 @@ def make_cells(frame: pd.DataFrame, manifest: dict[str, Any], examples: pd.DataF
                 guesses=guesses,
                 clusters=clusters,
                 looks=stats.Looks(tuple(manifest.get("looks", {}).get(task, ()))),
+                random_choice=float(cell.get("random_choice", 0.0)),
             )
         )
     return cells

@@ -115,7 +115,7 @@ def compare(a: SweepResult, b: SweepResult) -> Comparison:
         check_result(run)
     matches, unmatched = match(a, b)
     rows = [_comparison_row(matched, names) for matched in matches for names in matched.conditions]
-    frame = pd.DataFrame(rows, columns=[*COLUMNS, "gained", "lost", "sd", "design"])
+    frame = pd.DataFrame(rows, columns=[*COLUMNS, "gained", "lost", "sd", "design", "looks"])
     if not (frame["n"] > 0).any():
         raise InputError(f"the two runs have nothing to compare: {'; '.join(unmatched)}")
     frame = frame.astype({"layer": "Int64", "head": "Int64", "n": int})
@@ -374,6 +374,10 @@ def _comparison_row(match: Match, names: tuple[str, str]) -> dict[str, Any]:
         "lost": int((change < 0).sum()),
         "sd": None if binary else effects.standard_deviation(change),
         "design": effects.measure_design_effect(change, clusters),
+        "looks": max(
+            effects.count_looks_as_tests(cell, cell.n_asked([name]))
+            for cell, name in zip((one, two), names, strict=True)
+        ),
     }
 
 

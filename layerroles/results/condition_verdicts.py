@@ -2,13 +2,13 @@
 
 A family's harm is the mean of the harms in its tasks with skill above chance. A verdict is decided
 once the whole interval of the harm lies in one region (see `results.verdict_thresholds`). A
-condition that ablates one whole layer at all positions may be critical only because the layer
-writes the attention sink, at the first token. If the sweep has the same ablation `after_first`,
-which leaves the first token as it is, the verdict on such a layer is "sink". The `after_first`
-condition may be deferred: questions are asked under it only if the layer is critical when it is
-ablated at all positions. A sweep with `until` looks at its results several times and asks no
-further questions under a condition once the verdict on it, or the claims that depend on it, are
-decided.
+condition that ablates one whole layer or one head at all positions may be critical only because the
+layer writes the attention sink, at the first token. If the sweep has the same ablation
+`after_first`, which leaves the first token as it is, the verdict on such a layer or head is "sink".
+The `after_first` condition of a layer may be deferred: questions are asked under it only if the
+layer is critical when it is ablated at all positions. A sweep with `until` looks at its results
+several times and asks no further questions under a condition once the verdict on it, or the claims
+that depend on it, are decided.
 """
 
 import json
@@ -45,7 +45,7 @@ class Decision:
         cells: the family's cells (tasks under the protocol) with skill; empty if there are none.
         harm: the mean harm over the cells; its interval has the level of `verdict_levels`.
         kept: the name of the condition with the same ablation `after_first`, which shows whether
-            the layer is a sink; None if the sweep has none.
+            the layer or head is a sink; None if the sweep has none.
         is_deferred: whether questions are asked under `kept` only if the layer is critical.
         spared: the mean harm under `kept`; unknown if `harm` is not critical or no questions were
             asked under `kept`.
@@ -142,8 +142,9 @@ def decisions_of(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> list[Dec
         manifest: the manifest of the run.
     """
     entries = manifest.get("conditions", [])
-    kept = {at_all: after_first for after_first, at_all in _pairs_by_name(entries).items()}
-    deferred = set(kept.values()) if manifest.get("only_needed") else set()
+    pairs = _pairs_by_name(entries) | _pairs_by_name(entries, "head")
+    kept = {at_all: after_first for after_first, at_all in pairs.items()}
+    deferred = set(_pairs_by_name(entries)) if manifest.get("only_needed") else set()
     level_of = verdict_levels(manifest)
     together: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
@@ -237,8 +238,8 @@ def describe_decisions(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> st
         return text
     if manifest["until"]["simultaneous"]:
         return (
-            f"{text}; those of one ablation in a family are all right with probability "
-            f"{1 - error:g} or more"
+            f"{text}; those of one ablation of the same parts at the same positions, in one family "
+            f"under one protocol, are all right with probability {1 - error:g} or more"
         )
     expected_wrong = min(len(decisions) * error, len(decided))
     return f"{text}; at most {expected_wrong:.1f} of them are expected to be wrong"
@@ -267,8 +268,9 @@ def verdict_levels(manifest: Mapping[str, Any]) -> dict[str, float]:
     """Map each condition's name to the confidence level of the harm interval of its verdict.
 
     It is `1 - Decided.error`; with `Decided.simultaneous`, the error is divided by the number of
-    conditions of the same ablation, `at` and parts. The map is empty for a sweep without `until`;
-    the level is then 95%.
+    conditions of the same ablation, `at` and parts, so it bounds the probability that any of their
+    verdicts in one family under one protocol is wrong. The map is empty for a sweep without
+    `until`; the level is then 95%.
     """
     until = manifest.get("until")
     if not until:
@@ -335,19 +337,22 @@ def ablations_asked(conditions: Sequence[Mapping[str, Any]], plan: Mapping[str, 
     return [kind for kind in kinds if kind != INTACT]
 
 
-def _pairs_by_name(conditions: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Map deferred conditions to those that they wait for, by name; see `find_waiting`."""
-    layers = [entry for entry in conditions if _is_one_layer(entry)]
-    at_all = {_content(entry): str(entry["name"]) for entry in layers if entry["at"] == "all"}
+def _pairs_by_name(conditions: Sequence[Mapping[str, Any]], part: str = "block") -> dict[str, str]:
+    """Map conditions `after_first` to the same ablation at all positions, by name.
+
+    Args:
+        conditions: entries of a manifest.
+        part: only conditions that ablate one such part: a `"block"` (whole layer) or a `"head"`.
+    """
+    places = [
+        entry for entry in conditions if (entry.get("parts"), len(entry["sites"])) == ([part], 1)
+    ]
+    at_all = {_content(entry): str(entry["name"]) for entry in places if entry["at"] == "all"}
     return {
         str(entry["name"]): at_all[_content(entry)]
-        for entry in layers
+        for entry in places
         if entry["at"] == AFTER_FIRST and _content(entry) in at_all
     }
-
-
-def _is_one_layer(condition: Mapping[str, Any]) -> bool:
-    return (condition.get("parts"), len(condition["sites"])) == (["block"], 1)
 
 
 def _content(condition: Mapping[str, Any]) -> str:

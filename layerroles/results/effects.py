@@ -5,6 +5,7 @@ A row of the table is one condition in one task and protocol. If a run has one a
 settings, labels such as `clip[length=0.25]` distinguish them.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -39,16 +40,19 @@ def tabulate_effects(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> pd.D
         for about in cell.conditions.to_dict("records")
     ]
     # The last columns are only needed to compute `detectable`.
-    frame = pd.DataFrame(rows, columns=[*CONDITION, *CELL, *NUMBERS, "gained", "sd", "design"])
+    frame = pd.DataFrame(
+        rows, columns=[*CONDITION, *CELL, *NUMBERS, "gained", "sd", "design", "looks"]
+    )
     frame = frame.astype(
         {"layer": "Int64", "head": "Int64", "n": int, "n_failed": int, "n_changed": int}
     )
     frame[["p_adjusted", "detectable"]] = np.nan
     planned = _count_planned(manifest)
     for (ablation, at, part, *_), family in frame.groupby(FAMILY, sort=False):
-        n_more = planned[ablation, at, part] - len(family)
+        n_single = int((~family["site"].str.contains("+", regex=False)).sum())
+        n_more = max(0, planned[ablation, at, part] - n_single)
         frame.loc[family.index, "p_adjusted"] = adjust_p(family["p"], part, n_more)
-        frame.loc[family.index, "detectable"] = _find_detectable_drops(family)
+        frame.loc[family.index, "detectable"] = _find_detectable_drops(family, n_more)
     return frame[[*CONDITION, *CELL, *NUMBERS]]
 
 
@@ -95,6 +99,7 @@ def _row(cell: Cell, about: dict[Any, Any], harm_level: float) -> dict[str, Any]
         "gained": int((change > 0).sum()) if binary else None,
         "sd": None if binary else standard_deviation(change),
         "design": measure_design_effect(change, clusters),
+        "looks": count_looks_as_tests(cell, n_asked),
     }
 
 
@@ -118,10 +123,11 @@ def _format_columns(cell: Cell, name: str) -> dict[str, float]:
     }
 
 
-def _find_detectable_drops(family: pd.DataFrame) -> list[float]:
+def _find_detectable_drops(family: pd.DataFrame, n_more: int) -> list[float]:
     binary = family[family["gained"].notna()]
     pairs = int(binary["n"].sum())
-    return find_detectable(family, float(binary["gained"].sum()) / pairs if pairs else 0.0)
+    background = float(binary["gained"].sum()) / pairs if pairs else 0.0
+    return find_detectable(family, background, n_more)
 
 
 def tabulate_intact(cells: Sequence[Cell]) -> pd.DataFrame:
@@ -174,7 +180,7 @@ def adjust_p(p: "pd.Series[float]", part: str, n_more: int = 0) -> Float[np.ndar
             those of layers that were not ablated `after_first`; each counts as p = 1.
     """
     correct = stats.benjamini_hochberg if part in _MANY else stats.holm
-    padded = np.concatenate([p.to_numpy(float), np.ones(max(0, n_more))])
+    padded = np.concatenate([p.to_numpy(float), np.ones(n_more)])
     return correct(padded)[: len(p)]
 
 
@@ -251,27 +257,37 @@ def score_interval(
     return stats.clustered(interval, scores, clusters, (0.0, 1.0), level=level)
 
 
-def find_detectable(family: pd.DataFrame, background: float) -> list[float]:
+def count_looks_as_tests(cell: Cell, n_asked: int) -> float:
+    """Return the factor by which looks raise a p value from `n_asked` questions; 1 without looks.
+
+    A test at a look is as strict as one that is corrected for this many tests (`Looks.adjust_p`).
+    """
+    small_p = 1e-9
+    return cell.looks.adjust_p(small_p, n_asked) / small_p
+
+
+def find_detectable(family: pd.DataFrame, background: float, n_more: int = 0) -> list[float]:
     """Return, for each row, the smallest drop that its test finds with 80% power.
 
     Args:
         family: rows whose p values are corrected together, with the columns `p`, `n`, `design` (the
-            design effect; `n` is divided by its mean) and `sd` (of the paired differences; NaN for
-            0/1 scores).
+            design effect; `n` is divided by its mean), `sd` (of the paired differences; NaN for
+            0/1 scores) and `looks` (from `count_looks_as_tests`).
         background: the share of answers that become right by chance (see
             `stats.minimum_detectable`); raised to `stats.LEAST_BACKGROUND` if it is lower.
+        n_more: as in `adjust_p`.
 
     Returns:
         Drops in the unit of the score; NaN where no drop would be found.
     """
-    tests = int(family["p"].notna().sum())
+    tests = int(family["p"].notna().sum()) + n_more
     background = max(stats.LEAST_BACKGROUND, background)
     deff = float(family["design"].mean())
     return [
-        stats.minimum_detectable(int(n / deff), tests, background)
+        stats.minimum_detectable(int(n / deff), math.ceil(tests * looks), background)
         if np.isnan(sd)
-        else stats.minimum_detectable_mean(int(n / deff), sd, tests)
-        for n, sd in family[["n", "sd"]].to_numpy(float).tolist()
+        else stats.minimum_detectable_mean(int(n / deff), sd, math.ceil(tests * looks))
+        for n, sd, looks in family[["n", "sd", "looks"]].to_numpy(float).tolist()
     ]
 
 

@@ -156,8 +156,8 @@ class SweepResult:
         conditions of one ablation, `at` and part in one task and protocol: by Holm, or by Benjamini
         and Hochberg over heads and key/value groups. Layers that were not ablated `after_first`,
         since they are not critical at all positions, count as tests too. `detectable` is the
-        smallest drop that `n` examples show with 80% power after that correction
-        (`stats.minimum_detectable`).
+        smallest drop that `n` examples show with 80% power after these corrections, that for looks
+        included (`stats.minimum_detectable`).
 
         `n_changed` counts the examples for which an edit changed a write (what a site adds to the
         residual stream): 0, for example, if an ablation acts on generated tokens and the answer is
@@ -205,10 +205,19 @@ class SweepResult:
         questions under a condition once its verdict is decided. The estimated harms of such
         conditions are biased away from 0 (docs/statistics.md says by how much).
 
+        The part of some conditions (`result["skip L0"]`) has their verdicts in the whole result:
+        whether a layer is a sink is judged by its ablation `after_first`, in the part or not.
+
         Example:
             result.decisions().value_counts(["family", "protocol", "verdict"])
         """
-        return tabulate_decisions(self._cells, self.manifest, interim=bool(self.interim))
+        # The whole result has the conditions `after_first` that tell sinks.
+        keys = {(cell.task, cell.protocol) for cell in self._cells}
+        whole = self._whole or self
+        cells = [cell for cell in whole._cells if (cell.task, cell.protocol) in keys]
+        table = tabulate_decisions(cells, self.manifest, interim=bool(self.interim))
+        is_own = table["condition"].isin(self.frame["condition"])
+        return table[is_own].reset_index(drop=True)
 
     def agreement(self) -> pd.DataFrame:
         """Correlate effects over sites between two ways of asking the same questions.

@@ -3,6 +3,8 @@
 Questions are compared one by one, between two cells; a cell is one task under one protocol. The
 number for each layer is its harm with the context minus that without, minus the mean of this change
 over layers. The claim holds if any layer changes, so the intervals are simultaneous over layers.
+Where conditions with the first token kept (`after_first`) were swept, the same layer has to change
+under these too. Only a layer that was ablated so in both cells can show that.
 """
 
 import math
@@ -98,11 +100,18 @@ def _find_changes(kinds: Sequence[AblationKind], pair: CellPair) -> list[Finding
             -1 if all(changes.sign < 0 for changes in changes_at) else int(bool(layers) and agrees)
         )
         undecided = not sign and not layers
+        # Changed layers that were not ablated with the first token kept.
+        lacking = {layer for layer, _ in changes_at[0].shown} & changes_at[-1].not_asked
+        lacks_kept = undecided and (
+            bool(lacking) or (changes_at[0].known and not changes_at[-1].known)
+        )
         open_changes = [changes for changes in changes_at if not changes.sign]
         one_side = all(changes.sign > 0 for changes in changes_at)  # of different layers so far
         is_near = undecided and any(changes.is_near for changes in changes_at)
         words = [changes_at[0].words]
-        if len({changes.sign for changes in changes_at}) > 1:
+        if lacking:
+            words.append(f"not asked with the first token kept: {format_layers(sorted(lacking))}")
+        elif len({changes.sign for changes in changes_at}) > 1:
             words.append(f"with the first token kept {changes_at[1].words}")
         if layers and not agrees:
             words.append("not of a layer that another kind shows to change so")
@@ -113,11 +122,11 @@ def _find_changes(kinds: Sequence[AblationKind], pair: CellPair) -> list[Finding
                 sign,
                 f"{kind.ablation}: {', '.join(words)}",
                 _records(kind, changes_at[0], pair),
-                open_changes[0].needed if open_changes and not sign else math.nan,
+                open_changes[0].needed if open_changes and not sign and not lacking else math.nan,
                 is_open=undecided and not is_near and (bool(open_changes) or one_side),
                 asks_kept=undecided and changes_at[0].sign != 0,
                 disagrees=bool(layers) and not agrees,
-                lacks_kept=undecided and changes_at[0].known and not changes_at[-1].known,
+                lacks_kept=lacks_kept,
                 is_near=is_near,
             )
         )
@@ -170,6 +179,10 @@ class _Changes:
             for layer, name in names.items()
             if name is not None and name in other_conditions
         }
+        # `Harms.condition` gives the condition at all positions for layers that are not critical.
+        self.not_asked = {
+            layer for layer, name in by_layer.items() if pair.one.conditions.at[name, "at"] != at
+        }
         share = 1 / max(1, len(by_layer))
 
         def beyond(layer: int, level: float = stats.LEVEL) -> stats.Contrast:
@@ -195,13 +208,18 @@ class _Changes:
         """Pairs (layer, sign) of the layers whose harm is shown to change from cell one to two.
 
         The sign is 1 if the interval of the change lies above `SMALLEST`, -1 if it lies below its
-        negative. Intervals are simultaneous over layers. Empty unless all layers were measured.
+        negative. Intervals are simultaneous over layers. Layers of `not_asked` are left out. Empty
+        unless all layers were measured.
         """
         sides = {
             layer: int(change.interval.low > SMALLEST) - int(change.interval.high < -SMALLEST)
             for layer, change in self._simultaneous.items()
         }
-        return frozenset(item for item in sides.items() if item[1] and self.known)
+        return frozenset(
+            (layer, side)
+            for layer, side in sides.items()
+            if side and self.known and layer not in self.not_asked
+        )
 
     @property
     def sign(self) -> int:

@@ -58,7 +58,7 @@ def _compare_robustness(
 ) -> Finding:
     """Return the finding of one kind on whether the model is more robust than its base.
 
-    The finding has sign 0 if that ablation differs between the two runs.
+    The finding has sign 0 if that ablation or the number of layers differs between the two runs.
 
     Args:
         kind: the kind of ablation, in this model's run.
@@ -79,6 +79,12 @@ def _compare_robustness(
         of_base = Harms(base, kind.ablation, harms.at)
     except InputError as error:  # swept elsewhere, or at several settings
         text = f"{kind.ablation}: not compared, in the base's run {error}"
+        return Finding(kind.ablation, kind.mechanism, 0, text)
+    if of_base.n_layers != harms.n_layers:
+        text = (
+            f"{kind.ablation}: not compared, the base has {of_base.n_layers} layers and this model "
+            f"{harms.n_layers}"
+        )
         return Finding(kind.ablation, kind.mechanism, 0, text)
 
     def measured(at: str) -> stats.Contrast:

@@ -176,7 +176,8 @@ def _read_profiles(name: str, frame: pd.DataFrame) -> Iterator[_Profile]:
 
 
 def _pivot(frame: pd.DataFrame, places: list[str], measure: str) -> pd.DataFrame:
-    return frame.pivot_table(index=_KEY, columns=places, values=measure, dropna=False)
+    means = frame.groupby([*_KEY, *places], observed=True)[measure].mean()
+    return means.unstack(places).sort_index(axis=1)
 
 
 def _label_places(values: pd.DataFrame) -> pd.DataFrame:

@@ -233,6 +233,8 @@ def difference(
 ) -> IntervalEstimate:
     """Return the second estimate minus the first, with an interval combined from both intervals.
 
+    The interval is unknown (NaN) if a bound of one of the two is NaN or infinite.
+
     Args:
         estimates: two numbers in one unit.
         intervals: the interval of each number.
@@ -246,6 +248,9 @@ def difference(
         raise ValueError(f"a correlation of {correlation} is not between -1 and 1")
     (one, two), (interval_one, interval_two) = estimates, intervals
     center = two - one
+    bounds = (interval_one.low, interval_one.high, interval_two.low, interval_two.high)
+    if not all(map(math.isfinite, bounds)):
+        return IntervalEstimate(center, UNKNOWN)
     below = _combine_distances(two - interval_two.low, interval_one.high - one, correlation)
     above = _combine_distances(interval_two.high - two, one - interval_one.low, correlation)
     return IntervalEstimate(center, Interval(center - below, center + above))

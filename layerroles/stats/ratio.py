@@ -142,16 +142,18 @@ def possible_losses(
     """Return the extreme pairs (loss, skill) that an example with 0/1 scores can have.
 
     The result is the argument `possible` of `ratio`. The loss is a weighted sum over conditions,
-    `sum(w * (intact - ablated))`; the skill is `intact - chance`.
+    `sum(w * (intact - ablated))`; the skill is `intact - chance`, for the least and the largest
+    chance of an example.
 
     Args:
         chance: the score of guessing, one number for all examples or one for each.
         most: the sum of the positive weights `w`.
         least: the sum of the negative weights `w`.
     """
+    guesses = dict.fromkeys((float(np.min(chance)), float(np.max(chance))))
     return [
-        *((loss, 1 - float(np.min(chance))) for loss in (least, most)),
-        *((loss, -float(np.max(chance))) for loss in (-most, -least)),
+        *((loss, 1 - guess) for guess in guesses for loss in (least, most)),
+        *((loss, -guess) for guess in guesses for loss in (-most, -least)),
     ]
 
 

@@ -92,14 +92,22 @@ class Execution:
         """Compute and store the answers, noise floors and chance that the folder lacks."""
         store, work = self._store, self._work
         units = list(work.missing(store.answered_ids(), store.manifest))
+        unfinished = store.manifest["unfinished"]
+        is_begun = bool(units or self._may_follow) and work.plan not in unfinished
+        if is_begun:
+            unfinished.append(work.plan)
+        # Not saved before: a finished run stays as it is until it is marked as unfinished.
+        store.save_manifest()
         needed = [] if units else self._needed_units()
-        if (units or needed) and work.plan not in store.manifest["unfinished"]:
-            store.manifest["unfinished"].append(work.plan)
+        if is_begun and not (units or needed):
+            unfinished.remove(work.plan)
             store.save_manifest()
         with write_progress(store.folder, _n_rows([*units, *needed])) as advance_file:
             self._answer(units, "sweep", advance_file)
             # The next questions depend on a family's skill, which is unknown without its chance.
+            began = time.monotonic()
             self._repeat_intact(advance_file)
+            self._pace.leave_out(time.monotonic() - began)
             n_known = _n_rows(needed)
             while needed := self._needed_units():
                 what = "look" if work.until else "sinks"

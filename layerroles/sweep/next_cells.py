@@ -146,7 +146,7 @@ def expected_next(result: SweepResult, plan: Plan) -> dict[str, float]:
             shrunk = decision.harm.value - decision.harm.interval.low
             shrunk *= math.sqrt(min(1.0, n / first))
             more = 0.0
-            if decision.kept is not None and decision.harm.value - shrunk > CRITICAL:
+            if decision.is_deferred and decision.harm.value - shrunk > CRITICAL:
                 more = first
             elif first < limit:
                 asked = cell.n_asked([decision.condition])

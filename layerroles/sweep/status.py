@@ -91,15 +91,20 @@ def read_status(folder: str | Path) -> Status:
     process no longer exists.
 
     Raises:
-        InputError: the folder has no progress file, or the file is damaged.
+        InputError: the folder has no progress file, or the file is damaged or cannot be read.
     """
-    file = Path(folder) / _FILE
-    if not file.is_file():
-        raise InputError(f"{str(folder)!r} holds no {_FILE}: no run tells there how far it is")
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads((Path(folder) / _FILE).read_text(encoding="utf-8"))
         status = Status(**{field.name: _check_value(values, field) for field in fields(Status)})
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(
+            f"{str(folder)!r} holds no {_FILE}: no run tells there how far it is"
+        ) from None
+    except OSError as error:
+        raise InputError(
+            f"run folder {str(folder)!r}: {_FILE} cannot be read ({error.strerror})"
+        ) from error
+    except (ValueError, LookupError, TypeError) as error:
         raise InputError(f"run folder {str(folder)!r}: {_FILE} is damaged") from error
     if status.state == "running" and status.host == socket.gethostname() and not _is_alive(status):
         return replace(status, state="died", rows_computed=0.0, seconds_left=None)

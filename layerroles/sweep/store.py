@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from layerroles.errors import InputError
+from layerroles.models import first_difference
 from layerroles.sweep.decided import extend_looks
 
 Key = tuple[str, str, str]  # condition hash, task, protocol
@@ -184,6 +185,8 @@ def lock_folder(folder: Path) -> Iterator[None]:
 def open_store(folder: Path, manifest: dict[str, Any]) -> Iterator[Store]:
     """Open a folder that is locked by `lock_folder`; merge the given manifest with the stored one.
 
+    The stored manifest stays as it is until `Store.save_manifest` replaces it.
+
     Raises:
         InputError: the folder cannot be written, is damaged, or holds another run: another model,
             dtype, seed or way of asking, or conditions or tasks of the same names that differ.
@@ -191,7 +194,6 @@ def open_store(folder: Path, manifest: dict[str, Any]) -> Iterator[Store]:
     with ExitStack() as exit_stack:
         with _refuse_write_errors(folder):
             merged_manifest = _merge_manifest(folder, manifest)
-            _write_manifest(folder, merged_manifest)
             _check_not_cut_off(folder / "rows.sqlite")
             db = exit_stack.enter_context(closing(sqlite3.connect(folder / "rows.sqlite")))
             db.execute("PRAGMA journal_mode = WAL")
@@ -224,7 +226,8 @@ def read_run(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]], list[d
         raise InputError(f"{str(folder)!r} is not a run folder: it has no manifest.json")
     try:
         _check_not_cut_off(folder / "rows.sqlite")
-        with closing(sqlite3.connect(f"file:{folder / 'rows.sqlite'}?mode=ro", uri=True)) as db:
+        uri = f"{(folder / 'rows.sqlite').absolute().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True)) as db:
             db.row_factory = sqlite3.Row
             examples = list(map(dict, db.execute("SELECT * FROM examples ORDER BY place")))
             rows = list(
@@ -278,15 +281,7 @@ def _merge_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     if stored is None:
         return manifest
     stored = _EARLIER | stored
-    for path in _SAME:
-        old, new = _value_at(stored, path), _value_at(manifest, path)
-        if old != new:
-            what = " ".join(path)
-            name = _value_at(stored, ("model", "name"))
-            raise InputError(
-                f"run folder {str(folder)!r} is of another run: its {what} is {old!r} "
-                f"(model {name!r}), not {new!r}; use another folder"
-            )
+    _check_same_model_and_settings(folder, stored, manifest)
     rules = {(cell["task"], cell["protocol"]): cell.get("rules") for cell in stored["cells"]}
     references = _references_by_cell(stored["cells"])
     for cell in manifest["cells"]:
@@ -334,6 +329,26 @@ def _merge_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         "cells": cells,
         "conditions": _merge_items(stored["conditions"], manifest["conditions"], ("hash",)),
     }
+
+
+def _check_same_model_and_settings(
+    folder: Path, stored: dict[str, Any], manifest: dict[str, Any]
+) -> None:
+    for path in _SAME:
+        old, new = _value_at(stored, path), _value_at(manifest, path)
+        if old != new:
+            what = " ".join(path)
+            name = _value_at(stored, ("model", "name"))
+            raise InputError(
+                f"run folder {str(folder)!r} is of another run: its {what} is {old!r} "
+                f"(model {name!r}), not {new!r}; use another folder"
+            )
+    old, new = (one["model"].get("config", {}) for one in (stored, manifest))
+    if (differing := first_difference(old, new)) is not None:
+        raise InputError(
+            f"run folder {str(folder)!r} is of a model with another configuration: {differing!r} "
+            f"differs; use another folder"
+        )
 
 
 def _references_by_cell(cells: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, str]]:
@@ -384,12 +399,15 @@ def _value_at(manifest: dict[str, Any], path: tuple[str, ...]) -> object:
 
 
 def _read_manifest(folder: Path) -> dict[str, Any] | None:
-    file = folder / "manifest.json"
-    if not file.is_file():
-        return None
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise InputError(
+            f"run folder {str(folder)!r}: manifest.json cannot be read ({error.strerror})"
+        ) from error
+    except ValueError as error:
         raise InputError(f"run folder {str(folder)!r}: manifest.json is damaged") from error
     if not isinstance(manifest, dict) or not _is_manifest(manifest):
         raise InputError(f"run folder {str(folder)!r}: manifest.json is not that of a run")
@@ -407,7 +425,8 @@ def _is_manifest(manifest: dict[str, Any]) -> bool:
 
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     scratch = folder / ".manifest.json"
-    # A parameter of a user's ablation may be anything.
-    text = json.dumps(manifest, indent=2, ensure_ascii=False, default=repr)
+    # A parameter of a user's ablation may be anything, and an argument of the command may hold
+    # bytes that are not UTF-8 (lone surrogates), so the text is ASCII.
+    text = json.dumps(manifest, indent=2, default=repr)
     scratch.write_text(text, encoding="utf-8")
     scratch.replace(folder / "manifest.json")

@@ -218,10 +218,9 @@ class Sweep:
             store = closing.enter_context(
                 open_store(Path(path), self._new_manifest(open_backend.workers, question_versions))
             )
+            expected = self._choose_sizes(engine, store.manifest, store.answered_ids())
             for cell in self.cells:
                 store.add_examples(*cell.names, self._describe_examples(cell))
-            expected = self._choose_sizes(engine, store.manifest, store.answered_ids())
-            store.save_manifest()
             after_round = (
                 None if report is None else functools.partial(report_file.write_interim, report)
             )

@@ -10,7 +10,7 @@ from layerroles.ablations import Condition
 from layerroles.engine import Requests
 from layerroles.errors import InputError
 from layerroles.protocols import Protocol, protocol
-from layerroles.tasks import Example, Generated, Guess, Task, best_guess
+from layerroles.tasks import Example, Generated, Guess, Task, best_choice, best_guess
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +38,10 @@ class SweepCell:
 
     @functools.cached_property
     def guess(self) -> Guess | None:
-        """The best guessing strategy and its scores; None if chance is not measured."""
+        """The best guessing strategy and its scores; None if chance is stated by the protocol."""
         if not self.protocol.measures_chance:
-            return None
+            chooses = self.protocol.chooses(self.examples)
+            return best_choice(self.task, self.examples, self.seed) if chooses else None
         find = _find_guess
         if isinstance(self.task, Generated):  # its questions follow from its parameters alone
             find = _remembered_guess
@@ -48,9 +49,9 @@ class SweepCell:
 
     def to_manifest(self) -> dict[str, Any]:
         """Return the cell's manifest entry: labels, number of examples, chance and score unit."""
-        guess = self.guess
-        chance = self.protocol.chance(self.examples) if guess is None else guess.mean
-        grading = self.task.grading if guess else 1
+        guess, stated = self.guess, self.protocol.chance(self.examples)
+        chance = stated if guess is None else guess.mean
+        grading = self.task.grading if self.protocol.measures_chance else 1
         return {
             "task": self.task.label,
             "family": self.task.family,
@@ -59,6 +60,8 @@ class SweepCell:
             "chance": chance,
             "unit": self.protocol.unit,
             **({} if guess is None else {"chance_from": guess.strategy}),
+            # Stated only where answers are chosen, and choosing unread was better.
+            **({} if guess is None or stated is None else {"random_choice": stated}),
             **({"rules": f"grading {grading}"} if grading > 1 else {}),
             **({"skill": self.task.skill} if self.task.skill else {}),
         }

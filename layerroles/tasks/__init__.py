@@ -18,6 +18,7 @@ from layerroles.tasks.base import has_answer_length as has_answer_length
 from layerroles.tasks.base import register as register
 from layerroles.tasks.base import task as task
 from layerroles.tasks.guessing import Guess as Guess
+from layerroles.tasks.guessing import best_choice as best_choice
 from layerroles.tasks.guessing import best_guess as best_guess
 from layerroles.tasks.knowledge import Facts as Facts
 from layerroles.tasks.language import Copying as Copying

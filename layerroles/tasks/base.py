@@ -23,6 +23,14 @@ from layerroles.errors import InputError
 from layerroles.registry import Registry, label_of, read_label
 
 FAMILIES = ("retrieval", "knowledge", "reasoning", "commonsense", "language")
+_STRIPPED = " .\"'`"
+# The letter {0} as an answer: at the start if it is no article or pronoun, before ")", "." or the
+# end, or after "answer is".
+_AS_LETTER = (
+    r"^\W*{0}(?:(?<![AI])(?![\w'\u2019])|(?=[^\w\s'\u2019]|\s+(?:is|because|since)\b))"
+    r"|(?<!\w){0}(?=[.)]|\W*$)"
+    r"|(?i:\banswer(?: is\b)?:?)\W*{0}(?!\w)"
+)
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = 60
 
@@ -133,8 +141,8 @@ class Task(ABC):
             in `local:FILE.jsonl`; empty if no parameter does.
         version: version of the questions and their grading; part of the label from 2 on, so that
             runs of different versions are never mixed.
-        grading: version of the grading alone, for tasks with a user's own questions: a run folder
-            that was graded by another version is refused.
+        grading: version of the grading alone, which is not part of the label: a run folder that was
+            graded by another version is refused.
         question_packages: Python packages whose versions determine the questions; recorded in a
             run's manifest.
 
@@ -310,12 +318,22 @@ def as_tasks(given: Iterable[Task]) -> list[Task]:
 
 
 def grade_text(line: str, example: Example) -> Grade:
-    """Grade a line as a short text, by the rules of `Task.grade`."""
+    """Grade a line as a short text, by the rules of `Task.grade`.
+
+    An answer of one capital letter is found within a longer line only as a capital that is not a
+    word of a sentence, such as the article "A" or "I" (see `_AS_LETTER`). An answer of nothing but
+    the characters that `normalize_text` strips is right only as the whole line.
+    """
     response, answer = normalize_text(line), normalize_text(example.answer)
+    strict = response == answer if answer else line.strip() == example.answer.strip()
+    if re.fullmatch("[A-Z]", letter := example.answer.strip(_STRIPPED)):
+        found = re.search(_AS_LETTER.format(letter), line.strip())
+    else:
+        found = re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", response) if answer else None
     return Grade(
-        strict=response == answer,
-        flexible=re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", response) is not None,
-        answered=bool(response),
+        strict=strict,
+        flexible=strict or found is not None,
+        answered=strict or bool(response),
         form=has_answer_length(line, example),
     )
 
@@ -331,8 +349,12 @@ def has_answer_length(line: str, example: Example) -> bool:
 
 
 def normalize_text(text: str) -> str:
-    """Return a text in lower case, without surrounding quotes and full stops or repeated spaces."""
-    return " ".join(text.split()).strip(" .\"'`").casefold()
+    """Return a text in lower case, without surrounding quotes and full stops or repeated spaces.
+
+    A decimal point at the start, as in ".5", is kept.
+    """
+    text = " ".join(text.split()).rstrip(_STRIPPED)
+    return re.sub(r"^(?:[ \"'`]|\.(?!\d))+", "", text).casefold()
 
 
 def check_whole_number(

@@ -15,21 +15,34 @@ False
 import re
 import unicodedata
 from collections.abc import Iterable
+from difflib import SequenceMatcher
 from functools import lru_cache
 
 from layerroles.tasks.base import Example, Grade, has_answer_length, normalize_text
 
+# How alike two spellings of a first name are: Johann and Johannes, but not Ingrid and Ingmar.
+_ALIKE = 0.7
 _ARTICLE = re.compile(r"(?i)^(?:the|a|an)\s+")
+_PLURALS = {"krone": "kroner", "krona": "kronor"}
 # Letters that NFKD leaves as they are.
 _LETTERS = str.maketrans("\u2019\u0142\u0141\u00f8\u00d8\u0131", "'lLoOi")
 _MARKS = " *\"'`(:"
 _OPENING = re.compile(r"(?i)^(?:well|yes|sure|ok|okay|of course|certainly)\b[,.!:]*\s*")
 # Not after an initial (J. S. Bach) or a title (St. Petersburg).
-_SENTENCE_END = re.compile(r"(?<=[\w)\"']{2})(?<!\bDr)(?<!\bSt)(?<!\bMr)[.!?](?=\s|$)")
+_SENTENCE_END = re.compile(r"(?<=[\w)\"']{2})(?<!\bDr)(?<!\bSt)(?<!\bMr)(?<!\bProf)[.!?](?=\s|$)")
 
 # What may not stand before the name: a denial, another item of a list, or a part of another name.
 _DENIED = re.compile(r"(?i)\b(?:not|never|no|neither|nor|unlike|except|cannot)\b|n't\b")
 _LISTED = re.compile(r"(?!The\b|An?\b)[A-Z].*(?:[,;/&]|\b(?:or|and))\s*")
+# A place before the name of its country, as in "Paris, France".
+_PLACE = re.compile(r"\b[A-Z][\w.'-]*(?: (?:[A-Z][\w.'-]*|of|on|upon|de|la|al))*, (?:the )?$")
+# Capitalized words directly before a surname, and those that are not names, in lower case.
+_FIRST_NAMES = re.compile(r"(?:\b[A-Z][\w.-]*\s+)+$")
+_NOT_NAMES = frozenset(
+    "the a an by it probably perhaps maybe dr prof professor mr mrs ms sir lord lady count author "
+    "writer novelist poet playwright composer painter artist director scientist physicist "
+    "inventor".split()
+)
 _RENAMED = re.compile(r"\b(?:New|North|Northern|South|Southern)\s+$")
 
 # What may not follow it: a denial, or another name with only these words between.
@@ -44,12 +57,18 @@ _ALONE = re.compile(r"$|[^\w\s]|\s+(?:\(|(?:and|which|from|because|as|for|while)
 
 
 def grade_name(
-    response: str, example: Example, known_names: frozenset[str], *, alone: bool = False
+    response: str,
+    example: Example,
+    known_names: frozenset[str],
+    *,
+    alone: bool = False,
+    placed: bool = False,
 ) -> Grade:
     """Grade the first line of a response; ignore accents, case, articles, a repeated question.
 
     Names of up to three letters that start with a capital are case-sensitive. Names that start with
-    a small letter, such as units, are accepted in singular and plural.
+    a small letter, such as units, are accepted in singular and plural. A surname is not accepted
+    after the first name of another person, as in "Heinrich Mann" for Thomas Mann.
 
     Args:
         response: the generated text.
@@ -58,20 +77,26 @@ def grade_name(
             choices.
         alone: accept the name only at the start, and only if nothing, a punctuation mark or a
             conjunction follows ("I do" does not name iodine); used for chemical symbols.
+        placed: accept one place before the name, as in "Paris, France"; used for countries.
     """
     line = _strip_accents(response.strip().split("\n", 1)[0])
     accepted = _normalize_accepted((example.answer, *example.aliases))
     strict = _normalize_name(line) in accepted
     return Grade(
         strict=strict,
-        flexible=strict or _gives_right_name(line, example, known_names, accepted, alone),
+        flexible=strict or _gives_right_name(line, example, known_names, accepted, alone, placed),
         answered=bool(normalize_text(line)),
         form=strict or has_answer_length(line, example),
     )
 
 
 def _gives_right_name(
-    line: str, example: Example, known_names: frozenset[str], accepted: frozenset[str], alone: bool
+    line: str,
+    example: Example,
+    known_names: frozenset[str],
+    accepted: frozenset[str],
+    alone: bool,
+    placed: bool,
 ) -> bool:
     question = _strip_accents(example.prompt.rsplit("\n", 1)[-1])
     line = _OPENING.sub("", line.lstrip(_MARKS))
@@ -85,9 +110,11 @@ def _gives_right_name(
     text_before, text_behind = sentence[: match.start()], sentence[match.end() :]
     if alone and (text_before or not _ALONE.match(text_behind)):
         return False
+    if _is_of_another_person(match[0], text_before, example):
+        return False
     if (
         _DENIED.search(text_before)
-        or _LISTED.fullmatch(text_before)
+        or _LISTED.fullmatch(_PLACE.sub("", text_before) if placed else text_before)
         or _RENAMED.search(text_before)
     ):
         return False
@@ -97,11 +124,41 @@ def _gives_right_name(
     )
 
 
+def _is_of_another_person(surname: str, text_before: str, example: Example) -> bool:
+    """Return whether first names stand before the answer's surname that are not the answer's own.
+
+    Initials and other spellings ("Sergey" for Sergei) count as its own. If the answer has only one
+    first name, further ones may follow it ("Thomas A. Edison").
+    """
+    first_names = [
+        re.findall(r"\w+", full[: -len(surname)])
+        for full in map(_strip_accents, (example.answer, *example.aliases))
+        if full.casefold().endswith(f" {surname.casefold()}")
+        and full[0].isupper()
+        and not full[-len(surname) :].islower()  # "British pound" is no person
+    ]
+    before = _FIRST_NAMES.search(text_before)
+    if not first_names or not before:
+        return False
+    written = [w for w in re.findall(r"\w+", before[0]) if w.casefold() not in _NOT_NAMES]
+    own = {name for names in first_names for name in names}
+    is_own = [any(_is_same_first_name(word, name) for name in own) for word in written]
+    return not all(is_own[:1] if len(first_names[0]) == 1 else is_own)
+
+
+def _is_same_first_name(one: str, two: str) -> bool:
+    one, two = one.casefold(), two.casefold()
+    if 1 in (len(one), len(two)):
+        return one[0] == two[0]
+    return SequenceMatcher(None, one, two).ratio() > _ALIKE
+
+
 def _add_plurals(names: Iterable[str]) -> frozenset[str]:
     """Return the names, with singular and plural of those that start with a small letter."""
     forms = set(names)
     for name in [form for form in forms if form[:1].islower() and not form.startswith("the ")]:
         forms |= {name.removesuffix("s"), f"{name.removesuffix('s')}s"}
+        forms |= {_PLURALS[name]} if name in _PLURALS else set()
     return frozenset(forms)
 
 

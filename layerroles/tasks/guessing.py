@@ -5,9 +5,12 @@ chance is measured: the guessing strategy that scores best on other questions of
 on the questions that are asked. The result is a score of guessing for each question, which can be
 paired with the model's score. For a task that generates questions, the other questions are drawn
 under another seed. A finite task is split in halves, and each half is guessed by the strategy that
-scores best on the other half.
+scores best on the other half. Where an answer is chosen, chance is that of a random choice, unless
+a way of choosing unread, such as the same position always, is shown to be better (`best_choice`).
 """
 
+import functools
+import math
 import re
 import zlib
 from collections import Counter, defaultdict
@@ -24,8 +27,11 @@ from layerroles.tasks.question_sources import Generated
 Scorer = Callable[[Example, str], float]
 # The texts that a strategy writes for an example, equally likely; empty if it does not apply.
 Guesser = Callable[[Example], Iterable[str]]
+# The choice that is taken for an example; None for a random one.
+Chooser = Callable[[Example], str | None]
 
 _OTHERS = 2000
+_OTHER_CHOICES = 500  # lm-eval builds the prompt of each
 _FEWEST = 50
 _CHARACTERS = 1_000_000  # in all other questions, since long prompts take time
 _CONSTANTS = 4
@@ -83,6 +89,79 @@ def best_guess(task: Task, examples: Sequence[Example], seed: int, score: Scorer
         )
     names = dict.fromkeys(guessers[half_of[example.id]].name for example in examples)
     return Guess(" or ".join(names), {example.id: scores[example.id] for example in examples})
+
+
+def best_choice(task: Task, examples: Sequence[Example], seed: int) -> Guess | None:
+    """Return the best way to choose among the choices unread, and its score on each example.
+
+    The ways are: always the choice at one position, always one text (at random where it is no
+    choice), the longest choice, and the shortest. Each half of the questions is answered by the way
+    that is right most often on the other half. Returns None if no way is shown to be better than
+    choosing at random, and for tasks that generate questions, which shuffle their choices.
+
+    Args:
+        task: the task of the examples.
+        examples: the examples that the sweep asks; all have choices.
+        seed: the seed of the sweep.
+    """
+    if isinstance(task, Generated):
+        return None
+    by_id = {each.id: each for each in (*task.examples(_OTHER_CHOICES, seed), *examples)}
+    half_of = _split_in_halves(by_id)
+    choosers = [
+        _find_best_chooser([each for each in by_id.values() if half_of[each.id] != half])
+        for half in (0, 1)
+    ]
+    if choosers == [None, None]:
+        return None
+    names = [chooser[0] if chooser else "any choice" for chooser in choosers]
+    scores = {}
+    for example in examples:
+        chooser = choosers[half_of[example.id]]
+        chosen = chooser[1](example) if chooser else None
+        scores[example.id] = _choice_score(example, chosen)
+    used = dict.fromkeys(names[half_of[example.id]] for example in examples)
+    return Guess(" or ".join(used), scores)
+
+
+def _find_best_chooser(others: Sequence[Example]) -> tuple[str, Chooser] | None:
+    """Return the chooser that is right most often, with its name; None if none beats chance.
+
+    Beating chance takes more than three standard errors of choosing at random.
+    """
+    if not others:
+        return None
+    at_random = [_choice_score(example, None) for example in others]
+    error = math.sqrt(sum(chance * (1 - chance) for chance in at_random))
+    best, most = None, sum(at_random) + 3 * error
+    for name, chooser in _make_choosers(others):
+        n_right = sum(_choice_score(example, chooser(example)) for example in others)
+        if n_right > most:
+            best, most = (name, chooser), n_right
+    return best
+
+
+def _choice_score(example: Example, chosen: str | None) -> float:
+    """Return 1 if the chosen text is the answer, else 0; for None, the score of a random choice."""
+    return 1 / len(example.choices) if chosen is None else float(chosen == example.answer)
+
+
+def _make_choosers(others: Sequence[Example]) -> Iterable[tuple[str, Chooser]]:
+    """Yield (name, chooser) for each way of choosing unread."""
+    for place in range(max(len(example.choices) for example in others)):
+        yield f"always choice {place + 1}", functools.partial(_choose_place, place=place)
+    for answer, _ in Counter(example.answer for example in others).most_common(_CONSTANTS):
+        yield f"always {answer!r}", functools.partial(_choose_text, text=answer)
+    yield "the longest choice", lambda example: max(example.choices, key=len)
+    yield "the shortest choice", lambda example: min(example.choices, key=len)
+
+
+def _choose_place(example: Example, *, place: int) -> str | None:
+    return example.choices[place] if place < len(example.choices) else None
+
+
+def _choose_text(example: Example, *, text: str) -> str | None:
+    return text if text in example.choices else None
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ from layerroles.tasks.wordings import FACTS, check_template, reword_fact
 CONTEXTS = ("none", "support", "distractors")
 _CHOICES = 4
 _DISTRACTORS = 4
+# Relations whose answers are countries.
+_OF_COUNTRIES = ("city", "company", "landmark")
 
 
 @register("facts")
@@ -77,6 +79,7 @@ class Facts(Listed):
 
     family: ClassVar[str] = "knowledge"
     version: ClassVar[int] = 2
+    grading: ClassVar[int] = 2
     max_gen_toks: ClassVar[int] = 12
 
     relations: str = ""
@@ -164,11 +167,16 @@ class Facts(Listed):
 
         Flexible: of the relation's answers in the sentence, the first is the right one or an alias,
         it is not denied, and no other is listed with it. A chemical symbol is accepted only at the
-        start and in its own case. Strict: the line is the answer or an alias and nothing else.
-        Form: strict, or no more words than an answer has.
+        start and in its own case. A surname is not accepted after the first name of another person
+        ("Heinrich Mann"). A country is accepted after one place, as in "Paris, France". Strict: the
+        line is the answer or an alias and nothing else. Form: strict, or no more words than an
+        answer has.
         """
         relation = _relation_of(example)
-        return grade_name(response, example, _known_answers(relation), alone=relation == "symbol")
+        placed = relation in _OF_COUNTRIES
+        known_names = _known_answers(relation) | (_known_countries() if placed else frozenset())
+        alone = relation == "symbol"
+        return grade_name(response, example, known_names, alone=alone, placed=placed)
 
     def _relation_names(self) -> list[str]:
         if not self.relations:
@@ -194,6 +202,13 @@ def _known_answers(relation: str) -> frozenset[str]:
         text for fact in load_facts().get(relation, ()) for text in (fact.answer, *fact.aliases)
     }
     return frozenset(names | {"American football"} if relation == "sport" else names)
+
+
+@cache
+def _known_countries() -> frozenset[str]:
+    """Return the countries whose capitals are asked and those that are answers."""
+    asked = frozenset(fact.prompt[slice(*fact.evidence[0])] for fact in load_facts()["capital"])
+    return asked.union(*map(_known_answers, _OF_COUNTRIES))
 
 
 @cache

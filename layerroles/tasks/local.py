@@ -5,7 +5,8 @@ Each row is a question, with these fields:
 - `prompt` (required): the question; the answer follows it after one space. White space at its end
   is dropped.
 - `answer` (required): the right answer.
-- `choices`: possible answers, including the right one; a JSON list, in CSV separated by `|`.
+- `choices`: possible answers, including the right one, none of them empty; a JSON list, in CSV
+  separated by `|`.
 - `evidence`: the parts of the prompt on which the answer depends. In JSON, a list of texts that
   occur in the prompt (the first occurrence counts) or of `[start, end]` pairs of character
   positions, the end excluded; in CSV, texts separated by `|`.
@@ -81,7 +82,7 @@ class Local(Listed):
     """
 
     argument: ClassVar[str] = "path"
-    grading: ClassVar[int] = 2
+    grading: ClassVar[int] = 3
 
     path: str
     family: str = _OF_THE_FILE
@@ -292,6 +293,10 @@ def _split_lists(cells: dict[str, str]) -> FieldValues:
 def _parse_example(row: FieldValues) -> Example:
     prompt, answer = _text_field(row, "prompt").rstrip(), _text_field(row, "answer").strip()
     choices = tuple(_to_text(choice) for choice in _list_field(row, "choices"))
+    if not all(choices):
+        raise _RowError(
+            f"choices {list(choices)} hold an empty one; leave it out (in CSV, no | at the end)"
+        )
     if choices and answer not in choices:
         raise _RowError(f"answer {answer!r} is not among the choices {list(choices)}")
     if len(set(choices)) < len(choices):

@@ -110,6 +110,31 @@ def two_devices() -> dict[str, Any]:
     return found
 
 
+def probes_on_two_devices() -> dict[str, Any]:
+    """Measure every probe on the processor and with the layers on two devices; compare frames."""
+    devices, model = set_up(), random_model("llama")
+    bridge = random_bridge("llama", n_devices=2)
+    tasks = [lr.task("kv_retrieval", pairs=4, num_fewshot=0)]
+    found: dict[str, Any] = {}
+    for probe in (
+        lr.probes.LogitLens(),
+        lr.probes.Decision(),
+        lr.probes.Attention(),
+        lr.probes.HeadScores(),
+        lr.probes.RetrievalScore(max_gen_toks=3),
+        lr.probes.DirectAttribution(),
+        lr.probes.Similarity(),
+    ):
+        expected = probe.measure(model, tasks, limit=3).select_dtypes("number")
+        with devices:
+            try:
+                frame = probe.measure(bridge, tasks, limit=3).select_dtypes("number")
+                found[probe.name] = float((frame - expected).abs().max().max())
+            except Exception as error:
+                found[probe.name] = f"{type(error).__name__}: {error}"
+    return found
+
+
 def compare(
     devices: SimulatedDevices,
     architecture: str,
@@ -238,7 +263,10 @@ def steady_steps(
 
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
     case.__name__: case
-    for case in (one_device, two_devices, out_of_memory, without_float64, decoding)
+    for case in (
+        *(one_device, two_devices, probes_on_two_devices),
+        *(out_of_memory, without_float64, decoding),
+    )
 }
 
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from layerroles.ablations import Ablation, Condition, Edit, Prompt, References
 from layerroles.engine.fused.twin_model import NoTwin, Twin
 from layerroles.models import replace_forward
+from layerroles.private_apis import saved_tensors
 from layerroles.sites import Site
 
 
@@ -262,8 +263,9 @@ class DonatedModules:
         modules: maps each of the twin's modules with donated weights to its copy.
 
     Raises:
-        NoTwin: a module with donated weights is not known to process tokens independently, or none
-            of the site's modules has a weight with a name in `tensors`.
+        NoTwin: a module with donated weights is not known to process tokens independently, a saved
+            buffer of a module differs from the donated one, or none of the site's modules has a
+            weight with a name in `tensors`.
     """
 
     def __init__(self, twin: Twin, site: Site, tensors: Mapping[str, Tensor]) -> None:
@@ -275,6 +277,10 @@ class DonatedModules:
                 for name, own in module._parameters.items()
                 if own is not None and f"{path}.{name}" in tensors
             }
+            for name in saved_tensors(module).keys() - module._parameters.keys():
+                own, given = module._buffers[name], tensors.get(f"{path}.{name}")
+                if own is not None and given is not None and not torch.equal(own, given):
+                    raise NoTwin(f"cannot swap {path}: its buffer {name!r} is not a parameter")
             if weights and module not in twin.token_dims:
                 raise NoTwin(f"cannot swap {path}: it is not known to process tokens independently")
             if weights:

@@ -27,6 +27,7 @@ from layerroles.engine.planning.speed_measurement import measure_speed
 from layerroles.errors import InputError
 from layerroles.models import (
     constant_forward,
+    depends_on_length,
     first_shared_keys,
     is_spread,
     lend_tensors,
@@ -409,19 +410,3 @@ def _count_active(weight: Tensor, config: Any) -> int:
         return weight.numel() if weight.ndim == 2 else 0
     n_experts = getattr(config, "num_experts_per_tok", None) or len(weight)
     return int(weight.numel() // len(weight) * n_experts)
-
-
-def depends_on_length(config: Any) -> bool:
-    """Return whether a token's output depends on the text's length, or on its index in a pass.
-
-    In Llama 4, chunks of attention and the scale of queries depend on the index.
-    """
-    chunked = getattr(config, "attention_chunk_size", None)
-    return bool(chunked or _rope_kinds(config) & {"dynamic", "longrope"})
-
-
-def _rope_kinds(config: Any) -> set[str]:
-    """Return the types of rotary position embedding in a configuration, over all layer types."""
-    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    parts = [rope, *(part for part in rope.values() if isinstance(part, dict))]
-    return {str(part.get("rope_type")) for part in parts}

@@ -94,8 +94,7 @@ def make_stage(
     `rows` holds the ids of each row's new tokens; `prompts` and `parents` are as in `Stage`.
     """
     longest = max(map(len, rows))
-    pad = model.tokenizer.pad_token_id or 0
-    tokens = torch.full((len(rows), longest), pad)
+    tokens = torch.zeros(len(rows), longest, dtype=torch.long)
     attended = torch.zeros_like(tokens)
     for index, row in enumerate(rows):
         start = longest - len(row) if left else 0

@@ -271,6 +271,21 @@ def test_cached_generation_equals_uncached(
     assert cached.tolist() == whole.tolist()
 
 
+@pytest.mark.parametrize("at", ["all", "prompt", "generated", "after_first"])
+def test_a_state_space_models_generation_equals_uncached(at: str) -> None:
+    """Its cache does not say how many tokens it has read."""
+    model, text = random_model("mamba"), "abcdef"
+    condition = lr.Condition({lr.Site(1): lr.Skip()}, at=at)
+    ids = torch.tensor([lr.models.encode(model, text)])
+    options = {"max_new_tokens": 5, "do_sample": False, "stop_at_eos": False, "verbose": False}
+    with torch.inference_mode(), lr.ablated(model, condition):
+        cached, whole, again = (
+            model.generate(ids, use_past_kv_cache=uses_cache, **options).tolist()
+            for uses_cache in (True, False, True)
+        )
+    assert cached == whole == again
+
+
 def test_mean_equals_a_mean_taken_at_once_and_keeps_the_first_token_apart() -> None:
     model = random_model("llama")
     texts = ["abc", "hello there", "x = 12", "a rather longer text than the others"]

@@ -17,6 +17,7 @@ from tests.support.hugging_face_edits import exchange_layers
 from tests.support.random_models import (
     ALL_ARCHITECTURES,
     CONFIGS,
+    make_random,
     model_path,
     random_model,
     tokenizer,
@@ -54,6 +55,40 @@ def test_a_swap_equals_weights_that_were_exchanged(
     assert run.changed.all()
     after = model.original_model.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize(
+    ("architecture", "buffer"),
+    [("gemma4", "layer_scalar"), ("deepseek_v3", "e_score_correction_bias")],
+)
+def test_saved_buffers_of_the_donor_come_with_its_weights(
+    tmp_path: Path, architecture: str, buffer: str
+) -> None:
+    """They decide what a block computes, though they are no parameters."""
+    truth = make_random(CONFIGS[architecture]).eval()
+    model = random_model(architecture)
+    for path, tensor in truth.named_buffers():
+        if path.endswith(f"1.{buffer}") or (".1.mlp" in path and path.endswith(buffer)):
+            tensor.copy_(torch.linspace(2.0, 3.0, tensor.numel()).reshape(tensor.shape))
+    truth.save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    donor = lr.load(tmp_path, dtype="float32")
+    condition, itself = (lr.Condition({lr.Site(1): lr.Swap(one)}) for one in (donor, model))
+    assert condition.hash != itself.hash
+    with torch.inference_mode():
+        intact, expected = model(TOKENS), truth(TOKENS).logits
+        with lr.ablated(model, condition) as run:
+            found = model(TOKENS)
+        assert torch.equal(model(TOKENS), intact)
+    assert run.changed.all()
+    assert (expected - intact).abs().max() > 1e-2
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    asked = [("abc", "de"), ("hello there", "x")]
+    found, reference = (
+        lr.Engine(model, executor=executor).loglikelihood(asked, [condition]).logprob
+        for executor in ("auto", "plain")
+    )
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(reference), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("part", ["block", "mlp"])

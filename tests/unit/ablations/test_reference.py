@@ -1,9 +1,11 @@
 """What is collected over a reference, and the ablations that are made of it."""
 
 import gc
+import shutil
 import weakref
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from layerroles.ablations.reference import collect
 from layerroles.models.loading import encode
 from tests.support.hugging_face_edits import TEXTS as KNOWN
 from tests.support.hugging_face_edits import edited, writes
-from tests.support.random_models import model_path, random_model
+from tests.support.random_models import model_path, random_model, tokenizer
 
 TEXTS = ["abc", "hello there", "x = 12", "some more of it"]
 KINDS = ("positions", "donors")
@@ -256,3 +258,39 @@ def test_mistakes_of_an_ablation_are_told() -> None:
     condition = lr.Condition({lr.Site(1): Needy(lr.Reference(KNOWN))})
     with pytest.raises(lr.InputError, match="needs 'donor' of its reference: known are positions"):
         lr.Engine(random_model("llama")).loglikelihood([("a", "b")], [condition])
+
+
+def test_a_prompt_longer_than_the_context_window_is_refused() -> None:
+    """The tokens beyond it would all be read at one position, and go into the means."""
+    model = random_model("gpt2")
+    condition = lr.Condition({lr.Site(1, "mlp"): lr.Mean(lr.Reference(["a" * 300]))})
+    with (
+        pytest.raises(lr.InputError, match=r"has 300 tokens, and model .* reads 256: use shorter"),
+        lr.ablated(model, condition),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("edit", [lr.Mean, lr.Resample])
+def test_an_ablation_without_its_reference_is_refused(edit: type[lr.Mean | lr.Resample]) -> None:
+    made = object.__new__(edit)  # as by edit(None) where argument types are not checked
+    object.__setattr__(made, "reference", None)
+    with pytest.raises(lr.InputError, match=r"needs a reference, use Reference\(texts_or_task\)"):
+        made.__post_init__()
+
+
+@pytest.mark.parametrize("executor", ["plain", "hooked", "fused"])
+def test_a_pad_token_without_an_embedding_is_never_read(executor: str, tmp_path: Path) -> None:
+    shutil.copytree(model_path("llama"), tmp_path / "model")
+    spelling = tokenizer()
+    spelling.add_special_tokens({"pad_token": "[PAD]"})
+    spelling.save_pretrained(tmp_path / "model")
+    model = lr.load(tmp_path / "model", dtype="float32")
+    assert model.tokenizer.pad_token_id >= model.W_E.shape[0]
+    mean = lr.Condition({lr.Site(1): lr.Mean(lr.Reference(["The sky", "Snow is white."]))})
+    asked = [("abc", "de"), ("hello there", "x")]
+    found, expected = (
+        lr.Engine(each, executor=executor).loglikelihood(asked, [mean]).logprob  # type: ignore[arg-type]  # a string to the checker
+        for each in (model, random_model("llama"))
+    )
+    assert torch.equal(torch.tensor(found), torch.tensor(expected))

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import pytest
 
 from layerroles.cli.parsing import (
+    check_options,
     describe_parameters,
     first_line,
     import_plugins,
@@ -161,3 +162,37 @@ def test_a_plugin_that_is_no_python_file(name: str, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("x = 1\n")
     with pytest.raises(InputError, match="is not a Python file"):
         import_plugins([tmp_path / name])
+
+
+def test_a_plugin_that_cannot_be_looked_up() -> None:
+    with pytest.raises(InputError, match="cannot be read: File name too long"):
+        import_plugins([Path(f"{'n' * 300}.py")])
+
+
+def test_only_the_types_of_parameters_that_are_set_need_to_be_known(tmp_path: Path) -> None:
+    plugin = tmp_path / "typed.py"
+    plugin.write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "from typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n"
+        "    from torch import Tensor\n"
+        "@dataclass\n"
+        "class Masked:\n"
+        "    factor: float = 0.5\n"
+        "    mask: Tensor | None = None\n"
+    )
+    import_plugins([plugin])
+    (masked,) = (
+        module.Masked
+        for module in list(sys.modules.values())
+        if getattr(module, "__file__", None) == str(plugin)
+    )
+    assert parse_parameters(masked, {"factor": "0.25"}) == {"factor": 0.25}
+    with pytest.raises(InputError, match=r"--set mask: Masked .* name 'Tensor' is not defined"):
+        parse_parameters(masked, {"mask": "none"})
+
+
+def test_a_number_in_sites_that_python_cannot_read_is_refused() -> None:
+    with pytest.raises(InputError, match="has a number of 10 digits or more"):
+        check_options(limit=None, sites=f"L{'9' * 5000}")

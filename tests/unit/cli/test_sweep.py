@@ -224,6 +224,7 @@ def test_workers_read_the_weights_and_this_process_none(
         (["--backend", "rey"], "unknown backend 'rey': did you mean 'ray'? known are local, ray"),
         (["--workers", "2"], "workers is an option of backend='ray', not of 'local'"),
         (["--backend", "ray", "--workers", "two"], "--workers 'two' is neither auto nor a number"),
+        (["--backend", "ray", "--workers", "9" * 5000], "9' is neither auto nor a number"),
         (["--backend", "ray", "--device", "cpu"], "--device cpu is of --backend local"),
         (["--backend", "ray", "--timeout", "0"], "timeout=0.0 is not a number above 0"),
     ],

@@ -73,6 +73,11 @@ def test_two_devices_give_the_processors_answers() -> None:
             assert answers["used"] == ["hooked" if executor == "auto" else executor]
 
 
+def test_probes_give_the_processors_numbers_on_two_devices() -> None:
+    for name, apart in outcome("probes_on_two_devices").items():
+        assert apart == pytest.approx(0, abs=1e-4), name
+
+
 def test_two_devices_that_run_out_of_memory_answer_with_less_at_once_or_say_so() -> None:
     found = outcome("out_of_memory")
     some, next_to_none = found.values()

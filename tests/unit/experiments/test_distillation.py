@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -241,6 +242,41 @@ def test_twins_are_made_kept_and_compared(
     # Three single layers, as many spans, the first 1, 2, 3 and the last 2, 1; there and back.
     assert len(swaps) == 2 * 11
     assert set(swaps["swap"]) == {"solver into base", "base into solver"}
+
+
+def test_twins_are_called_better_by_intervals_that_account_for_templates() -> None:
+    """Templates of six questions each; where a model is right is drawn by template."""
+    from held_out import better, compared
+
+    rng, names, wrong = np.random.default_rng(0), [f"q{n}" for n in range(200)], 0
+    template = np.arange(200) % 34
+
+    def asked(rate: np.ndarray) -> lr.SweepResult:
+        frame = pd.DataFrame(
+            {
+                **{"task": TASK, "family": "reasoning", "protocol": "generation"},
+                **dict.fromkeys(("ablation", "at", "site", "part"), ""),
+                **{"layer": pd.NA, "head": pd.NA},
+                **{"condition": "intact", "example": names, "status": "ok"},
+                "score": (rng.random(200) < rate[template]).astype(float),
+            }
+        )
+        clusters = [f"t{place}" for place in template]
+        examples = pd.DataFrame(
+            {"task": TASK, "example": names, "answer": "7", "guesses": "{}", "cluster": clusters}
+        )
+        cell = {"task": TASK, "protocol": "generation", "unit": "accuracy"}
+        return lr.SweepResult(frame, {"cells": [cell]}, examples)
+
+    for _ in range(40):  # neither is better in truth
+        runs = {name: asked(rng.beta(4, 2, 34)) for name in ("base", "twin")}
+        wrong += "twin is neither better nor worse" not in better(runs)
+    assert wrong <= 5  # 2 of 40 expected; 8 without clusters
+    clear = {"base": asked(np.full(34, 0.2)), "twin": asked(np.full(34, 0.8))}
+    assert better(clear).endswith("twin is better.")
+    base, twin, difference = compared(clear)
+    assert base.endswith("n = 200") and twin.startswith("twin: 0.")
+    assert difference.startswith("twin - base: +0.")
 
 
 def test_a_taught_twin_that_moves_is_told_from_its_control(tmp_path: Path) -> None:

@@ -244,6 +244,22 @@ def test_reading_and_writing_are_compared(
     assert [float(each) for each in cost.groups()] == pytest.approx([reading, writing], abs=0.1)
 
 
+def test_reading_and_writing_are_compared_by_templates(experiment: Load) -> None:
+    """Two templates, of which one alone is harmed while reading: this shows nothing of others."""
+    harms = {"retrieval": {"prompt": np.zeros(6), "generated": np.zeros(6)}}
+    result = synthetic_result(6, 40, harms=harms, protocols=["generation"], churn=0.0)
+    names = sorted(result.frame["example"].unique())
+    harmed = result.frame["example"].isin(names[:20]) & (result.frame["at"] == "prompt")
+    frame = result.frame.assign(score=result.frame["score"].mask(harmed, 0.0))
+    compared = experiment("reading_writing").compared
+    line = compared(lr.SweepResult(frame, result.manifest, result.examples), "kv_retrieval")
+    assert "reading needs the layers more than writing: +0." in line
+    clusters = ["one" if name in names[:20] else "two" for name in result.examples["example"]]
+    examples = result.examples.assign(guesses="{}", cluster=clusters)
+    line = compared(lr.SweepResult(frame, result.manifest, examples), "kv_retrieval")
+    assert "no difference is shown: +0." in line
+
+
 def test_the_table_of_claims_has_what_was_reported_and_the_numbers_by_kind(
     experiment: Load,
 ) -> None:

@@ -68,3 +68,19 @@ def test_a_registered_probe_that_cannot_be_summed_up_is_passed_over(
 ) -> None:
     monkeypatch.setitem(lr.probes.PROBES._classes, "mine", lr.probes.LogitLens)
     assert summarize_probes([attribution("knowledge").assign(probe="mine")]).empty
+
+
+def test_the_axis_covers_every_harm() -> None:
+    """An accuracy of 0 where chance is 0.25 is a harm far above 1 if intact accuracy is 0.45."""
+    harms = {"knowledge": {"all": [0.0, 2.2, 0.1, 0.0, 0.0, -1.4]}}
+    intact = {("knowledge", "continuation"): 0.45}
+    result = synthetic_result(
+        LAYERS, 200, harms=harms, protocols=["continuation"], intact=intact, churn=0.0
+    )
+    figure = lr.figures.direct_against_total(attribution("knowledge"), result)
+    (marks,) = (trace for trace in figure.data if trace.name == "knowledge")
+    low, high = figure.layout.yaxis.range
+    assert min(marks.y) < -0.6 and max(marks.y) > 1.6
+    assert low < min(marks.y) and max(marks.y) < high
+    usual = lr.figures.direct_against_total(attribution("knowledge"), synthetic_result(LAYERS, N))
+    assert usual.layout.yaxis.range == (-0.6, 1.6)

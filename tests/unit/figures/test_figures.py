@@ -321,6 +321,21 @@ def test_role_map_lays_everything_over_one_depth_axis(
     np.testing.assert_allclose(peaks.y, best)
 
 
+def test_role_map_shows_nothing_of_a_third_position() -> None:
+    small = [0.1, 0.0, 0.2]
+    harm = {"all": small, "after_first": small, "prompt": [2.2, 0.0, 0.0]}
+    intact = {("knowledge", "continuation"): 0.45}
+    protocols = ["continuation"]
+    three, two = (
+        synthetic_result(3, 200, harms={"knowledge": kept}, protocols=protocols, intact=intact)
+        for kept in (harm, {at: harm[at] for at in ("all", "after_first")})
+    )
+    figure = figures.role_map(three)
+    assert not any("\N{UPWARDS ARROW}" in note.text for note in figure.layout.annotations)
+    assert figure.layout.yaxis.range == figures.role_map(two).layout.yaxis.range
+    assert "not drawn: at prompt" in figure.layout.title.subtitle.text
+
+
 def test_role_map_takes_frames_by_position_too(result: SweepResult, lens: pd.DataFrame) -> None:
     alone = figures.role_map(result)
     assert len(figures.role_map(result, lens).data) == len(alone.data) + 8

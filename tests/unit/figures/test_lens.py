@@ -8,6 +8,7 @@ import pytest
 from layerroles import figures
 from layerroles.errors import InputError
 from layerroles.figures import style
+from layerroles.figures.lens import lens_summary
 from tests.support.synthetic import synthetic_lens
 
 N_LAYERS, N = 10, 16
@@ -156,3 +157,17 @@ def test_figures_draw_any_depth(n_layers: int) -> None:
     figure = figures.decision_margin(made)
     assert len(figure.layout.xaxis2.tickvals) <= 22
     assert figures.lens_trajectories(frame.assign(kl=0.0), measure="kl").data
+
+
+@pytest.mark.parametrize(("n", "has_interval"), [(1, False), (5, False), (6, True)])
+def test_a_median_of_fewer_than_6_examples_has_no_interval(n: int, has_interval: bool) -> None:
+    """From the least to the largest of 5 values is an interval with a level of 93.75%."""
+    frame = synthetic_lens(3, n)
+    summary = lens_summary(frame, measure="rank")
+    assert summary["value"].notna().all()
+    for end in ("low", "high"):
+        assert (summary[end].notna() == has_interval).all()
+    decision = frame.assign(margin=frame.layer, phase="decisive", part="block")
+    (start, *_) = (t for t in figures.decision_margin(decision).data if t.name.endswith(" start"))
+    assert np.isfinite(start.x[0])
+    assert np.isfinite(start.error_x.array[0]) == has_interval

@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import layerroles as lr
-from layerroles.engine import Writing
+from layerroles.engine import Score, Writing
 from layerroles.errors import InputError
 from layerroles.harness import task_loading
 from layerroles.harness.protocol import AskedTexts
@@ -417,3 +418,50 @@ def test_a_metric_that_is_no_number_for_a_document(own: str) -> None:
         InputError, match="gives no number for a document: give metric=, one of acc"
     ):
         asked.judge(scores)
+
+
+@pytest.mark.parametrize(
+    "metric", ["acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match"]
+)
+def test_the_response_is_the_choice_that_the_metric_scores(
+    own: str, tmp_path: Path, metric: str
+) -> None:
+    """The choices differ in length, and one has more bytes than characters."""
+    rows = [{"q": f"Who is {n}?", "c": ["a b", "a b c d e f g h", "éé", "it"], "a": n % 4}
+            for n in range(16)]  # fmt: skip
+    data.write(tmp_path / "data", rows=rows)
+    listed = "".join(
+        f"  - metric: {name}\n    aggregation: mean\n    higher_is_better: true\n"
+        for name in dict.fromkeys(("acc", metric))
+    )
+    text = f"""task: own_choices
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {tmp_path / "data" / "rows.jsonl"}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{q}}}}"
+doc_to_choice: c
+doc_to_target: a
+metric_list:
+{listed}"""
+    (tmp_path / "own_choices.yaml").write_text(text, encoding="utf-8")
+    task = lr.task(
+        "lm_eval:own_choices", include_path=str(tmp_path), metric=metric, family="knowledge"
+    )
+    examples = task.examples(12, 0)
+    asked = Harness(task).prepare(lr.Engine(random_model("llama")), task, examples)
+    rng = np.random.default_rng(0)
+    sizes = 4 * (2 if metric == "acc_mutual_info" else 1)
+    scores = [
+        Score(logprob=-20 * float(draw), is_greedy=False, n_tokens=1, finite=True, changed=False)
+        for draw in rng.random(sizes * len(examples))
+    ]
+    answers = asked.judge(scores)
+    if metric == "exact_match":  # whether one choice is greedy says nothing of the others
+        assert {answer.response for answer in answers} == {""}
+        return
+    assert {answer.correct for answer in answers} == {True, False}
+    for example, answer in zip(examples, answers, strict=True):
+        assert answer.correct is (answer.response == example.answer)

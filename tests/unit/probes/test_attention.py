@@ -195,6 +195,18 @@ def test_repeated_tokens_score_only_what_repeats() -> None:
         lr.probes.HeadScores().measure_repeated(model, length=97, limit=1)
 
 
+def test_retrieval_scores_under_a_condition_leave_out_examples_without_evidence(
+    tmp_path: Path,
+) -> None:
+    model = random_model("llama", seed=1)
+    task = own_words(model, tmp_path / "own.jsonl")
+    probe = lr.probes.RetrievalScore(max_gen_toks=4)
+    frame = probe.measure(model, [task], condition=lr.Condition({lr.Site(1): lr.Skip()}))
+    examples = task.examples(9, 0)
+    assert set(frame.example) == {each.id for each in examples if each.evidence}
+    assert len(set(frame.example)) < len(examples)
+
+
 @pytest.mark.usefixtures("pieces")
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2_window", "neox", "falcon", "jamba"])
 def test_retrieval_scores_equal_those_of_stored_patterns(name: str, tmp_path: Path) -> None:

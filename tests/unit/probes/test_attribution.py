@@ -136,6 +136,13 @@ def test_what_cannot_be_taken_apart_is_refused(
         probe.measure(random_model("jamba"), [task], limit=1)
     with pytest.raises(lr.InputError, match=r"cannot take .*gemma4.* apart: layer 0 adds more"):
         probe.measure(random_model("gemma4"), [task], limit=1)
+    # Of a layer that is ablated as a whole, sublayers compute writes that go nowhere.
+    for part in ("block", "stream"):
+        condition = lr.Condition({lr.Site(1, part): lr.Zero()})
+        with pytest.raises(lr.InputError, match=r"zero at .* edits more than a sublayer"):
+            probe.measure(random_model("llama"), [task], limit=1, condition=condition)
+    swap = lr.Condition({lr.Site(1): lr.Swap(random_model("llama", seed=1))})
+    assert len(probe.measure(random_model("llama"), [task], limit=1, condition=swap))
     model = random_model("llama")
     own = type(model.adapter).apply_output_logits_transform
     monkeypatch.setattr(

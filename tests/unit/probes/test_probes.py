@@ -16,7 +16,7 @@ from layerroles.probes.base import Batch, make_batches
 from layerroles.probes.frame_selection import group_by_probe
 from layerroles.tasks.base import Example
 from tests.support.probe_questions import QUESTIONS, Listed
-from tests.support.random_models import random_model
+from tests.support.random_models import model_path, random_model
 
 
 @lr.probes.register("test_stream")
@@ -135,3 +135,16 @@ def test_frames_are_grouped_by_probe_under_one_condition() -> None:
     assert every["condition"].tolist() == ["intact", "intact", "skip L1", "skip L1"]
     with pytest.raises(lr.InputError, match="on the same examples: pass one of them"):
         group_by_probe([frame, skip, skip.assign(evidence=1.0)], None)
+
+
+def test_a_model_without_weights_is_refused_in_one_line() -> None:
+    model = lr.load(model_path("llama"), device="meta")
+    probes = lr.probes
+    for read in (
+        lambda: probes.LogitLens().read(model, ["abc"]),
+        lambda: probes.HeadScores().measure_repeated(model, length=4, limit=1),
+        lambda: probes.head_patterns(model, "abc", [lr.Site(0, "head", 0)]),
+        lambda: probes.TunedLens.fit(model, ["abc"], steps=1),
+    ):
+        with pytest.raises(lr.InputError, match="has no weights"):
+            read()

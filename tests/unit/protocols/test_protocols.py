@@ -13,6 +13,7 @@ from layerroles.engine import Score
 from layerroles.protocols import Continuation, Generation, protocol
 from layerroles.protocols.chain_likelihood import split_steps
 from layerroles.protocols.text_logprob import split_windows
+from layerroles.tasks import Example
 from tests.support.random_models import random_model
 
 # As in MMLU: a question, four choices; and a solution that shows the way.
@@ -248,3 +249,44 @@ def test_a_reference_of_passages_that_are_asked_is_refused() -> None:
     conditions = lr.each_layer(model, lr.Mean(lr.Reference([text.answer])), layers=[1])
     with pytest.raises(lr.InputError, match="its reference holds prompts that the sweep asks"):
         lr.Sweep(model, [lr.task("plain_text")], conditions)
+
+
+def test_the_steps_of_a_chain_in_a_chat_join_to_the_solution() -> None:
+    example = Example(id="1", prompt="Q", answer="17", solution="10 + 7 = 17. The answer is 17.")
+    pairs = protocol("chain_logprob").pairs(example, "CTX\n", chat=True)  # type: ignore[attr-defined]
+    assert pairs == [
+        ("CTX\n", "10 + 7 = 17."),
+        ("CTX\n10 + 7 = 17.", " The answer is 17."),
+    ]
+
+
+@pytest.mark.parametrize("template", range(1, 4))
+@pytest.mark.parametrize("name", ["kv_retrieval", "facts", "word_problems", "copying"])
+def test_letters_follow_the_question_without_the_cue_of_its_wording(
+    name: str, template: int
+) -> None:
+    for example in lr.task(name, template=template, num_fewshot=1).examples(8, 0):
+        letter = protocol("letter")
+        context = letter.context(example)
+        question = context.rsplit("\n\n", 1)[-1].split("\nA. ")[0]
+        assert not question.endswith(":"), question
+        assert question == example.prompt[: len(question)]
+        spans = letter.evidence(example)
+        assert spans is not None
+        assert [context[slice(*span)] for span in spans] == [
+            example.prompt[slice(*span)] for span in example.evidence
+        ]
+
+
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [
+        ("kv_retrieval", ':\nA. "'),
+        ("facts", " as\nA. "),
+        ("word_problems", "?\nA. "),
+        ("copying", "\nCopy of the text:\nA. "),
+    ],
+)
+def test_letters_follow_the_default_wording_as_before(name: str, end: str) -> None:
+    (example,) = lr.task(name).examples(1, 0)
+    assert end in protocol("letter").context(example)

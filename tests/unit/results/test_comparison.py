@@ -277,3 +277,24 @@ def test_references_of_a_task_that_hold_other_prompts_are_said():
     )
     assert not compare(one, one).unmatched
     assert not compare(one, given).unmatched
+
+
+def test_a_difference_from_effects_without_spread_is_of_unknown_width():
+    one, two = (synthetic_result(3, 16, seed, protocols=["answer_logprob"]) for seed in (0, 1))
+    frame = one.frame.copy()
+    key = ["task", "example"]
+    intact = frame[frame["condition"] == "intact"].set_index(key)["score"]
+    same = frame["condition"] == "skip L0"
+    frame.loc[same, "score"] = intact.loc[[*frame.loc[same, key].itertuples(index=False)]].array
+    rows = compare(dataclasses.replace(one, frame=frame), two).frame.set_index("condition")
+    assert rows.loc["skip L0", "difference"].notna().all()
+    assert rows.loc["skip L0", ["low", "high"]].isna().all(axis=None)
+    assert rows.loc["skip L1", ["low", "high"]].notna().all(axis=None)
+
+
+def test_what_is_detectable_between_two_runs_accounts_for_looks():
+    one, two = run(0, FLAT), run(1, STEEP)
+    looks = {cell["task"]: [32, 64] for cell in one.manifest["cells"]}
+    looked = dataclasses.replace(one, manifest=one.manifest | {"looks": looks})
+    once, often = compare(one, two).frame, compare(looked, two).frame
+    assert (often["detectable"] > once["detectable"]).all()

@@ -1,6 +1,7 @@
 """Effects and harm of a sweep: pairing, chance, corrections, what is dropped, how it prints."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pandas as pd
@@ -319,6 +320,38 @@ def test_what_is_detectable_is_of_the_rows_n_and_its_familys_size_and_churn():
     few = synthetic_result(n_layers=6, n=6)
     assert few.effects()["detectable"].isna().all()
     assert "none known (too few examples) at n = 6" in repr(few)
+
+
+def test_what_is_detectable_counts_layers_that_were_planned_and_not_asked():
+    """Two of six layers were ablated after_first; joint ablations do not make up for the others."""
+    whole = synthetic_result(n_layers=6, n=64)
+    after_first = whole.frame["at"] == "after_first"
+    frame = whole.frame[~after_first | (whole.frame["layer"] < 2)]
+    jointly = [
+        frame[frame["condition"] == "skip L0 after_first"].assign(
+            condition=f"skip L0,L{layer} after_first", site=f"L0+L{layer}", layer=pd.NA
+        )
+        for layer in (1, 2)
+    ]
+    frame = pd.concat([frame, *jointly], ignore_index=True).astype({"layer": "Int64"})
+    manifest = whole.manifest | {"only_needed": True}
+    less = dataclasses.replace(whole, frame=frame, manifest=manifest)
+    wanted = {"condition": "skip L0 after_first", "task": "facts", "protocol": "generation"}
+    row = line(less.effects(), **wanted)
+    assert row["detectable"] == stats.minimum_detectable(64, 6 + 2)
+    assert row["p_adjusted"] == pytest.approx(8 * row["p"])
+
+
+def test_what_is_detectable_accounts_for_looks():
+    whole = synthetic_result(n_layers=6, n=64)
+    looks = {task: [32, 48, 64] for task in TASKS.values()}
+    looked = dataclasses.replace(whole, manifest=whole.manifest | {"looks": looks})
+    wanted = {"condition": "skip L3", "task": "facts", "protocol": "generation"}
+    once, often = (line(result.effects(), **wanted) for result in (whole, looked))
+    factor = stats.Looks((32, 48, 64)).adjust_p(1e-6, 64) / 1e-6
+    assert factor > 5
+    assert often["detectable"] == stats.minimum_detectable(64, math.ceil(6 * factor))
+    assert often["detectable"] > once["detectable"]
 
 
 def test_what_is_detectable_knows_clusters():

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from benchmarks.simulated import Simulation, Truth, claims_of
 from layerroles.roles import localize
@@ -145,3 +146,42 @@ def test_kinds_that_show_different_layers_say_so() -> None:
     row = localize(result, ablation="skip").claims.set_index("claim").loc[CONTEXT]
     assert row["status"] == "not shown"
     assert row["reason"] == "the kinds of ablation show it of different layers"
+
+
+@pytest.mark.parametrize("family_with_context", ["knowledge", "retrieval"])
+def test_a_change_needs_answers_with_the_first_token_kept_in_both_tasks(
+    family_with_context: str,
+) -> None:
+    """Layer 0 is a sink with the context, in a sweep that asks only critical layers after_first.
+
+    It is not critical in the family without the context, so it is not asked after_first there.
+    """
+    truth, kept = contexts([0.0] * 6, [0.34] + [0.0] * 5), contexts([0.0] * 6, [0.0] * 6)
+    whole = Simulation(truth, n=400, shared=True, spared=kept).draw(3)
+    frame = whole.frame
+    frame.loc[frame["task"] == TOLD, "family"] = family_with_context
+    asked_kept = (frame["at"] == "after_first") & (frame["layer"] == 0)
+    asked_kept &= (frame["family"] == "retrieval") & (frame["task"] == TOLD)
+    less = replace(
+        whole,
+        frame=frame[(frame["at"] != "after_first") | asked_kept].reset_index(drop=True),
+        manifest=whole.manifest | {"only_needed": True},
+    )
+    row = claims_of(less).set_index("claim").loc[CONTEXT]
+    assert row["status"] == "not shown"
+    lacking = "skip with the first token kept, mean with the first token kept"
+    assert row["reason"] == f"not asked about all of it by {lacking}"
+    assert "not asked with the first token kept: 0" in row["evidence"]
+
+
+def test_a_change_of_a_layer_that_is_critical_in_both_tasks_is_found() -> None:
+    """Only layer 0 is critical, so only this layer is asked with the first token kept."""
+    truth = contexts([0.4] + [0.0] * 5, [0.8] + [0.0] * 5)
+    whole = Simulation(truth, n=400, shared=True, spared=truth).draw(0)
+    needed = (whole.frame["at"] != "after_first") | (whole.frame["layer"] == 0)
+    less = replace(
+        whole,
+        frame=whole.frame[needed].reset_index(drop=True),
+        manifest=whole.manifest | {"only_needed": True},
+    )
+    assert claims_of(less).set_index("claim").loc[CONTEXT, "status"] == "supported"

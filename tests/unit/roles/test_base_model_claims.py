@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+import pytest
+
 from benchmarks.simulated import Simulation, claims_of
 from layerroles.roles import localize
 from layerroles.roles.base_model_claims import ROBUST
@@ -61,3 +63,12 @@ def test_claims_name_a_skill_that_is_less_than_the_family() -> None:
     result.manifest["cells"][0]["skill"] = ""
     claims = localize(result, ablation="skip").claims
     assert not claims["evidence"].str.contains("adding").any()
+
+
+@pytest.mark.parametrize("of_base", [[0.6] * 6 + [0.0] * 6, [0.0] * 6 + [0.6] * 6])
+def test_a_base_with_another_number_of_layers_is_not_compared(of_base: list[float]) -> None:
+    base = Simulation({("reasoning", G): of_base}, n=200).draw(0)
+    twin = Simulation({("reasoning", G): [0.3] * 6}, n=200).draw(1)  # the same mean harm
+    row = claims_of(twin, base=base).set_index("claim").loc[ROBUST]
+    assert row["status"] == "not shown"
+    assert "skip: not compared, the base has 12 layers and this model 6" in row["evidence"]

@@ -156,3 +156,19 @@ def test_what_cannot_be_correlated_is_refused() -> None:
         lr.probe_agreement(result, synthetic_lens(3, 8), ablation="mean")
     with pytest.raises(lr.InputError, match="unknown probe 'lens'"):
         lr.probe_agreement(result, synthetic_lens(3, 8).assign(probe="lens"))
+
+
+def test_examples_that_the_probe_did_not_measure_do_not_count() -> None:
+    """Two tasks use the same example ids, and the probe measured only four examples of one."""
+    frames = [
+        measured("similarity", ORDER.astype(float), n=1).rename(columns={"value": "influence"})
+        for _ in range(2)
+    ]
+    few = frames[0][frames[0].groupby("layer").cumcount() < 4]
+    other = frames[1].assign(task="another task")
+    rows = [
+        lr.probe_agreement(swept(ORDER), frame).set_index("probe").loc["similarity"]
+        for frame in (few, pd.concat([few, other], ignore_index=True))
+    ]
+    assert [row["n"] for row in rows] == [4, 4]
+    pd.testing.assert_series_equal(*rows)

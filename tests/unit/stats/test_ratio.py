@@ -1,5 +1,6 @@
 """Harm's interval covers, never collapses, and is close to Tango's where the skill is certain."""
 
+import itertools
 import math
 
 import numpy as np
@@ -56,6 +57,24 @@ def test_it_never_collapses_to_a_point(counts: tuple[int, int, int, int]) -> Non
     harm, interval = stats.harm_interval(*answers(*counts), 0.0)
     assert interval.low <= harm <= interval.high
     assert interval.high - interval.low > 0.05
+
+
+@pytest.mark.parametrize("guesses", [(0.25,), (0.0, 1.0), (0.0, 0.5, 0.75)])
+def test_the_possible_losses_bound_every_outcome(guesses: tuple[float, ...]) -> None:
+    """Also that a right answer which the guess gets too is lost: a loss of 1 at a skill of 0."""
+    most, least = 0.5, -1.0  # of a layer with weight .5 and one with weight -1
+    possible = stats.possible_losses(np.array(guesses), most, least)
+    outcomes = [
+        (most * (intact - one) + least * (intact - two), intact - guess)
+        for guess in guesses
+        for intact, one, two in itertools.product((0, 1), repeat=3)
+    ]
+    for harm in (-2.0, -0.3, 0.0, 0.4, 1.0, 3.0):
+        values, edges = (
+            [loss - harm * skill for loss, skill in pairs] for pairs in (outcomes, possible)
+        )
+        assert min(edges) <= min(values) + 1e-12
+        assert max(edges) >= max(values) - 1e-12
 
 
 def test_a_higher_level_is_wider_and_without_skill_there_is_no_end() -> None:

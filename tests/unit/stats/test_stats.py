@@ -286,6 +286,16 @@ def test_a_difference_of_independent_estimates_is_newcombes():
     assert (center, interval.low, interval.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
 
 
+@pytest.mark.parametrize("bound", [math.nan, math.inf])
+def test_a_difference_with_an_unknown_bound_has_an_unknown_interval(bound):
+    known, unknown = stats.Interval(-1.5, -0.5), stats.Interval(-bound, bound)
+    for intervals in ((unknown, known), (known, unknown), (unknown, unknown)):
+        value, interval = stats.difference((0.0, -1.0), intervals)
+        assert value == -1.0
+        assert math.isnan(interval.low)
+        assert math.isnan(interval.high)
+
+
 def test_correlation_narrows_a_difference_but_never_to_a_point():
     parts = ((-0.3, -0.3), (stats.tango(0, 10, 32), stats.tango(0, 10, 32)))
     widths = []

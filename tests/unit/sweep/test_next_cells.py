@@ -193,6 +193,11 @@ def test_what_will_be_asked_is_expected_from_fewer_examples() -> None:
     assert expected == pytest.approx(64 * len(asked), rel=0.25)
 
 
+def test_layers_that_were_asked_after_first_are_not_expected_to_be_asked_so() -> None:
+    whole = synthetic_result(n=64)
+    assert expected_next(whole, plan_of(whole)) == {}
+
+
 @pytest.fixture
 def half_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A random model knows nothing: every second layer counts as critical."""

@@ -1,5 +1,7 @@
 """Sweeps in rounds: the same rows, a smaller sweep after each, pages that say how far they are."""
 
+import dataclasses
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -7,6 +9,7 @@ import pytest
 
 import layerroles as lr
 from layerroles.engine import Computed
+from layerroles.progress import Advance
 from layerroles.sweep import report_file as module
 from layerroles.sweep.execution import Execution
 from layerroles.sweep.missing_work import missing_units
@@ -271,3 +274,34 @@ def test_an_error_in_what_is_shown_does_not_end_a_run(
     monkeypatch.setattr(module, "write_report", fail)
     assert not sweep().run(tmp_path / "run", report=tmp_path / "report.html").interim
     assert "what is known so far could not be shown" in caplog.text
+
+
+def test_the_time_of_the_noise_floor_is_not_part_of_the_time_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The noise floor seems to take a day; all units together take seconds."""
+    monotonic, repeat_intact = time.monotonic, Execution._repeat_intact
+    day, told = 0.0, list[float]()
+
+    def repeat_for_a_day(self: Execution, advance_file: Advance) -> None:
+        nonlocal day
+        repeat_intact(self, advance_file)
+        day = 86400.0
+
+    def answer(self: Execution, units: list[Unit], what: str, _: Advance) -> None:
+        run_units(self, units, what, lambda rows, now, outlook: told.append(outlook.left or 0.0))
+
+    run_units = Execution._answer
+    monkeypatch.setattr("time.monotonic", lambda: monotonic() + day)
+    monkeypatch.setattr(Execution, "_repeat_intact", repeat_for_a_day)
+    monkeypatch.setattr(Execution, "_answer", answer)
+    made = lr.planted(n_layers=6, retrieval=(1, 2), reasoning=(4,), inert=(5,))
+    conditions = lr.each_layer(made.model, lr.Skip())
+    # Of one family, so that a layer that is not decided is asked a unit of each.
+    tasks = [made.tasks[0], dataclasses.replace(made.tasks[0], strength=0.9)]
+    two_tasks = lr.Sweep(
+        made.model, tasks, conditions, protocols=["generation"], until="decided", limit=48
+    )
+    two_tasks.run(tmp_path)
+    assert day
+    assert max(told) < 600

@@ -389,3 +389,11 @@ def test_following_ends_by_an_interrupt(
         monkeypatch.setattr("layerroles.cli.status.time.sleep", interrupt)
         assert main(["status", str(tmp_path), "--follow", *more]) == 130
     assert capsys.readouterr().err == "layerroles: no longer followed; the run is not affected\n"
+
+
+def test_a_folder_that_cannot_be_looked_up_gets_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for command in ("status", "report", "figures"):
+        assert main([command, "n" * 300]) == 2
+        assert "json cannot be read (File name too long)" in capsys.readouterr().err

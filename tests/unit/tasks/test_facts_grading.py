@@ -41,6 +41,20 @@ ACCEPTED = [
     ("Biologists classify whales as", " a mammal, and not a fish"),
     ("Lionel Messi became famous in the sport of", " football, with Barcelona"),
     ("Michael Jordan became famous in the sport of", " Basketball, playing for Chicago"),
+    ("The Eiffel Tower is in the country of", " Paris, France"),
+    ("The Eiffel Tower is in the country of", " The Eiffel Tower is located in Paris, France."),
+    ("The Taj Mahal is in the country of", " Agra, India"),
+    ("Stonehenge is in the country of", " Stonehenge is located in Wiltshire, England."),
+    ("The currency of Norway is the", " The currency of Norway is the Norwegian Kroner."),
+    ("The currency of Denmark is the", " Danish kroner"),
+    ("The currency of the United Kingdom is the", " Great British pound"),
+    ('The author of "Frankenstein" is', " M. Shelley"),
+    ('The author of "Frankenstein" is', " Mary Godwin Shelley"),
+    ('The author of "Frankenstein" is', " Novelist Shelley"),
+    ('The author of "War and Peace" is', " Count Tolstoy"),
+    ("The Well-Tempered Clavier was composed by", " Johann S. Bach"),
+    ("The phonograph was invented by", " Thomas A. Edison"),
+    ("The electron was discovered by", " Prof. J. Thomson"),
 ]
 
 REJECTED = [
@@ -76,6 +90,17 @@ REJECTED = [
     ("Biologists classify whales as", " mammal or reptile"),
     ("Lionel Messi became famous in the sport of", " American football"),
     ("The SI unit of mass is the", " meters and kilograms"),
+    ('The author of "Frankenstein" is', " Percy Bysshe Shelley"),
+    ('The author of "Middlemarch" is', " T. S. Eliot"),
+    ('The author of "The Magic Mountain" is', " Heinrich Mann"),
+    ("The Well-Tempered Clavier was composed by", " C. P. E. Bach"),
+    ("The Well-Tempered Clavier was composed by", " Johann Christian Bach"),
+    ("The Starry Night was painted by", " Theo van Gogh"),
+    ('The 1957 film "The Seventh Seal" was directed by', " Ingrid Bergman"),
+    ('The 1972 film "The Godfather" was directed by', " Sofia Coppola"),
+    ("The Eiffel Tower is in the country of", " Hungary, France"),
+    ("The Eiffel Tower is in the country of", " Italy, Spain, France"),
+    ("The Eiffel Tower is in the country of", " Paris or Lyon, France"),
 ]
 
 
@@ -122,6 +147,10 @@ def test_strict_and_form(response: str, strict: bool, form: bool) -> None:
     example = dataclasses.replace(BY_PROMPT["The capital of France is"], choices=("Paris", "Rome"))
     grade = Facts().grade(response, example)
     assert (grade.strict, grade.form) == (strict, form)
+
+
+def test_the_grading_version_is_2_and_the_label_is_that_of_the_questions() -> None:
+    assert Facts().grading == 2 and Facts().label == "facts@2"
 
 
 def test_an_answer_is_read_behind_a_context() -> None:

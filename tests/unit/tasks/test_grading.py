@@ -3,7 +3,7 @@
 import pytest
 
 from layerroles.tasks import Copying, KVRetrieval, WordProblems
-from layerroles.tasks.base import Example, Grade
+from layerroles.tasks.base import Example, Grade, grade_text
 
 
 def read(made: object, response: str, answer: str) -> str:
@@ -147,3 +147,50 @@ def test_values(response: str, expected: str) -> None:
 )
 def test_copies(response: str, expected: str) -> None:
     assert read(Copying(), response, "Tom buys 3 eggs in the hall.") == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "response"),
+    [
+        ("A", " B. a big number"),
+        ("A", " It is a number"),
+        ("A", " A big number"),
+        ("A", " The answer is B, not a small one"),
+        ("I", "I think it is II"),
+        ("I", "I'm sure"),
+        ("B", "Because"),
+        ("B", "B's"),
+        (".", "banana."),
+        (".", ""),
+        (".5", "5"),
+    ],
+)
+def test_an_article_or_an_empty_response_is_not_the_answer(answer: str, response: str) -> None:
+    grade = grade_text(response, Example(id="1", prompt="p", answer=answer))
+    assert not grade.strict and not grade.flexible
+
+
+@pytest.mark.parametrize(
+    ("answer", "response"),
+    [
+        ("A", " A"),
+        ("A", " A. yes"),
+        ("A", " (A) yes"),
+        ("A", " **A**"),
+        ("A", " A is right"),
+        ("A", " The answer is A"),
+        ("A", " The answer is (A), yes"),
+        ("B", " B because it is even"),
+        ("B", " It is B."),
+        ("I", " I. Rome"),
+        ("I", " It is I"),
+        (".", " ."),
+        (".5", " It is .5."),
+        ("a", " The answer is a"),
+    ],
+)
+def test_a_letter_and_a_number_are_found_where_they_are_the_answer(
+    answer: str, response: str
+) -> None:
+    grade = grade_text(response, Example(id="1", prompt="p", answer=answer))
+    assert grade.flexible and grade.answered

@@ -13,6 +13,7 @@ import pytest
 import layerroles as lr
 from layerroles.protocols import Generation
 from layerroles.sweep import work_units
+from layerroles.sweep.work_units import make_cells
 from layerroles.tasks import Example, KVRetrieval, Task
 from layerroles.tasks.base import register
 from layerroles.tasks.guessing import Guess, Scorer, best_guess
@@ -184,3 +185,71 @@ def test_a_task_with_few_questions_has_references() -> None:
         *shots, asked = context.split("\n\n")
         assert len(shots) == 8
         assert not any(shot.startswith(asked.split("=")[0]) for shot in shots)
+
+
+def write_choices(folder: Path, rows: list[tuple[str, list[str]]]) -> lr.Task:
+    """A task of questions with these answers and choices."""
+    lines = [
+        json.dumps({"prompt": f"Question {n}?", "answer": answer, "choices": choices})
+        for n, (answer, choices) in enumerate(rows)
+    ]
+    (folder / "choices.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return lr.task(f"local:{folder / 'choices.jsonl'}", family="knowledge")
+
+
+@pytest.mark.parametrize(
+    ("rows", "strategy", "chance"),
+    [
+        # The same position, and the same text, is right in four of five.
+        ([("yes" if n % 5 else "no", ["yes", "no"]) for n in range(200)], "always choice 1", 0.8),
+        # The positions are balanced, the text is not.
+        (
+            [("yes" if n % 5 else "no", ["yes", "no"][:: (-1) ** (n // 5)]) for n in range(200)],
+            "always 'yes'",
+            0.8,
+        ),
+        # The longest of four is right in three of four.
+        (
+            [
+                (*[f"{n} long" if n % 4 else f"{n}b"], [f"{n} long", f"{n}b", f"{n}c", f"{n}d"])
+                if n % 2
+                else (
+                    *[f"{n} long" if n % 4 else f"{n}b"],
+                    [f"{n}d", f"{n}c", f"{n}b", f"{n} long"],
+                )
+                for n in range(200)
+            ],
+            "the longest choice",
+            0.75,
+        ),
+        ([(f"{n}{'abcd'[n % 4]}", [f"{n}{c}" for c in "abcd"]) for n in range(200)], None, 0.25),
+        ([("yes", ["yes", "no"])] * 8, None, 0.5),  # eight questions show nothing
+    ],
+)
+@pytest.mark.parametrize("protocol", ["letter", "continuation"])
+def test_choosing_unread_is_chance_where_it_beats_choosing_at_random(
+    tmp_path: Path,
+    rows: list[tuple[str, list[str]]],
+    strategy: str | None,
+    chance: float,
+    protocol: str,
+) -> None:
+    (cell,) = make_cells([write_choices(tmp_path, rows)], [protocol], limit=120, seed=0)
+    entry = cell.to_manifest()
+    assert entry.get("chance_from") == strategy
+    assert entry["chance"] == pytest.approx(chance, abs=0.0 if strategy is None else 0.08)
+    if strategy is not None:
+        assert entry["random_choice"] == 1 / len(rows[0][1])
+        assert set(cell.guess.scores) == {example.id for example in cell.examples}
+
+
+def test_a_model_that_always_says_yes_has_no_skill(tmp_path: Path) -> None:
+    """Its score is far above that of a random choice, and shows no reading."""
+    rows = [("yes" if n % 5 else "no", ["yes", "no"]) for n in range(200)]
+    sweep = lr.Sweep(
+        random_model("llama"), [write_choices(tmp_path, rows)], [], protocols=["letter"], limit=120
+    )
+    (intact,) = sweep.run(tmp_path / "run").intact().itertuples()
+    assert intact.score == pytest.approx(0.8, abs=0.1)
+    assert intact.chance == pytest.approx(0.8, abs=0.1)
+    assert not intact.above_chance

@@ -133,6 +133,10 @@ def test_numbers_are_graded_by_value(tmp_path: Path) -> None:
     assert not made.grade(" 125", example).flexible
 
 
+def test_the_grading_version_is_3(tmp_path: Path) -> None:
+    assert task("local", path=written(tmp_path, ROW)).grading == 3
+
+
 @pytest.mark.parametrize(
     ("rows", "line", "told"),
     [
@@ -144,6 +148,7 @@ def test_numbers_are_graded_by_value(tmp_path: Path) -> None:
         ([{**ROW, "answer": [4]}], 1, "[4]"),
         ([{**ROW, "choices": ["5", "6"]}], 1, "'4' is not among the choices"),
         ([{**ROW, "choices": ["4", "4"]}], 1, "name one twice"),
+        ([{**ROW, "choices": ["4", ""]}], 1, "['4', ''] hold an empty one"),
         ([{**ROW, "choices": "4|5"}], 1, "not a list"),
         ([{**ROW, "evidence": ["3"]}], 1, "'3' does not occur"),
         ([{**ROW, "evidence": [[3, 99]]}], 1, "[3, 99]"),
@@ -168,6 +173,7 @@ def test_a_wrong_row_is_named(tmp_path: Path, rows: list[object], line: int, tol
         (["prompt,answer,family", "a,b"], 2, "2 cells under 3 names"),
         (["prompt,answer,family", '"a', 'b",c,reasoning', "d,,reasoning"], 4, "'answer'"),
         (["prompt,answer,choices,family", "a,b,c|d,reasoning"], 2, "'b' is not among"),
+        (["prompt,answer,choices,family", "a,b,b|c|,reasoning"], 2, "hold an empty one"),
         (["prompt,answer,family", '"a'], 2, "not CSV"),
     ],
 )
