@@ -42,8 +42,8 @@ class Decided:
             are likely to need the fewest further questions come first. The questions up to the
             first look are asked even if they take longer.
         simultaneous: whether `error` is the probability that any verdict on the conditions of one
-            ablation, in one family under one protocol, is wrong, instead of the probability for
-            each verdict.
+            ablation of the same parts at the same positions, in one family under one protocol, is
+            wrong, instead of the probability for each verdict.
         goal: `"layers"`, to decide the verdict on each layer, or `"claims"`. Each claim is decided
             by 95% intervals, so `error` and `simultaneous` are for layers only.
 
