@@ -146,8 +146,8 @@ def size_of(config: Any) -> Size:
 
 
 _PATTERN = re.compile(
-    r"L(?P<start>\d+)(?::(?P<stop>\d+))?"
-    r"(?:\.(?:H(?P<head>\d+)|KV(?P<kv_group>\d+)|(?P<part>\w+)))?"
+    r"L(?P<start>\d{1,9})(?::(?P<stop>\d{1,9}))?"
+    r"(?:\.(?:H(?P<head>\d{1,9})|KV(?P<kv_group>\d{1,9})|(?P<part>\w+)))?"
 )
 
 

@@ -81,7 +81,7 @@ def check_options(
         )
     if minutes is not None and not minutes > 0:
         raise InputError(f"--minutes {minutes:g} leaves no time: give more than 0")
-    _check_sites(sites)
+    check_words(sites)
     if "torch" in sys.modules:
         return
     for kind, option, text, known in (
@@ -95,13 +95,6 @@ def check_options(
             name = word.partition("[")[0]
             if name not in known:
                 raise InputError(describe_unknown(kind, name, known))
-
-
-def _check_sites(sites: str) -> None:
-    # Python refuses to read numbers of more than 4,300 digits.
-    if re.search(r"\d{10}", sites):
-        raise InputError(f"--sites {sites!r} has a number of 10 digits or more: no model has such")
-    check_words(sites)
 
 
 def split_settings(pairs: Iterable[str]) -> dict[str, str]:

@@ -41,16 +41,17 @@ def measure_into(
         lens = lr.probes.measure_into("runs/first", lr.probes.LogitLens(), model, tasks, limit=8)
     """
     model_provenance, tasks = provenance(model), as_tasks(tasks)
-    _refuse_other_model(Path(run), model_provenance)
+    is_run = _refuse_other_model(Path(run), model_provenance)
     condition = INTACT if condition is None else as_condition(condition)
     request = {
         "probe": repr(probe),
         "weights": model_provenance.weights,
         "dtype": model_provenance.dtype,
-        "config": model_provenance.config,
         "condition": [condition.name, condition.hash],
         "tasks": {task.label: task.fingerprint(limit, seed) for task in tasks},
     }
+    if not is_run:  # a run's manifest has the configuration, and was compared
+        request["config"] = model_provenance.config
     digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
     suffix = "" if condition.is_intact else f".{condition.hash}"
     table = Path(run) / _FOLDER / f"{probe.name}{suffix}.csv"
@@ -88,12 +89,13 @@ def read_saved(run: str | Path, *, condition: str | None = "intact") -> list[pd.
     return [frame for frame in frames if condition is None or _condition_name(frame) == condition]
 
 
-def _refuse_other_model(run: Path, known: Provenance) -> None:
+def _refuse_other_model(run: Path, known: Provenance) -> bool:
+    """Check that a folder does not hold a run of another model; return whether it holds a run."""
     try:
         saved_model = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["model"]
         weights, name = saved_model["weights"], saved_model["name"]
     except (OSError, ValueError, LookupError, TypeError):  # no run, or no weights in its manifest
-        return
+        return False
     if weights != known.weights:
         raise InputError(
             f"run folder {str(run)!r} is of another model: its weights are {weights!r} (model "
@@ -104,6 +106,7 @@ def _refuse_other_model(run: Path, known: Provenance) -> None:
             f"run folder {str(run)!r} is of a model with another configuration: {differing!r} of "
             f"{name!r} differs from that of {known.name!r}; use another folder"
         )
+    return True
 
 
 def _condition_name(frame: pd.DataFrame) -> str:

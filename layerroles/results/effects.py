@@ -5,7 +5,6 @@ A row of the table is one condition in one task and protocol. If a run has one a
 settings, labels such as `clip[length=0.25]` distinguish them.
 """
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -281,13 +280,14 @@ def find_detectable(family: pd.DataFrame, background: float, n_more: int = 0) ->
         Drops in the unit of the score; NaN where no drop would be found.
     """
     tests = int(family["p"].notna().sum()) + n_more
+    counts = np.ceil((tests * family["looks"]).round(6)).astype(int)
     background = max(stats.LEAST_BACKGROUND, background)
     deff = float(family["design"].mean())
     return [
-        stats.minimum_detectable(int(n / deff), math.ceil(tests * looks), background)
+        stats.minimum_detectable(int(n / deff), count, background)
         if np.isnan(sd)
-        else stats.minimum_detectable_mean(int(n / deff), sd, math.ceil(tests * looks))
-        for n, sd, looks in family[["n", "sd", "looks"]].to_numpy(float).tolist()
+        else stats.minimum_detectable_mean(int(n / deff), sd, count)
+        for (n, sd), count in zip(family[["n", "sd"]].to_numpy(float).tolist(), counts, strict=True)
     ]
 
 

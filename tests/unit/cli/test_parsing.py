@@ -194,5 +194,5 @@ def test_only_the_types_of_parameters_that_are_set_need_to_be_known(tmp_path: Pa
 
 
 def test_a_number_in_sites_that_python_cannot_read_is_refused() -> None:
-    with pytest.raises(InputError, match="has a number of 10 digits or more"):
+    with pytest.raises(InputError, match="is not a site: write L3"):
         check_options(limit=None, sites=f"L{'9' * 5000}")

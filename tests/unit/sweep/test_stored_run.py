@@ -21,6 +21,7 @@ import pytest
 
 import layerroles as lr
 from layerroles.ablations import ABLATIONS
+from layerroles.models import behaviour_config
 from layerroles.plants import Plant
 from tests.support import small_run
 
@@ -137,6 +138,7 @@ def test_the_manifest_has_these_keys_and_types(which: str, request: Any) -> None
         more += ["asked_next:list", "looks:dict", "until:NoneType"]
         expected[""] = " ".join(sorted([*names, *more]))
         expected |= {"examples_at_once": "", "rows_at_once": "*:int", "looks": ""}
+        assert manifest["model"].pop("config") == behaviour_config(made().model)
     assert schema(manifest) == expected
 
 
