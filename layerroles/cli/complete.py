@@ -114,7 +114,10 @@ def _below(incomplete: str) -> Iterator[str]:
 
 
 def _is_run(folder: Path) -> bool:
-    return (folder / "manifest.json").is_file()
+    try:
+        return (folder / "manifest.json").is_file()
+    except OSError:  # a folder without access
+        return False
 
 
 def _folders(parent: Path) -> list[Path]:

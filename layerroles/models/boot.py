@@ -169,11 +169,15 @@ def resolve_source(name: str) -> str:
 
     Raises:
         InputError: a folder without a config, a file that cannot be converted, or a path that does
-            not exist.
+            not exist or cannot be looked up.
     """
     if name == gguf.BUILT_IN:
         return str(gguf.built_in_folder())
     path = expand_home(name)
+    try:
+        path.exists()
+    except OSError as error:  # a name that is too long, or a folder without access
+        raise InputError(f"model {name!r} cannot be looked up: {error.strerror}") from error
     if path.suffix == ".gguf":
         return str(gguf.convert(path))
     if path.is_dir():

@@ -224,7 +224,11 @@ _LIST_FIELDS = ("choices", "evidence")
 
 def _read_rows(path: Path) -> Iterator[tuple[int, FieldValues]]:
     readers = {".jsonl": _read_json_rows, ".csv": _read_csv_rows}
-    if path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    if is_folder:
         raise InputError(f"{path} is a folder; name a .jsonl or .csv file in it")
     if path.suffix.lower() not in readers:
         raise InputError(f"{path}: the name of a file of questions ends in .jsonl or .csv")

@@ -217,6 +217,7 @@ def test_a_model_with_states_answers_in_a_batch_as_alone(architecture: str) -> N
         ("no/such-model", "offline, use 'smollm2-135m'"),
         ("missing.gguf", "there is no such file"),
         ("~nobody-of-that-name", "there is no such folder or file"),
+        (300 * "a", "cannot be looked up: File name too long"),
     ],
 )
 def test_an_unknown_model_is_told_in_one_line(name: str, line: str) -> None:

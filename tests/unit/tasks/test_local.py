@@ -195,6 +195,7 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
     coded.write_bytes(json.dumps(ROW).encode() + b'\n{"prompt": "caf\xe9"}\n')
     for path, parameters, told in [
         (str(tmp_path / "none.jsonl"), {}, "does not exist"),
+        (f"{300 * 'a'}.jsonl", {}, "cannot be read: File name too long"),
         (str(tmp_path), {}, "is a folder"),
         (empty, {}, "holds no question"),
         (heads, {}, "holds no question"),
