@@ -31,7 +31,8 @@ def questions(folder: Path, family: str, n: int = 12) -> lr.Task:
             "id": f"q{i}",
             "prompt": f"{letters[i % 6]}{i}: which letter?",
             "answer": letters[i % 6],
-            "choices": [letters[i % 6], letters[(i + 1) % 6], "?"],
+            # The answer is the first choice of half of the questions, and the last of the others.
+            "choices": [letters[i % 6], letters[(i + 1) % 6], "?"][:: 1 if i < 6 else -1],
             "evidence": [letters[i % 6] + str(i)],
             "family": family,
         }
