@@ -20,12 +20,11 @@ Wang et al. 2022, arXiv 2211.00593.)
     >>> frame.groupby(["layer", "part"]).logit.mean()  # doctest: +SKIP
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import pandas as pd
 import torch
 from einops import einsum
 from jaxtyping import Float
@@ -33,12 +32,11 @@ from torch import Tensor
 from transformer_lens.ActivationCache import ActivationCache
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.ablations import Condition, as_condition
+from layerroles.ablations import Condition
 from layerroles.errors import InputError
 from layerroles.models import other_writes, output_scale, prepared
 from layerroles.probes.base import Batch, Probe, register
 from layerroles.sites import ENTRY, FINAL_SCALE, Part, Site
-from layerroles.tasks import Task
 
 # Largest allowed difference of the parts' sum from the model's own logit. In half precision the
 # stream is rounded after each addition, and logits are rounded themselves.
@@ -68,28 +66,19 @@ class DirectAttribution(Probe):
         attribution.groupby(["task", "layer", "part"])["logit"].mean()
     """
 
-    def measure(
-        self,
-        model: TransformerBridge,
-        tasks: Sequence[Task],
-        *,
-        limit: int = 32,
-        seed: int = 0,
-        condition: Condition | None = None,
-    ) -> pd.DataFrame:
-        """Measure as `Probe.measure` does, under conditions that edit sublayers only.
+    def check_condition(self, condition: Condition) -> None:
+        """Check that the condition edits sublayers only.
 
         Raises:
-            InputError: `Probe.measure` raises it, or the condition edits a whole layer or the
-                stream, whose sublayers then compute writes that the stream does not get.
+            InputError: it edits a whole layer or the stream, so that sublayers compute writes that
+                the stream does not get.
         """
-        for site, edit in () if condition is None else as_condition(condition).edits.items():
+        for site, edit in condition.edits.items():
             if site.part in ("block", "stream") and not edit.in_place:
                 raise InputError(
                     f"direct attribution takes layers apart, and {edit.name} at {site} edits more "
                     f"than a sublayer: ablate its attn and mlp instead"
                 )
-        return super().measure(model, tasks, limit=limit, seed=seed, condition=condition)
 
     def rows(self, model: TransformerBridge, batch: Batch) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield a row for each example and part."""

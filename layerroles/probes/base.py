@@ -92,6 +92,7 @@ class Probe(ABC):
         check_weights(model)
         self.check(model)
         condition = INTACT if condition is None else as_condition(condition)
+        self.check_condition(condition)
         rows = [
             {
                 "probe": self.name,
@@ -124,6 +125,13 @@ class Probe(ABC):
             else ablated(model, condition, prompts=batch.prompts)
         ):
             yield from self.rows(model, batch)
+
+    def check_condition(self, condition: Condition) -> None:  # noqa: B027  # most fit every one
+        """Check that the probe can measure under a condition.
+
+        Raises:
+            InputError: the condition does something that the probe cannot account for.
+        """
 
     def check(self, model: TransformerBridge) -> None:  # noqa: B027  # most fit every model
         """Check that the probe can measure a model.
