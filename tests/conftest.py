@@ -20,15 +20,17 @@ os.environ["WANDB_MODE"] = "disabled"
 if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a core
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import jaxtyping
 import pandas as pd
 from beartype import BeartypeConf, BeartypeDecorPlace
 from beartype.claw import beartype_package
-from jaxtyping import install_import_hook
 
-# Every annotated type of the package is checked at each call, in doctests too: by jaxtyping where a
+from tests.support.type_checks import VIOLATION, checked
+
+# Every annotated type of the package is checked at each call, in doctests too: by `checked` where a
 # module names shapes, types imported for type checkers alone, or actors (Ray sends no class that
-# beartype decorates); else by beartype, which takes a tenth of the time. The values of a
-# dataclass are checked by jaxtyping only: many check what they are given themselves, in words.
+# beartype decorates); else by beartype's own hook. What a dataclass is given is checked by the
+# former only: many check it themselves, in words.
 PACKAGE = Path(__file__).parents[1] / "layerroles"
 WITH_SHAPES = [
     ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts)
@@ -41,10 +43,11 @@ beartype_package(
     conf=BeartypeConf(
         claw_is_pep526=False,
         claw_decor_place_type=BeartypeDecorPlace.FIRST,  # below @dataclass
-        violation_type=TypeError,  # as jaxtyping's
+        violation_type=VIOLATION,
     ),
 )
-install_import_hook(WITH_SHAPES, "beartype.beartype")
+jaxtyping.jaxtyped = checked  # the decorator that its import hook writes
+jaxtyping.install_import_hook(WITH_SHAPES, None)
 
 
 @pytest.fixture(autouse=True)
