@@ -6,8 +6,9 @@ Question
     that is taught something else not?
 
 Method
-    Full fine-tuning (all weights, AdamW, cosine schedule after a tenth of warm-up), loss on the
-    solutions' tokens only; a text holds several lessons of one kind, as a prompt with shots does.
+    Full fine-tuning (all weights, in float32; passes in `--dtype`; AdamW, cosine schedule after a
+    tenth of warm-up), loss on the solutions' tokens only; a text holds several lessons of one
+    kind, as a prompt with shots does.
     The twins:
       solver   solutions of an exact solver (solver-taught, not distilled from a model);
       self     the model's own greedy solutions that came out right (self-distilled);
@@ -76,6 +77,8 @@ def taught(args: argparse.Namespace, base: Any, twin: str, problems: list[lr.Exa
     """Make one twin, unless it is there."""
     folder, names = args.out / twin, ("model", "steps", "lessons", "texts", "rate", "seed", "dtype")
     asked = {name: getattr(args, name) for name in names} | {"twin": twin}
+    if args.dtype != "float32":
+        asked["weights"] = "float32"
     asked["problems_sha256"] = hashlib.sha256(repr(problems).encode()).hexdigest()
     note = folder / "distill.json"
     if note.is_file():
@@ -94,11 +97,12 @@ def taught(args: argparse.Namespace, base: Any, twin: str, problems: list[lr.Exa
     source = lr.model_folder(args.model) if local else args.model
     torch.manual_seed(args.seed)
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        source, dtype=getattr(torch, args.dtype), use_safetensors=True
+        source, dtype=torch.float32, use_safetensors=True
     )
     tokenizer = transformers.AutoTokenizer.from_pretrained(source)
     fed = batches(given, tokenizer, texts=args.texts, packed=PACKED, seed=args.seed)
-    losses = trained(model, fed, steps=args.steps, rate=args.rate, minutes=args.minutes)
+    how = {"rate": args.rate, "minutes": args.minutes, "dtype": getattr(torch, args.dtype)}
+    losses = trained(model, fed, steps=args.steps, **how)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     told = {

@@ -15,9 +15,18 @@ _SEAM = "\n\n"
 
 
 def trained(
-    model: Any, fed: Iterator[dict[str, torch.Tensor]], *, steps: int, rate: float, minutes: float
+    model: Any,
+    fed: Iterator[dict[str, torch.Tensor]],
+    *,
+    steps: int,
+    rate: float,
+    minutes: float,
+    dtype: torch.dtype = torch.float32,
 ) -> list[float]:
     """Fine-tune all weights in place; the loss of each step.
+
+    The weights of `model` are float32: a step is smaller than what bfloat16 rounds a weight by, and
+    most would be lost. Passes are computed in `dtype`.
 
     Raises:
         InputError: it would take longer than `minutes`, as the first steps tell.
@@ -29,7 +38,8 @@ def trained(
     losses, began = [], time.monotonic()
     model.train()
     for step, batch in zip(range(1, steps + 1), fed, strict=False):
-        loss = model(**batch).loss
+        with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
+            loss = model(**batch).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -244,6 +244,28 @@ def test_twins_are_made_kept_and_compared(
     assert set(swaps["swap"]) == {"solver into base", "base into solver"}
 
 
+def test_a_small_step_moves_the_weights_where_passes_are_in_bfloat16(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    base = model_path("llama")
+    options = ("--model", base, "--steps", 2, "--texts", 1, "--lessons", 12, "--limit", 0)
+    options = (*options, "--rate", 2e-5, "--twin", "solver")
+    weights = [AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).state_dict()]
+    for dtype in ("float32", "bfloat16"):
+        run(monkeypatch, "distill.py", *options, "--dtype", dtype, "--out", tmp_path / dtype)
+        made = AutoModelForCausalLM.from_pretrained(tmp_path / dtype / "solver", dtype="auto")
+        assert made.dtype == torch.float32
+        weights.append(made.state_dict())
+    before, exact, half = (
+        torch.cat([one[name].flatten() for name in weights[0] if "layers" in name])
+        for one in weights
+    )
+    moved = exact != before
+    assert moved.float().mean() > 0.9
+    assert (half != before)[moved].float().mean() > 0.9  # 0.1 of them if weights are bfloat16
+    assert torch.corrcoef(torch.stack([half - before, exact - before]))[0, 1] > 0.9
+
+
 def test_twins_are_called_better_by_intervals_that_account_for_templates() -> None:
     """Templates of six questions each; where a model is right is drawn by template."""
     from held_out import better, compared
