@@ -101,7 +101,8 @@ def _find_changes(kinds: Sequence[AblationKind], pair: CellPair) -> list[Finding
         )
         undecided = not sign and not layers
         # Changed layers that were not ablated with the first token kept.
-        lacking = {layer for layer, _ in changes_at[0].shown} & changes_at[-1].not_asked
+        shown_at_all = frozenset(layer for layer, _ in changes_at[0].shown)
+        lacking = shown_at_all & changes_at[-1].not_asked
         lacks_kept = undecided and (
             bool(lacking) or (changes_at[0].known and not changes_at[-1].known)
         )
@@ -127,6 +128,7 @@ def _find_changes(kinds: Sequence[AblationKind], pair: CellPair) -> list[Finding
                 asks_kept=undecided and changes_at[0].sign != 0,
                 disagrees=bool(layers) and not agrees,
                 lacks_kept=lacks_kept,
+                kept_layers=shown_at_all,
                 is_near=is_near,
             )
         )
@@ -170,16 +172,19 @@ class _Changes:
 
     def __init__(self, harms: Harms, pair: CellPair, at: str) -> None:
         other_conditions = set(pair.two.conditions.index)
-        names = {
-            place[0]: harms.condition(pair.one.task, pair.one.protocol, place, at)
-            for place in harms.places
-        }
+        cell = pair.one.task, pair.one.protocol
+        names = {}
+        for place in harms.places:
+            name = harms.asked_condition(*cell, place, at)
+            is_asked = name in other_conditions
+            names[place[0]] = name if is_asked else harms.condition(*cell, place, at)
         by_layer = {
             layer: name
             for layer, name in names.items()
             if name is not None and name in other_conditions
         }
-        # `Harms.condition` gives the condition at all positions for layers that are not critical.
+        # `Harms.condition` is the one at all positions for a layer that was not asked `at`, since
+        # it is not critical.
         self.not_asked = {
             layer for layer, name in by_layer.items() if pair.one.conditions.at[name, "at"] != at
         }

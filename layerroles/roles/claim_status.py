@@ -176,6 +176,8 @@ class Finding:
             (`Number.kept`); those at `Harms.at` alone would decide it.
         lacks_kept: whether `asks_kept` is true and the numbers with the first token kept are not
             known, for not all questions about them were asked.
+        kept_layers: layers that have to be ablated with the first token kept to decide `sign`,
+            whether or not they are critical.
         disagrees: whether `sign` is 0 because another kind shows the claim of other layers.
         is_near: whether a number is known to lie so near its smallest effect that more questions
             would not decide `sign`.
@@ -190,6 +192,7 @@ class Finding:
     is_open: bool = False
     asks_kept: bool = False
     lacks_kept: bool = False
+    kept_layers: frozenset[int] = frozenset()
     disagrees: bool = False
     is_near: bool = False
 

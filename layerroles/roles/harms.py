@@ -226,6 +226,10 @@ class Harms:
             at = AFTER_FIRST if not at_all.known or at_all.interval.low > CRITICAL else "all"
         return self._condition_at.get((task, protocol, place, at))
 
+    def asked_condition(self, task: str, protocol: str, place: Place, at: str) -> str | None:
+        """Return the name of the condition at `at` that ablates one place; None if not asked."""
+        return self._condition_at.get((task, protocol, place, at))
+
     def level_of_sums(self, task: str, protocol: str) -> float:
         """Return the confidence level to use for intervals of sums over all places of a task.
 

@@ -5,7 +5,8 @@ are ablated with the first kind of ablation, such as `Skip`. Once its *finding* 
 about the claim, with numbers) shows the claim or its opposite, the next kind follows, if the claim
 depends on it (`roles.Claim.open_finding`). If the sweep has conditions with `at="after_first"`, a
 claim also has to hold with the first token kept, that is, not ablated. Once a claim depends on
-this, critical layers are also ablated `after_first`.
+this, critical layers are also ablated `after_first`, and so are the layers whose harm a context is
+shown to change.
 
 A *cell* is one task under one protocol. A *look* is a number of questions after which the results
 are judged again.
@@ -40,7 +41,7 @@ class OpenClaim:
         claim: the claim.
         finding: what this kind of ablation says about the claim so far.
         cells: the cells that the claim is about, each with this kind's conditions at all positions
-            and, if the claim depends on them, those that ablate critical layers `after_first`.
+            and, if the claim depends on them, those that ablate layers `after_first`.
     """
 
     claim: Claim
@@ -154,19 +155,22 @@ class _Conditions:
         """Return the claim's `OpenClaim.cells` for the kind of ablation of the finding."""
         names = self._names[finding.ablation]
         return tuple(
-            (cell, names, self._kept(cell, names) if finding.asks_kept else ())
+            (cell, names, self._kept(cell, names, finding) if finding.asks_kept else ())
             for cell in self._cells
             if (cell.family, cell.protocol) in claim.keys
             and cell.has_skill
             and (not claim.tasks or cell.task in claim.tasks)
         )
 
-    def _kept(self, cell: Cell, names: tuple[str, ...]) -> tuple[str, ...]:
-        """Return the names of the conditions that ablate critical layers `after_first`.
+    def _kept(self, cell: Cell, names: tuple[str, ...], finding: Finding) -> tuple[str, ...]:
+        """Return the names of the conditions that ablate layers `after_first`.
+
+        The layers are the critical ones, and those of `Finding.kept_layers`.
 
         Args:
             cell: a layer has to be critical in this cell's family under its protocol.
             names: the names of the conditions at all positions that show which layers are critical.
+            finding: what these conditions say about the claim.
         """
         return tuple(
             decision.kept
@@ -174,7 +178,10 @@ class _Conditions:
             if decision.condition in names
             and (decision.family, decision.protocol) == (cell.family, cell.protocol)
             and decision.kept is not None
-            and decision.harm.interval.low > CRITICAL
+            and (
+                decision.harm.interval.low > CRITICAL
+                or cell.conditions.at[decision.condition, "layer"] in finding.kept_layers
+            )
         )
 
 

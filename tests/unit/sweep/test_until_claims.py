@@ -187,6 +187,20 @@ def test_a_change_by_a_context_is_asked_of_both_kinds() -> None:
     assert n_asked(result)["knowledge", "skip"] < 2 * LIMIT
 
 
+def test_a_change_of_a_layer_that_is_not_critical_is_asked_with_the_first_token_kept() -> None:
+    """Layer 0 matters with the context only, and in the mean of both tasks it is not critical."""
+    without, with_it = [0.0] * LAYERS, [0.34] + [0.0] * 8
+    truth: Truth = {("knowledge", G): without, ("knowledge[context]", G): with_it}
+    sink: Truth = {("knowledge", G): without, ("knowledge[context]", G): without}
+    for spared, status in ((truth, "supported"), (sink, "not shown")):
+        result = ask(draw(truth, shared=True, spared=spared, n=2048), 2048, "claims")
+        assert statuses(result)[CONTEXT] == status
+        kept = result.frame[result.frame["at"] == "after_first"]
+        assert set(kept["layer"]) == {0}
+        assert kept["task"].nunique() == 2
+        assert n_asked(result)["knowledge", "skip"] < 2048
+
+
 def test_the_second_kind_alone_does_not_know_what_copying_does() -> None:
     """Both lean alike; Mean was not asked about copying, and may not forget it."""
     truth: Truth = {(family, G): TIDY["retrieval", G] for family in ("retrieval", "language")}
