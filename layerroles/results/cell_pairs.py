@@ -20,6 +20,7 @@ from jaxtyping import Float
 
 from layerroles import stats
 from layerroles.results.cells import CONDITION, INTACT, Cell
+from layerroles.results.effects import count_not_asked, count_planned
 
 PAIR = ["task", "task_b", "family", "protocol_a", "protocol_b"]
 AGREEMENT = ["ablation", "at", "part", *PAIR, "n_sites", "n", "spearman", "low", "high", "p"]
@@ -188,13 +189,17 @@ def tabulate_agreement(cells: Sequence[Cell]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=AGREEMENT)
 
 
-def tabulate_differences(cells: Sequence[Cell]) -> pd.DataFrame:
+def tabulate_differences(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> pd.DataFrame:
     """Return the table of `SweepResult.differences`."""
     rows: list[dict[str, Any]] = []
+    planned = count_planned(manifest)
     for pair in pairs_of(cells):
-        for _, names in pair.profiles():
+        for kind, names in pair.profiles():
             _, p = pair.differ_p(names)
-            for name, site_p, adjusted_p in zip(names, p, stats.holm(p), strict=True):
+            sites = pair.one.conditions.loc[names, "site"]
+            n_more = count_not_asked(sites, planned[kind["ablation"], kind["at"], kind["part"]])
+            adjusted = stats.holm(np.append(p, np.ones(n_more)))[: len(p)]
+            for name, site_p, adjusted_p in zip(names, p, adjusted, strict=True):
                 one, two = pair.harms({name: 1.0})
                 difference, low, high = stats.difference_of(two, one).numbers
                 rows.append(

@@ -120,11 +120,15 @@ def compare(a: SweepResult, b: SweepResult) -> Comparison:
         raise InputError(f"the two runs have nothing to compare: {'; '.join(unmatched)}")
     frame = frame.astype({"layer": "Int64", "head": "Int64", "n": int})
     frame[["p_adjusted", "detectable"]] = np.nan
-    for (_, _, part, *_), family in frame.groupby(FAMILY, sort=False):
-        frame.loc[family.index, "p_adjusted"] = effects.adjust_p(family["p"], part)
+    planned = effects.count_planned(a.manifest, b.manifest)
+    for (ablation, at, part, *_), family in frame.groupby(FAMILY, sort=False):
+        n_more = effects.count_not_asked(family["site"], planned[ablation, at, part])
+        frame.loc[family.index, "p_adjusted"] = effects.adjust_p(family["p"], part, n_more)
         # Changes in the rarer direction are taken as chance, which changes as many the other way.
         background = min(family["gained"].sum(), family["lost"].sum()) / max(1, family["n"].sum())
-        frame.loc[family.index, "detectable"] = effects.find_detectable(family, float(background))
+        frame.loc[family.index, "detectable"] = effects.find_detectable(
+            family, float(background), n_more
+        )
     profiles = [row for matched in matches for row in _profile_rows(matched)]
     return Comparison(
         frame=frame[COLUMNS],

@@ -5,6 +5,8 @@ A row of the table is one condition in one task and protocol. If a run has one a
 settings, labels such as `clip[length=0.25]` distinguish them.
 """
 
+import functools
+import operator
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -46,10 +48,9 @@ def tabulate_effects(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> pd.D
         {"layer": "Int64", "head": "Int64", "n": int, "n_failed": int, "n_changed": int}
     )
     frame[["p_adjusted", "detectable"]] = np.nan
-    planned = _count_planned(manifest)
+    planned = count_planned(manifest)
     for (ablation, at, part, *_), family in frame.groupby(FAMILY, sort=False):
-        n_single = int((~family["site"].str.contains("+", regex=False)).sum())
-        n_more = max(0, planned[ablation, at, part] - n_single)
+        n_more = count_not_asked(family["site"], planned[ablation, at, part])
         frame.loc[family.index, "p_adjusted"] = adjust_p(family["p"], part, n_more)
         frame.loc[family.index, "detectable"] = _find_detectable_drops(family, n_more)
     return frame[[*CONDITION, *CELL, *NUMBERS]]
@@ -183,18 +184,28 @@ def adjust_p(p: "pd.Series[float]", part: str, n_more: int = 0) -> Float[np.ndar
     return correct(padded)[: len(p)]
 
 
-def _count_planned(manifest: Mapping[str, Any]) -> Counter[tuple[str, str, str]]:
-    """Count the sweep's single-site conditions, asked or not, by ablation, `at` and part.
+def count_planned(*manifests: Mapping[str, Any]) -> Counter[tuple[str, str, str]]:
+    """Count the single-site conditions that sweeps share, by ablation, `at` and part.
 
-    Empty if the sweep does not defer conditions `after_first` (`only_needed` is false).
+    They are counted whether they were asked or not. Empty if no sweep defers conditions
+    `after_first` (`only_needed` is false).
     """
-    if not manifest.get("only_needed", False):
+    if not any(manifest.get("only_needed", False) for manifest in manifests):
         return Counter()
-    return Counter(
-        (entry["ablation"], entry["at"], entry["parts"][0])
-        for entry in manifest["conditions"]
-        if len(entry["sites"]) == 1
-    )
+    counts = [
+        Counter(
+            (str(entry["ablation"]), str(entry["at"]), str(entry["parts"][0]))
+            for entry in manifest.get("conditions", [])
+            if len(entry["sites"]) == 1
+        )
+        for manifest in manifests
+    ]
+    return functools.reduce(operator.and_, counts)
+
+
+def count_not_asked(sites: "pd.Series[str]", n_planned: int) -> int:
+    """Return how many of the planned conditions at a single site are not among `sites`."""
+    return max(0, n_planned - int((~sites.str.contains("+", regex=False)).sum()))
 
 
 def estimate_paired_effect(

@@ -428,7 +428,7 @@ class SweepResult:
 
     @functools.cached_property
     def _differences(self) -> pd.DataFrame:
-        return tabulate_differences(self._cells)
+        return tabulate_differences(self._cells, self.manifest)
 
     @functools.cached_property
     def _labels(self) -> "pd.Series[str]":

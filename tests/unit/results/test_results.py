@@ -10,7 +10,7 @@ import pytest
 from layerroles import figures, stats
 from layerroles.errors import InputError
 from layerroles.page import render
-from layerroles.results import SweepResult
+from layerroles.results import SweepResult, compare
 from layerroles.results.effects import label_conditions
 from layerroles.roles import localize
 from tests.support.synthetic import SCRIPT, TASKS, synthetic_result
@@ -21,6 +21,9 @@ COLUMNS = (
     "n_changed detectable format_intact format format_effect format_low format_high format_p "
     "noise unit"
 ).split()
+
+# The columns that name a comparison of two cells, or of two runs.
+PAIRED = ["ablation", "task", "task_b", "protocol", "protocol_a", "protocol_b"]
 
 
 @pytest.fixture(scope="module")
@@ -340,6 +343,26 @@ def test_what_is_detectable_counts_layers_that_were_planned_and_not_asked():
     row = line(less.effects(), **wanted)
     assert row["detectable"] == stats.minimum_detectable(64, 6 + 2)
     assert row["p_adjusted"] == pytest.approx(8 * row["p"])
+
+
+def test_differences_count_layers_that_were_planned_and_not_asked():
+    """Two of six layers were ablated after_first; each test counts as one of six."""
+    whole = synthetic_result(n_layers=6, n=64)
+    asked = (whole.frame["at"] != "after_first") | (whole.frame["layer"] < 2)
+    less = dataclasses.replace(
+        whole,
+        frame=whole.frame[asked].reset_index(drop=True),
+        manifest=whole.manifest | {"only_needed": True},
+    )
+    flipped = less.frame["score"].where(less.frame["at"] != "after_first", 1 - less.frame["score"])
+    other = dataclasses.replace(less, frame=less.frame.assign(score=flipped))
+    for table in (less.differences(), compare(less, other).frame):
+        kept = table[table["at"] == "after_first"]
+        assert kept["layer"].nunique() == 2
+        assert kept["p"].min() < 1 / 6  # not cut at 1
+        for _, tests in kept.groupby([name for name in PAIRED if name in kept]):
+            smallest = tests["p"].min()
+            assert tests["p_adjusted"].min() == pytest.approx(min(1.0, 6 * smallest))
 
 
 def test_what_is_detectable_accounts_for_looks():
