@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+
 import layerroles as lr
 from layerroles import stats
 from layerroles.results import match
@@ -59,8 +61,7 @@ def moved_by(one: lr.SweepResult, two: lr.SweepResult, what: str) -> stats.Contr
     """A sum over layers in the second run minus that in the first, question by question."""
     (both, *_), _ = match(one, two)
     rows = both.one.conditions
-    rows = rows[(rows["ablation"] == ABLATION) & (rows["at"] == "all") & (rows["part"] == "block")]
-    layer = rows["layer"].dropna().astype(int)
+    layer = skipped_blocks(rows)["layer"].dropna().astype(int)
     third = int(one.manifest["model"]["n_layers"]) // 3
     last = int(one.manifest["model"]["n_layers"]) - third
     weights = {
@@ -95,14 +96,20 @@ def layers(base: lr.SweepResult, twin: lr.SweepResult, name: str, out: Path) -> 
     """Whether the profiles agree, and the layers whose harms differ, each by its own interval."""
     both = lr.compare(base, twin)
     both.frame.to_csv(out / f"layers_{name}.csv", index=False)
-    profile = both.profiles.iloc[0]
+    (profile,) = skipped_blocks(both.profiles).to_dict("records")
     agree = bounded(profile["spearman"], profile["low"], profile["high"])
-    frame = both.frame
+    frame = skipped_blocks(both.frame)
     differ = frame.loc[(frame["harm_low"] > 0) | (frame["harm_high"] < 0), "layer"].astype(int)
     return (
         f"{name}: rank correlation of its layers' effects with the base's {agree}; layers whose "
         + (f"harms differ, each by its 95% interval: {', '.join(map(str, differ)) or 'none'}")
     )
+
+
+def skipped_blocks(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows on whole layers that are skipped at all positions."""
+    of_blocks = (table["at"] == "all") & (table["part"] == "block")
+    return table[of_blocks & (table["ablation"] == ABLATION)]
 
 
 def shown(contrast: stats.Contrast) -> str:

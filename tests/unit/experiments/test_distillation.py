@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 import layerroles as lr
 from layerroles.tasks import vocabulary
 from tests.support.random_models import CONFIGS, model_path, random_model, tokenizer
+from tests.support.synthetic import synthetic_result
 
 FOLDER = Path(__file__).resolve().parents[3] / "experiments"
 TASK = "word_problems[steps=1,num_fewshot=0]"
@@ -334,6 +335,24 @@ def test_a_taught_twin_that_moves_is_told_from_its_control(tmp_path: Path) -> No
     assert "of other" not in text and "not measurable" not in text
     same = "\n".join(moved({"base": runs["taught"], "more": runs["base"]}, [], tmp_path))
     assert "mean harm of more moves up, against the claim;" in same
+
+
+def test_layers_that_differ_are_those_of_skip(tmp_path: Path) -> None:
+    """Layer 1 differs, under both kinds and with the first token kept; it is named once."""
+    from twins import layers
+
+    options = {"n_layers": 6, "n": 200, "ablations": ("mean", "skip")}
+    base, twin = (
+        synthetic_result(**options, protocols=("generation",), harms={"reasoning": harms})[
+            "reasoning"
+        ]
+        for harms in (
+            {at: [0.1, harm, 0.5, 0.9, 0.3, 0.2] for at in ("all", "after_first")}
+            for harm in (0.1, 0.9)
+        )
+    )
+    said = layers(base, twin, "twin", tmp_path)
+    assert said.endswith("layers whose harms differ, each by its 95% interval: 1")
 
 
 def test_all_layers_and_the_ends_make_the_donor(tmp_path: Path) -> None:
