@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from index import written
-from setting import Options, run
+from setting import Options, make_folder, run
 
 import layerroles as lr
 
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if unknown := [name for name in only if name not in known]:
         raise lr.InputError(f"--only {','.join(unknown)}: known are {', '.join(known)}")
     failed: dict[str, str] = {}
-    args.out.mkdir(parents=True, exist_ok=True)
+    make_folder(args.out)
     try:
         for name in only:
             print(f"== {name}", flush=True)
@@ -94,7 +94,12 @@ def steps(args: argparse.Namespace) -> dict[str, list[str]]:
         found["heads"] += ["--thorough"]
         found["distillation"] += ["--thorough"]
     if args.data is not None:
+        before = {name: list(words) for name, words in found.items()}
         add_benchmarks(found, args.data)
+        if found == before:
+            raise lr.InputError(
+                f"--data {str(args.data)!r} holds no benchmark that is asked: see --help"
+            )
     return found
 
 
@@ -123,7 +128,8 @@ def add_benchmarks(found: dict[str, list[str]], data: Path) -> None:
 def command(args: argparse.Namespace, step: list[str], out: Path, ends: float) -> list[str]:
     """The whole command of an experiment; `ends` is when claims on layers are asked no longer."""
     line = [sys.executable, str(HERE / step[0]), *step[1:], "--out", str(out)]
-    line += ["--model", args.model, "--dtype", args.dtype]
+    trains = step[0] == "distill.py" and args.dtype == "float16"  # which cannot be trained in
+    line += ["--model", args.model, "--dtype", "float32" if trains else args.dtype]
     if step[0] == "claims.py":
         line += ["--minutes", f"{max(1.0, (ends - time.monotonic()) / 60):.1f}"]
     if args.limit is not None:

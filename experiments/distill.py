@@ -35,7 +35,7 @@ import lessons
 import torch
 import transformers
 from held_out import better, compared, examined
-from setting import Options, conclude, run
+from setting import Options, conclude, make_folder, run
 from training import batches, trained
 
 import layerroles as lr
@@ -56,8 +56,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--minutes", type=float, default=30, help="that a twin may take")
     args = options.parse(argv, least=0, kept="*/distill.json")
     transformers.utils.logging.disable_progress_bar()
-    if min(args.steps, args.texts) < 1 or args.lessons < PACKED * args.texts:
-        raise lr.InputError("--steps and --texts are 1 or more, --lessons at least 4 for each text")
+    if args.steps < 2 or args.texts < 1 or args.lessons < PACKED * args.texts:
+        raise lr.InputError(
+            "--steps is 2 or more (the first has rate 0), --texts 1 or more, --lessons at least 4 "
+            "for each text"
+        )
+    make_folder(args.out)
     args.dtype = "float32" if args.dtype == "auto" else args.dtype
     if args.dtype not in ("float32", "bfloat16"):
         raise lr.InputError(f"--dtype {args.dtype}: float32 and bfloat16 can be trained")
@@ -101,8 +105,14 @@ def taught(args: argparse.Namespace, base: Any, twin: str, problems: list[lr.Exa
     )
     tokenizer = transformers.AutoTokenizer.from_pretrained(source)
     fed = batches(given, tokenizer, texts=args.texts, packed=PACKED, seed=args.seed)
-    how = {"rate": args.rate, "minutes": args.minutes, "dtype": getattr(torch, args.dtype)}
-    losses = trained(model, fed, steps=args.steps, **how)
+    losses = trained(
+        model,
+        fed,
+        steps=args.steps,
+        rate=args.rate,
+        minutes=args.minutes,
+        dtype=getattr(torch, args.dtype),
+    )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     told = {

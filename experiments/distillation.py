@@ -31,7 +31,7 @@ from typing import Any
 
 import pandas as pd
 from held_out import compared
-from setting import Options, asked_now, conclude, run, skipped, thorough
+from setting import Options, ask, conclude, run, skipped, thorough
 from swapping import KINDS, both_ways, swaps, told
 from twins import moved
 
@@ -67,12 +67,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in names.values():  # a donor of another shape is refused before anything is run
         swaps(base, lr.load(name, dtype=args.dtype), ["fraction"], 1)
     whole = profile(base, args, args.out, asked)
-    runs, tables = {"base": asked_now(whole, asked["tasks"][0].label, args.protocol)}, []
+    runs, tables = {"base": whole}, []
     for short, name in names.items():
         twin = lr.load(name, dtype=args.dtype)
         run_of_twin = profile(twin, args, args.out / short, asked)
         lr.report(run_of_twin, path=args.out / short / "report.html")
-        runs[short] = asked_now(run_of_twin, asked["tasks"][0].label, args.protocol)
+        runs[short] = run_of_twin
         if args.swap_limit:
             given = (base, twin, short, args.out / "swaps", kinds, args.parts)
             tables.append(both_ways(*given, limit=args.swap_limit, **asked))
@@ -91,7 +91,7 @@ def profile(
     """Skip each layer in turn; if asked for, put means in place of layers too."""
     conditions = skipped(model, args)
     sweep = lr.Sweep(model, conditions=conditions, limit=args.limit, noise_floor=False, **asked)
-    return sweep.run(out)
+    return ask(sweep, out)
 
 
 if __name__ == "__main__":

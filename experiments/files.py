@@ -25,8 +25,12 @@ def rows_of(folder: Path, pattern: str, fields: Mapping[str, type]) -> list[dict
         raise lr.InputError(f"--data: {str(folder)!r} holds no {pattern}: see --help")
     rows = []
     for file in files:
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise lr.InputError(f"--data: {file} cannot be read as UTF-8: {error}") from error
         # A line of JSON may hold what `splitlines` takes for the end of one.
-        for number, line in enumerate(file.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
+        for number, line in enumerate(text.rstrip("\n").split("\n"), 1):
             place = f"{file}, line {number}"
             row = _parsed(line)
             if not all(isinstance(row.get(name), kind) for name, kind in fields.items()):

@@ -26,7 +26,7 @@ from typing import Any
 
 import pandas as pd
 from found_heads import PLACE, against, missed, most_harm, verdict
-from setting import Options, asked_now, conclude, run
+from setting import Options, ask, conclude, run
 
 import layerroles as lr
 
@@ -58,13 +58,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         seconds = time.monotonic() - began
     else:
         cheap = asked | {"protocols": [args.screen], "limit": args.screen_limit, "seed": 1}
-        screen = lr.Sweep(model, [task], every, **cheap).run(args.out / "screen")
-        scores = -asked_now(screen, task.label, args.screen).effects().set_index(PLACE)["effect"]
+        screen = ask(lr.Sweep(model, [task], every, **cheap), args.out / "screen")
+        scores = -screen.effects().set_index(PLACE)["effect"]
         seconds = screen.manifest["seconds"]
     scores = scores[scores.index.isin(layers, level="layer")]
     search = lr.HeadSearch(scores, confirm=args.confirm, audit=args.audit)
-    result = lr.Sweep(model, [task], search.conditions(), **asked).run(args.out)
-    found = search.judge(asked_now(result, task.label, "generation"), top=args.top)
+    result = ask(lr.Sweep(model, [task], search.conditions(), **asked), args.out)
+    found = search.judge(result, top=args.top)
     found.frame.to_csv(args.out / "head_search.csv", index=False)
     lines = [
         most_harm(found.frame, args.top),
@@ -73,8 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         *missed(found.misses),
     ]
     if tried:
-        whole = lr.Sweep(model, [task], every, **asked).run(args.out / "exhaustive")
-        whole = asked_now(whole, task.label, "generation")
+        whole = ask(lr.Sweep(model, [task], every, **asked), args.out / "exhaustive")
         lines.append(against(search, whole, args.top, list(layers)))
     conclude(args, __doc__, result, [*lines, verdict(found, args.screen)])
 

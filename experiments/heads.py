@@ -27,7 +27,7 @@ from collections.abc import Sequence
 import pandas as pd
 from scipy.stats import t
 from sentences import interval
-from setting import Options, asked_now, conclude, run, thorough
+from setting import Options, ask, conclude, run, thorough
 
 import layerroles as lr
 from layerroles import stats
@@ -76,18 +76,19 @@ def main(argv: Sequence[str] | None = None) -> None:
                 for one in conditions
             ]
     how = {"protocols": [args.protocol], "limit": args.limit, "noise_floor": False}
-    result = lr.Sweep(model, tasks, conditions, **how).run(args.out)
+    result = ask(lr.Sweep(model, tasks, conditions, **how), args.out)
     if chosen:
-        own = [asked_now(result, task.label, args.protocol) for task in tasks]
-        table = compared([one.effects() for one in own], names)
+        table = compared([result[task.label].effects() for task in tasks], names)
         table.to_csv(args.out / "heads.csv", index=False)
-        lines += findings(table)
         lines += [
             f"{row['claim']} ({row['family']}): {row['status']}. {row['evidence']}."
             for row in (claim.row() for claim in carried_by_few(result))
         ]
-    else:
+        lines += findings(table)
+    elif n:
         lines.append("No head copies the evidence into the answer: none is silenced.")
+    else:
+        lines.append("No head was scored, since the model wrote half the evidence in no answer.")
     conclude(args, __doc__, result, lines)
 
 

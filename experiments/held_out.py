@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from setting import Options, asked_now, folder, run
+from setting import Options, ask, folder, run
 
 import layerroles as lr
 from layerroles import stats
@@ -40,8 +40,7 @@ def examined(models: dict[str, Any], task: str, limit: int, out: Path) -> dict[s
     runs, what = {}, lr.task(task)
     for name, model in models.items():
         options = {"protocols": ["generation"], "limit": limit, "noise_floor": False}
-        run = lr.Sweep(model, [what], [], **options).run(out / folder(what.label) / name)
-        runs[name] = asked_now(run, what.label, "generation")
+        runs[name] = ask(lr.Sweep(model, [what], [], **options), out / folder(what.label) / name)
     return runs
 
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from files import mapped, once, right, rows_of, write_rows
 from sentences import claims, on_task, role
-from setting import Options, conclude, run, skipped, thorough, until_claims
+from setting import Options, ask, conclude, run, skipped, thorough, until_claims
 
 import layerroles as lr
 
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         limit=args.limit,
         noise_floor=False,
     )
-    result = sweep.run(args.out)
+    result = ask(sweep, args.out)
     roles = lr.localize(result, ablation="skip")
     lines = [on_task(task.label, role(result, task.label, PROTOCOL)) for task in tasks]
     conclude(args, __doc__, result, lines + claims(roles, "knowledge", "commonsense"))
@@ -69,7 +69,9 @@ def benchmarks(source: Path, folder: Path, only: str = "") -> list[lr.Task]:
     for name, family in FAMILIES.items():
         if (only and name != only) or not (source / name).is_dir():
             continue
-        split = "test*.jsonl" if list((source / name).glob("test*.jsonl")) else "validation*.jsonl"
+        splits = ("validation*.jsonl", "test*.jsonl")  # the labels of HellaSwag's test are withheld
+        splits = splits if name == "hellaswag" else splits[::-1]
+        split = next((one for one in splits if list((source / name).glob(one))), splits[0])
         rows = rows_of(source / name, split, {"query": str, "choices": list, "gold": int})
         lines = [{"family": family, **row} for row in mapped(rows, put)]
         found.append(

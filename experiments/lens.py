@@ -46,6 +46,8 @@ def main() -> None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         parser.error(f"{args.texts} is no JSONL file with texts in {args.field!r}: {error}")
     texts = list(dict.fromkeys(texts))  # none is on both sides
+    if min(args.train, args.held_out) < 1:
+        parser.error("--train and --held-out are 1 or more")
     if len(texts) < args.train + args.held_out:
         parser.error(f"{args.texts} holds {len(texts)} texts: fewer than are asked for")
     model = lr.load(args.model, dtype=args.dtype)

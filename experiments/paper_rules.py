@@ -31,7 +31,7 @@ import numpy as np
 import pandas as pd
 import torch
 from sentences import interval
-from setting import Options, conclude, run
+from setting import Options, ask, conclude, run
 
 import layerroles as lr
 from layerroles import stats
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         limit=args.limit,
         noise_floor=False,
     )
-    result = sweep.run(args.out)
+    result = ask(sweep, args.out)
     lines = ["Each head has keys and values of its own: both rules are the same here."]
     if shares:
         compared = compare_heads(result, size)

@@ -34,7 +34,7 @@ from pathlib import Path
 
 from lm_eval_files import hellaswag_folder, mmlu_folder
 from sentences import claims, lean, leaning
-from setting import Options, ask_intact, conclude, run, skipped, thorough, until_claims
+from setting import Options, ask, ask_intact, conclude, run, skipped, thorough, until_claims
 
 import layerroles as lr
 from layerroles.roles.protocol_claims import MORE, STRICTER, WRITING
@@ -43,6 +43,7 @@ MMLU = ("mmlu", "mmlu_continuation", "mmlu_generative")
 OWN = ("kv_retrieval", "facts", "copying")
 PROTOCOLS = ("continuation", "exact", "generation")
 UNKNOWN = "Importance depends on the scoring: cannot be said, fewer than two ways show skill."
+ONE_WAY = "Importance depends on the scoring: cannot be said, only one way was asked."
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     how = {"protocols": PROTOCOLS, "until": args.until, "limit": args.limit}
     sweep = lr.Sweep(model, tasks, skipped(model, args), **how)
-    result = sweep.run(args.out)
+    result = ask(sweep, args.out)
     print(result)
     if args.benchmark == "strictness":
         conclude(args, __doc__, result, split(result))
@@ -124,7 +125,7 @@ def verdict(result: lr.SweepResult) -> str:
     ]
     shown = [line for line in told if "leans more on" in line]
     if not pairs:
-        return UNKNOWN
+        return UNKNOWN if len(set(cells)) > 1 else ONE_WAY
     if not shown:
         return f"Importance depends on the scoring: not shown in any of {len(pairs)} pairs of ways."
     return (

@@ -28,7 +28,7 @@ from typing import Any
 
 import pandas as pd
 from plans import PLANNED, unseen, verdict
-from setting import Options, asked_now, conclude, folder, run
+from setting import Options, ask, conclude, folder, run
 
 import layerroles as lr
 
@@ -64,13 +64,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     asked |= {"seed": HELD_OUT, "noise_floor": False}
     both = ["generation", args.beside]
     sweep = lr.Sweep(model, [kept], protocols=both, limit=args.limit, **asked)
-    result = unseen(sweep.run(args.out), kept, args.plan_limit)
-    tables = [lr.compare_plans(asked_now(result, kept.label, one), plans) for one in both]
+    result = unseen(ask(sweep, args.out), kept, args.plan_limit)
+    ways = [lr.protocols.protocol(name).label for name in both]
+    tables = [lr.compare_plans(result[way], plans) for way in ways]
     for task in others:
         how = asked | {"protocols": ["generation"], "limit": args.others_limit}
-        other = lr.Sweep(model, [task], **how).run(args.out / folder(task.label))
-        other = unseen(other, task, args.plan_limit)
-        tables.append(lr.compare_plans(asked_now(other, task.label, "generation"), plans))
+        other = ask(lr.Sweep(model, [task], **how), args.out / folder(task.label))
+        tables.append(lr.compare_plans(unseen(other, task, args.plan_limit), plans))
     table = pd.concat(tables, ignore_index=True)
     table.to_csv(args.out / "pruning.csv", index=False)
     print(table[SHOWN].round(3).to_string(index=False))

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from passages import CONTEXTS, sciq
 from sentences import interval, leaning, on_task, role
-from setting import Options, conclude, run, skipped, thorough, until_claims
+from setting import Options, ask, conclude, run, skipped, thorough, until_claims
 
 import layerroles as lr
 
@@ -44,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         tasks = sciq(args.data, args.out / "data")
     model = lr.load(args.model, dtype=args.dtype)
     how = {"protocols": PROTOCOLS, "until": args.until, "limit": args.limit, "noise_floor": False}
-    result = lr.Sweep(model, list(tasks.values()), skipped(model, args), **how).run(args.out)
+    sweep = lr.Sweep(model, list(tasks.values()), skipped(model, args), **how)
+    result = ask(sweep, args.out)
     conclude(args, __doc__, result, findings(result, {c: task.label for c, task in tasks.items()}))
 
 
@@ -66,7 +67,7 @@ def findings(result: lr.SweepResult, labels: dict[str, str]) -> list[str]:
             f"L{row.layer} {interval(row.difference, row.low, row.high)}"
             for row in rows[rows["p_adjusted"] < 0.05].itertuples()
         ]
-        if not rows.empty:
+        if rows["difference"].notna().any():
             lines.append(
                 f"{two} minus {one}, {protocol}, {ablation} at {at}: layers whose harm changes "
                 f"(paired, Holm): {', '.join(told) or 'none'}."

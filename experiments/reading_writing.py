@@ -19,13 +19,10 @@ Run
 
 from collections.abc import Sequence
 
-import numpy as np
 from sentences import interval, on_task, role
-from setting import Options, conclude, run
+from setting import Options, ask, conclude, run
 
 import layerroles as lr
-from layerroles import stats
-from layerroles.results import cells_of
 
 TASKS = tuple(lr.task(name).label for name in ("kv_retrieval", "word_problems", "copying"))
 READING, WRITING = "prompt", "generated"
@@ -48,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         limit=args.limit,
         noise_floor=False,
     )
-    result = sweep.run(args.out)
+    result = ask(sweep, args.out)
     conclude(args, __doc__, result, findings(result))
 
 
@@ -83,26 +80,21 @@ def compared(result: lr.SweepResult, task: str) -> str:
     intact = result.intact().set_index("task").loc[task]
     if not intact["above_chance"]:
         return f"{task}: cannot be compared, the intact model is not above chance."
-    rows = result.frame[result.frame["task"] == task]
-    scores = rows.pivot_table(index="example", columns=["at", "condition"], values="score")
-    # Of each example: the mean over layers of what skipping one of them leaves of its score.
-    left = {at: scores[at].mean(axis=1) for at in (READING, WRITING)}
-    whole = scores.xs("intact", axis=1, level="condition").iloc[:, 0]
-    skill = intact["score"] - intact["chance"]
-    cost = {at: float((whole - left[at]).mean()) / skill for at in left}
-    (cell,) = cells_of(result[task])
-    gap = ((left[WRITING] - left[READING]) / skill).to_numpy(float)
-    found = stats.mean_interval(gap, np.random.default_rng(0))
-    found = stats.clustered(found, gap, cell.clusters_of(list(scores.index)), None)
-    if found.low > 0:
+    table = result[task].effects()
+    names = {at: list(table.loc[table["at"] == at, "condition"]) for at in (READING, WRITING)}
+    shares = {at: dict.fromkeys(of, 1 / len(of)) for at, of in names.items()}
+    less = {name: -share for name, share in shares[WRITING].items()}
+    cost = {at: result.harm(task, "generation", weights).value for at, weights in shares.items()}
+    gap, low, high = result.harm(task, "generation", shares[READING] | less).numbers
+    if low > 0:
         verdict = "reading needs the layers more than writing"
-    elif found.high < 0:
+    elif high < 0:
         verdict = "writing needs the layers more than reading"
     else:
         verdict = "no difference is shown"
     return (
         f"{task}: mean harm over layers {cost[READING]:.2f} while reading and {cost[WRITING]:.2f} "
-        f"while writing, {verdict}: {interval(float(gap.mean()), found.low, found.high)}."
+        f"while writing, {verdict}: {interval(gap, low, high)}."
     )
 
 

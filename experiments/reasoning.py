@@ -25,7 +25,7 @@ from pathlib import Path
 
 from lm_eval_files import gsm8k, mathqa
 from sentences import claims, leaning, on_task, role
-from setting import Options, ask_intact, conclude, run, skipped, thorough, until_claims
+from setting import Options, ask, ask_intact, conclude, run, skipped, thorough, until_claims
 
 import layerroles as lr
 
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         limit=args.limit,
         noise_floor=False,
     )
-    result = sweep.run(args.out)
+    result = ask(sweep, args.out)
     conclude(args, __doc__, result, [one.sentence for one in screened] + findings(result))
 
 

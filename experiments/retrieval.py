@@ -21,7 +21,7 @@ Run
 from collections.abc import Sequence
 
 from sentences import claims, leaning, on_task, role
-from setting import Options, conclude, run, skipped, thorough, until_claims
+from setting import Options, ask, conclude, run, skipped, thorough, until_claims
 
 import layerroles as lr
 
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         limit=args.limit,
         noise_floor=False,
     )
-    result = sweep.run(args.out)
+    result = ask(sweep, args.out)
     conclude(args, __doc__, result, findings(result))
 
 

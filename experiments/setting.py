@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import pandas as pd
 
 import layerroles as lr
+from layerroles.sweep import select_asked
 
 
 class Parser(argparse.ArgumentParser):
@@ -132,7 +133,7 @@ class Screened:
 def ask_intact(model: Any, task: lr.Task, limit: int | None, out: Path) -> Screened:
     """Ask the intact model, to see whether it can do a benchmark; None asks 512 questions."""
     sweep = lr.Sweep(model, [task], [], limit=limit or 512, noise_floor=False)
-    row = sweep.run(out)[task.label].intact().iloc[0]
+    row = ask(sweep, out).intact().iloc[0]
     above = bool(row["above_chance"])
     verdict = "swept" if above else "not above chance, so nothing is said of its layers"
     return Screened(
@@ -147,13 +148,21 @@ def folder(task: str) -> str:
     return re.sub(r"[^\w=.,-]+", "_", task).strip("_")
 
 
-def asked_now(result: lr.SweepResult, task: str, protocol: str) -> lr.SweepResult:
-    """Of all that a folder holds, one task by one protocol."""
-    own = result[task]
-    protocol = lr.protocols.protocol(protocol).label
-    cells = [cell for cell in own.manifest["cells"] if cell["protocol"] == protocol]
-    frame = own.frame[own.frame["protocol"] == protocol].reset_index(drop=True)
-    return lr.SweepResult(frame, {**own.manifest, "cells": cells}, own.examples)
+def make_folder(out: Path) -> None:
+    """Make the folder of `--out`.
+
+    Raises:
+        InputError: it cannot be made, such as where a file has its name.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise lr.InputError(f"--out {str(out)!r} cannot be made: {error.strerror}") from error
+
+
+def ask(sweep: lr.Sweep, out: Path) -> lr.SweepResult:
+    """Run a sweep; return what it asks, of all that its folder holds."""
+    return select_asked(sweep.run(out), sweep)
 
 
 def conclude(

@@ -68,14 +68,10 @@ def alike(frame: pd.DataFrame, task: str) -> list[str]:
     least = ", ".join(
         f"{layer} ({value:.3f})" for layer, value in influence.nsmallest(SHOWN).items()
     )
-    third = max(1, single.shape[1] // 3)
-    middle = single.iloc[:, third:-third].mean(axis=1)
-    ends = pd.concat([single.iloc[:, :third], single.iloc[:, -third:]], axis=1).mean(axis=1)
-    gap = (ends - middle).to_numpy(float)
-    found = stats.mean_interval(gap, np.random.default_rng(0))
+    gap, found = measure_gap(single)
     more = "more" if found.low > 0 else "less" if found.high < 0 else "no more, as far as is shown,"
     width = max(1, round(single.shape[1] / 4))
-    angle = interval(float(gap.mean()), found.low, found.high, 4)
+    angle = interval(gap, found.low, found.high, 4)
     cut = lr.probes.least_change(frame).set_index("n").loc[width]
     return [
         f"{task}: least influence at layers {least}; the mean angle over one block is "
@@ -86,22 +82,39 @@ def alike(frame: pd.DataFrame, task: str) -> list[str]:
     ]
 
 
+def measure_gap(single: pd.DataFrame) -> tuple[float, stats.Interval]:
+    """Return the mean angle of the first and last third of the blocks minus that of the middle.
+
+    Args:
+        single: the angle over one block, example x layer.
+    """
+    third = max(1, single.shape[1] // 3)
+    middle = single.iloc[:, third:-third].mean(axis=1)
+    ends = pd.concat([single.iloc[:, :third], single.iloc[:, -third:]], axis=1).mean(axis=1)
+    gap = (ends - middle).to_numpy(float)
+    return float(gap.mean()), stats.mean_interval(gap, np.random.default_rng(0))
+
+
 def verdict(frame: pd.DataFrame) -> str:
     """Whether neighbours are similar, and whether those in the middle are so most."""
     single = frame[frame["n"] == 1]
     mean = single.groupby("task", sort=False)["angular"].mean()
     n_layers = int(single["layer"].max()) + 1
-    width, places = max(1, round(n_layers / 4)), []
+    width = max(1, round(n_layers / 4))
+    places: list[tuple[int, int]] = []
+    flatter: list[bool] = []
     for _, own in frame.groupby("task", sort=False):
         cut = lr.probes.least_change(own).set_index("n").loc[width]
         places.append((int(cut["layer"]), int(cut["stop"])))
+        table = own[own["n"] == 1].pivot(index="example", columns="layer", values="angular")
+        flatter.append(measure_gap(table)[1].low > 0)
     inside = [n_layers / 3 <= (start + stop) / 2 <= n_layers * 2 / 3 for start, stop in places]
     flattest = ", ".join(f"[{start}, {stop})" for start, stop in dict.fromkeys(places))
     return (
         f"Neighbours are similar: {'yes' if mean.max() < 0.25 else 'no'} (largest mean angle over "
         f"one block {mean.max():.3f} of pi; unrelated streams have 0.5); most so in the middle: "
-        f"{'yes' if all(inside) else 'not shown'}, the flattest {width} blocks are {flattest} of "
-        f"{n_layers}."
+        f"{'yes' if all([*inside, *flatter]) else 'not shown'}, the flattest {width} blocks are "
+        f"{flattest} of {n_layers}."
     )
 
 

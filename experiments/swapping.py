@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 from sentences import interval
-from setting import asked_now
+from setting import ask
 
 import layerroles as lr
 
@@ -55,11 +55,10 @@ def swaps(host: Any, donor: Any, kinds: Sequence[str], parts: int) -> dict[str, 
 def swapped(host: Any, conditions: dict[str, lr.Condition], out: Path, **asked: Any) -> list[dict]:
     """Ask the host with each set of layers; a row each, with the paired effect."""
     each = list({one.hash: one for one in conditions.values()}.values())
-    result = lr.Sweep(host, conditions=each, noise_floor=False, **asked).run(out)
-    effects = asked_now(result, asked["tasks"][0].label, asked["protocols"][0]).effects()
+    result = ask(lr.Sweep(host, conditions=each, noise_floor=False, **asked), out)
     # A folder may know the same set of layers by the name that it had when it was first asked.
     names = {one["hash"]: one["name"] for one in result.manifest["conditions"]}
-    table = effects.set_index("condition")
+    table = result.effects().set_index("condition")
     rows = []
     for what, condition in conditions.items():
         own = table.loc[names[condition.hash]]

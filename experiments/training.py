@@ -25,8 +25,8 @@ def trained(
 ) -> list[float]:
     """Fine-tune all weights in place; the loss of each step.
 
-    The weights of `model` are float32: a step is smaller than what bfloat16 rounds a weight by, and
-    most would be lost. Passes are computed in `dtype`.
+    The weights of `model` are float32: most updates are smaller than the rounding error of bfloat16
+    and would be lost. Passes are computed in `dtype`.
 
     Raises:
         InputError: it would take longer than `minutes`, as the first steps tell.

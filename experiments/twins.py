@@ -61,7 +61,7 @@ def moved_by(one: lr.SweepResult, two: lr.SweepResult, what: str) -> stats.Contr
     """A sum over layers in the second run minus that in the first, question by question."""
     (both, *_), _ = match(one, two)
     rows = both.one.conditions
-    layer = skipped_blocks(rows)["layer"].dropna().astype(int)
+    layer = select_skipped_blocks(rows)["layer"].dropna().astype(int)
     third = int(one.manifest["model"]["n_layers"]) // 3
     last = int(one.manifest["model"]["n_layers"]) - third
     weights = {
@@ -96,18 +96,21 @@ def layers(base: lr.SweepResult, twin: lr.SweepResult, name: str, out: Path) -> 
     """Whether the profiles agree, and the layers whose harms differ, each by its own interval."""
     both = lr.compare(base, twin)
     both.frame.to_csv(out / f"layers_{name}.csv", index=False)
-    (profile,) = skipped_blocks(both.profiles).to_dict("records")
+    (profile,) = select_skipped_blocks(both.profiles).to_dict("records")
     agree = bounded(profile["spearman"], profile["low"], profile["high"])
-    frame = skipped_blocks(both.frame)
+    frame = select_skipped_blocks(both.frame)
     differ = frame.loc[(frame["harm_low"] > 0) | (frame["harm_high"] < 0), "layer"].astype(int)
+    listed = ", ".join(map(str, differ)) or "none"
+    if frame["harm_low"].isna().all():
+        listed = "not known, one of them has no skill above chance"
     return (
         f"{name}: rank correlation of its layers' effects with the base's {agree}; layers whose "
-        + (f"harms differ, each by its 95% interval: {', '.join(map(str, differ)) or 'none'}")
+        f"harms differ, each by its 95% interval: {listed}"
     )
 
 
-def skipped_blocks(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows on whole layers that are skipped at all positions."""
+def select_skipped_blocks(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of whole layers that are skipped at all positions."""
     of_blocks = (table["at"] == "all") & (table["part"] == "block")
     return table[of_blocks & (table["ablation"] == ABLATION)]
 

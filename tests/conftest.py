@@ -25,11 +25,11 @@ import pandas as pd
 from beartype import BeartypeConf, BeartypeDecorPlace
 from beartype.claw import beartype_package
 
-from tests.support.type_checks import VIOLATION, checked
+from tests.support.type_checks import VIOLATION, make_checker
 
-# Every annotated type of the package is checked at each call, in doctests too: by `checked` where a
-# module names shapes, types imported for type checkers alone, or actors (Ray sends no class that
-# beartype decorates); else by beartype's own hook. What a dataclass is given is checked by the
+# Every annotated type of the package is checked at each call, in doctests too: by `make_checker`
+# where a module names shapes, types imported for type checkers alone, or actors (Ray sends no class
+# that beartype decorates); else by beartype's own hook. What a dataclass is given is checked by the
 # former only: many check it themselves, in words.
 PACKAGE = Path(__file__).parents[1] / "layerroles"
 WITH_SHAPES = [
@@ -46,7 +46,7 @@ beartype_package(
         violation_type=VIOLATION,
     ),
 )
-jaxtyping.jaxtyped = checked  # the decorator that its import hook writes
+jaxtyping.jaxtyped = make_checker  # the decorator that its import hook writes
 jaxtyping.install_import_hook(WITH_SHAPES, None)
 
 

@@ -14,8 +14,8 @@ import pandas as pd
 
 from layerroles.errors import InputError
 from layerroles.prune.plan import PruningPlan, label_layers
-from layerroles.prune.scoring import name_in_result
 from layerroles.results import Cell, SweepResult, cells_of, check_result, estimate_paired_effect
+from layerroles.sweep import name_in_result
 
 NUMBERS = ["n", "intact", "chance", "score", "effect", "ci_low", "ci_high"]
 HARM = ["harm", "harm_low", "harm_high"]

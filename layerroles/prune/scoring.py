@@ -28,7 +28,7 @@ from layerroles.probes import Similarity, measure_into
 from layerroles.registry import describe_unknown
 from layerroles.results import SweepResult, check_result, records
 from layerroles.stats import UNKNOWN, Interval, IntervalEstimate, pooled
-from layerroles.sweep import Sweep
+from layerroles.sweep import Sweep, name_in_result, select_asked
 from layerroles.tasks import Task
 
 
@@ -100,34 +100,9 @@ class PlanningSweep:
             engine=self._engine,
             noise_floor=False,
         )
-        stored = sweep.run(self.path)
-        # The folder may hold more rows, of a sweep or of a plan on more examples.
-        frame = stored.frame
-        asked_examples = {
-            (*cell.names, example.id) for cell in sweep.cells for example in cell.examples
-        }
-        keys = frame[["task", "protocol", "example"]].itertuples(index=False, name=None)
-        names = {INTACT.name, *(name_in_result(stored, condition) for condition in conditions)}
-        is_asked = frame["condition"].isin(names) & np.array(
-            [key in asked_examples for key in keys]
-        )
-        result = SweepResult(
-            frame[is_asked].reset_index(drop=True), stored.manifest, stored.examples
-        )
+        result = select_asked(sweep.run(self.path), sweep)
         cells_with_skill(result)
         return result
-
-
-def name_in_result(result: SweepResult, condition: Condition) -> str:
-    """Return a condition's name in a result: the first name it had in the run folder.
-
-    Raises:
-        InputError: the result does not have the condition.
-    """
-    for entry in result.manifest["conditions"]:
-        if entry["hash"] == condition.hash:
-            return str(entry["name"])
-    raise InputError(f"the result lacks {condition.name!r}: sweep it")
 
 
 def harm_of_conditions(result: SweepResult) -> dict[str, Harm]:

@@ -20,7 +20,7 @@ from jaxtyping import Float
 
 from layerroles import stats
 from layerroles.results.cells import CONDITION, INTACT, Cell
-from layerroles.results.effects import count_not_asked, count_planned
+from layerroles.results.condition_verdicts import count_deferred
 
 PAIR = ["task", "task_b", "family", "protocol_a", "protocol_b"]
 AGREEMENT = ["ablation", "at", "part", *PAIR, "n_sites", "n", "spearman", "low", "high", "p"]
@@ -192,12 +192,12 @@ def tabulate_agreement(cells: Sequence[Cell]) -> pd.DataFrame:
 def tabulate_differences(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> pd.DataFrame:
     """Return the table of `SweepResult.differences`."""
     rows: list[dict[str, Any]] = []
-    planned = count_planned(manifest)
     for pair in pairs_of(cells):
+        in_both = set(pair.one.conditions.index) & set(pair.two.conditions.index)
         for kind, names in pair.profiles():
             _, p = pair.differ_p(names)
-            sites = pair.one.conditions.loc[names, "site"]
-            n_more = count_not_asked(sites, planned[kind["ablation"], kind["at"], kind["part"]])
+            of_kind = kind["ablation"], kind["at"], kind["part"]
+            n_more = count_deferred(manifest, of_kind, in_both)
             adjusted = stats.holm(np.append(p, np.ones(n_more)))[: len(p)]
             for name, site_p, adjusted_p in zip(names, p, adjusted, strict=True):
                 one, two = pair.harms({name: 1.0})

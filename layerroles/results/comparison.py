@@ -22,6 +22,7 @@ from layerroles.errors import InputError
 from layerroles.notebook_display import as_html, as_text, detectable_line
 from layerroles.results import effects
 from layerroles.results.cells import FAMILY, INTACT, Cell
+from layerroles.results.condition_verdicts import count_deferred
 from layerroles.results.result import SweepResult, cells_of, check_result
 
 COLUMNS = [
@@ -120,9 +121,12 @@ def compare(a: SweepResult, b: SweepResult) -> Comparison:
         raise InputError(f"the two runs have nothing to compare: {'; '.join(unmatched)}")
     frame = frame.astype({"layer": "Int64", "head": "Int64", "n": int})
     frame[["p_adjusted", "detectable"]] = np.nan
-    planned = effects.count_planned(a.manifest, b.manifest)
-    for (ablation, at, part, *_), family in frame.groupby(FAMILY, sort=False):
-        n_more = effects.count_not_asked(family["site"], planned[ablation, at, part])
+    names = {(m.one.task, m.one.protocol): list(zip(*m.conditions, strict=True)) for m in matches}
+    for (ablation, at, part, *cell_key), family in frame.groupby(FAMILY, sort=False):
+        n_more = max(
+            count_deferred(run.manifest, (ablation, at, part), asked)
+            for run, asked in zip((a, b), names[tuple(cell_key)], strict=True)
+        )
         frame.loc[family.index, "p_adjusted"] = effects.adjust_p(family["p"], part, n_more)
         # Changes in the rarer direction are taken as chance, which changes as many the other way.
         background = min(family["gained"].sum(), family["lost"].sum()) / max(1, family["n"].sum())

@@ -13,7 +13,7 @@ that depend on it, are decided.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -299,6 +299,30 @@ def find_waiting(conditions: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """
     hashes = {str(entry["name"]): str(entry["hash"]) for entry in conditions}
     return {hashes[name]: at_all for name, at_all in _pairs_by_name(conditions).items()}
+
+
+def count_deferred(
+    manifest: Mapping[str, Any], kind: tuple[object, object, object], asked: Collection[str]
+) -> int:
+    """Return how many tests `after_first` a sweep deferred and then did not need.
+
+    Each is planned together with a test at all positions, and counts when p values are corrected
+    although it was not asked. 0 for a sweep that defers no conditions.
+
+    Args:
+        manifest: the manifest of the run.
+        kind: the ablation, `at` and part of the tests that are corrected together.
+        asked: the names of all conditions with answers that are compared.
+    """
+    ablation, at, part = kind
+    if not manifest.get("only_needed") or (at, part) != (AFTER_FIRST, "block"):
+        return 0
+    entries = manifest.get("conditions", [])
+    own = {str(entry["name"]) for entry in entries if entry["ablation"] == ablation}
+    return sum(
+        after_first in own and at_all in asked and after_first not in asked
+        for after_first, at_all in _pairs_by_name(entries).items()
+    )
 
 
 def find_deferred(

@@ -5,9 +5,6 @@ A row of the table is one condition in one task and protocol. If a run has one a
 settings, labels such as `clip[length=0.25]` distinguish them.
 """
 
-import functools
-import operator
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,7 +16,7 @@ from jaxtyping import Float
 from layerroles import stats
 from layerroles.errors import InputError
 from layerroles.results.cells import CELL, CONDITION, FAMILY, INTACT, Cell
-from layerroles.results.condition_verdicts import verdict_levels
+from layerroles.results.condition_verdicts import count_deferred, verdict_levels
 
 NUMBERS = [
     *("n", "intact", "chance", "score", "score_low", "score_high"),
@@ -48,9 +45,9 @@ def tabulate_effects(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> pd.D
         {"layer": "Int64", "head": "Int64", "n": int, "n_failed": int, "n_changed": int}
     )
     frame[["p_adjusted", "detectable"]] = np.nan
-    planned = count_planned(manifest)
-    for (ablation, at, part, *_), family in frame.groupby(FAMILY, sort=False):
-        n_more = count_not_asked(family["site"], planned[ablation, at, part])
+    asked = {(cell.task, cell.protocol): set(cell.conditions.index) for cell in cells}
+    for (ablation, at, part, *cell_key), family in frame.groupby(FAMILY, sort=False):
+        n_more = count_deferred(manifest, (ablation, at, part), asked[tuple(cell_key)])
         frame.loc[family.index, "p_adjusted"] = adjust_p(family["p"], part, n_more)
         frame.loc[family.index, "detectable"] = _find_detectable_drops(family, n_more)
     return frame[[*CONDITION, *CELL, *NUMBERS]]
@@ -182,30 +179,6 @@ def adjust_p(p: "pd.Series[float]", part: str, n_more: int = 0) -> Float[np.ndar
     correct = stats.benjamini_hochberg if part in _MANY else stats.holm
     padded = np.concatenate([p.to_numpy(float), np.ones(n_more)])
     return correct(padded)[: len(p)]
-
-
-def count_planned(*manifests: Mapping[str, Any]) -> Counter[tuple[str, str, str]]:
-    """Count the single-site conditions that sweeps share, by ablation, `at` and part.
-
-    They are counted whether they were asked or not. Empty if no sweep defers conditions
-    `after_first` (`only_needed` is false).
-    """
-    if not any(manifest.get("only_needed", False) for manifest in manifests):
-        return Counter()
-    counts = [
-        Counter(
-            (str(entry["ablation"]), str(entry["at"]), str(entry["parts"][0]))
-            for entry in manifest.get("conditions", [])
-            if len(entry["sites"]) == 1
-        )
-        for manifest in manifests
-    ]
-    return functools.reduce(operator.and_, counts)
-
-
-def count_not_asked(sites: "pd.Series[str]", n_planned: int) -> int:
-    """Return how many of the planned conditions at a single site are not among `sites`."""
-    return max(0, n_planned - int((~sites.str.contains("+", regex=False)).sum()))
 
 
 def estimate_paired_effect(

@@ -17,7 +17,7 @@ import pandas as pd
 from layerroles import stats
 from layerroles.results import AFTER_FIRST, CellPair, SweepResult, cells_of, pairs_of
 from layerroles.roles.claim_status import SMALLEST, AblationKind, Claim, Finding
-from layerroles.roles.harms import Harms
+from layerroles.roles.harms import Harms, Place
 from layerroles.roles.wording import format_estimate, format_layers
 
 CONTEXT = "Retrieval augmentation changes which layers matter"
@@ -108,7 +108,7 @@ def _find_changes(kinds: Sequence[AblationKind], pair: CellPair) -> list[Finding
         )
         open_changes = [changes for changes in changes_at if not changes.sign]
         one_side = all(changes.sign > 0 for changes in changes_at)  # of different layers so far
-        is_near = undecided and any(changes.is_near for changes in changes_at)
+        is_near = undecided and not lacking and any(changes.is_near for changes in changes_at)
         words = [changes_at[0].words]
         if lacking:
             words.append(f"not asked with the first token kept: {format_layers(sorted(lacking))}")
@@ -172,19 +172,14 @@ class _Changes:
 
     def __init__(self, harms: Harms, pair: CellPair, at: str) -> None:
         other_conditions = set(pair.two.conditions.index)
-        cell = pair.one.task, pair.one.protocol
-        names = {}
-        for place in harms.places:
-            name = harms.asked_condition(*cell, place, at)
-            is_asked = name in other_conditions
-            names[place[0]] = name if is_asked else harms.condition(*cell, place, at)
+        names = {place[0]: _condition_of(harms, pair, place, at) for place in harms.places}
         by_layer = {
             layer: name
             for layer, name in names.items()
             if name is not None and name in other_conditions
         }
-        # `Harms.condition` is the one at all positions for a layer that was not asked `at`, since
-        # it is not critical.
+        # For a layer that is not critical and was not ablated `at`, it is the condition at all
+        # positions.
         self.not_asked = {
             layer for layer, name in by_layer.items() if pair.one.conditions.at[name, "at"] != at
         }
@@ -286,6 +281,22 @@ class _Changes:
             if abs(change.value) != SMALLEST
         ]
         return max(counts, default=math.inf)
+
+
+def _condition_of(harms: Harms, pair: CellPair, place: Place, at: str) -> str | None:
+    """Return the name of the condition that ablates one place `at`; None if there is none.
+
+    For a layer that is not critical, this is the condition at all positions, unless the one `at`
+    was asked as many questions in both cells.
+    """
+    first = pair.one.task, pair.one.protocol
+    name, at_all = (harms.asked_condition(*first, place, each) for each in (at, harms.at))
+    cells = (pair.one, pair.two)
+    if name is None or any(
+        cell.n_rows.get(name, 0) < cell.n_rows.get(str(at_all), 0) for cell in cells
+    ):
+        return harms.condition(*first, place, at)
+    return name
 
 
 def _half_width(change: stats.Contrast) -> float:

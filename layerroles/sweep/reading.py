@@ -59,14 +59,14 @@ def read(path: str | Path) -> SweepResult:
     ).astype(_TYPES)
     return SweepResult(
         frame=_leave_out_begun_looks(
-            frame, manifest.get("looks", {}), examples, _deferred_names(manifest)
+            frame, manifest.get("looks", {}), examples, deferred_names(manifest)
         ),
         manifest=manifest,
         examples=_example_table(examples),
     )
 
 
-def _deferred_names(manifest: dict[str, Any]) -> set[str]:
+def deferred_names(manifest: dict[str, Any]) -> set[str]:
     """Return the names of deferred conditions: those used only if earlier answers require it."""
     entries, only_needed = manifest["conditions"], bool(manifest.get("only_needed"))
     deferred = set(find_waiting(entries)) if only_needed else set()
@@ -92,7 +92,7 @@ def _leave_out_begun_looks(
         frame: all rows.
         looks: the looks of each task.
         examples: the stored examples of all tasks, in the order in which they are asked.
-        deferred: the names of the deferred conditions, see `_deferred_names`.
+        deferred: the names of the deferred conditions, see `deferred_names`.
     """
     if not looks or frame.empty:
         return frame

@@ -172,6 +172,7 @@ class _Conditions:
             names: the names of the conditions at all positions that show which layers are critical.
             finding: what these conditions say about the claim.
         """
+        layer_of = cell.conditions["layer"]
         return tuple(
             decision.kept
             for decision in self._decisions
@@ -180,7 +181,7 @@ class _Conditions:
             and decision.kept is not None
             and (
                 decision.harm.interval.low > CRITICAL
-                or cell.conditions.at[decision.condition, "layer"] in finding.kept_layers
+                or layer_of.get(decision.condition) in finding.kept_layers
             )
         )
 

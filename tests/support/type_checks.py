@@ -7,6 +7,7 @@ compared only where an annotation names a shape.
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, get_args, get_type_hints
@@ -15,17 +16,17 @@ from beartype import BeartypeConf, beartype
 from jaxtyping import AbstractArray, jaxtyped
 
 VIOLATION = TypeError
-_typed = beartype(conf=BeartypeConf(violation_type=VIOLATION))
+_check_types = beartype(conf=BeartypeConf(violation_type=VIOLATION))
 
 
-class _Sizes(contextlib.ContextDecorator, type(jaxtyped("context"))):  # type: ignore[misc]
-    """While a function runs, a name stands for one size, in what it takes and in what it returns.
+class _OneShapeMemo(contextlib.ContextDecorator, type(jaxtyped("context"))):  # type: ignore[misc]
+    """Hold one shape memo per call: an axis name has one size in parameters and return value.
 
     A decorator of contextlib, so that no frame of a test is in the traceback of an error.
     """
 
 
-def checked(*, typechecker: object) -> Callable[[Any], Any]:
+def make_checker(*, typechecker: object) -> Callable[[Any], Any]:
     """Return a decorator for functions and dataclasses.
 
     It stands in for `jaxtyped` in jaxtyping's import hook, which names a type checker.
@@ -33,19 +34,31 @@ def checked(*, typechecker: object) -> Callable[[Any], Any]:
     return _check_class_or_function
 
 
-def _check_class_or_function(given: Any) -> Any:
-    if not inspect.isclass(given):
-        return _check_function(given)
-    if dataclasses.is_dataclass(given) and "__init__" in vars(given):
-        given.__init__ = _check_function(given.__init__)  # type: ignore[misc]
-    return given
+def _check_class_or_function(decorated: Any) -> Any:
+    if not inspect.isclass(decorated):
+        return _check_function(decorated)
+    if dataclasses.is_dataclass(decorated) and "__init__" in vars(decorated):
+        decorated.__init__ = _check_function(decorated.__init__)  # type: ignore[misc]
+    return decorated
 
 
 def _check_function(function: Callable[..., Any]) -> Callable[..., Any]:
     hints = dict(_known_hints(function))
     function.__annotations__ = hints
-    typed = _typed(function)
-    return _Sizes()(typed) if any(map(_has_shape, hints.values())) else typed
+    checked = _check_types(_as_plain_function(function))
+    return _OneShapeMemo()(checked) if any(map(_has_shape, hints.values())) else checked
+
+
+def _as_plain_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that only makes the generator, so that it is checked when it is called."""
+    if not inspect.isgeneratorfunction(function):
+        return function
+
+    @functools.wraps(function)
+    def make_generator(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return make_generator
 
 
 def _known_hints(function: Callable[..., Any]) -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,7 @@
 """The tests run with the package's types and shapes checked at each call."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from numpy import ndarray
 
 from layerroles.stats import paired_binary
 from layerroles.tasks.answer_extraction import first_paragraph
-from tests.support.type_checks import checked
+from tests.support.type_checks import make_checker
 
 
 def test_a_wrong_type_is_found() -> None:
@@ -22,7 +23,7 @@ def test_a_wrong_shape_is_found() -> None:
         paired_binary(np.zeros(3), np.zeros(4))
 
 
-@checked(typechecker=None)
+@make_checker(typechecker=None)
 def _first(x: Float[ndarray, " n"], of: int) -> Float[ndarray, " n"]:
     return x[:of]
 
@@ -35,7 +36,7 @@ def test_a_name_is_one_size_in_a_call_and_in_what_it_returns() -> None:
 
 
 def test_a_name_that_only_type_checkers_know_leaves_the_others_checked() -> None:
-    @checked(typechecker=None)
+    @make_checker(typechecker=None)
     def count(of: "Unknown", n: int) -> int:  # type: ignore[name-defined]  # noqa: F821
         return n
 
@@ -44,8 +45,24 @@ def test_a_name_that_only_type_checkers_know_leaves_the_others_checked() -> None
         count("anything", "one")
 
 
+@make_checker(typechecker=None)
+def _pairs(x: Float[ndarray, " n"], y: Float[ndarray, " n"]) -> Iterator[tuple[float, float]]:
+    yield from zip(x, y, strict=True)
+
+
+@make_checker(typechecker=None)
+def _read_in_two(x: Float[ndarray, " n"]) -> int:
+    return sum(len(list(_pairs(part, part))) for part in (x[:2], x[2:]))
+
+
+def test_a_generator_is_checked_when_it_is_called_and_in_sizes_of_its_own() -> None:
+    with pytest.raises(TypeError, match="size of dimension n is 4"):
+        _pairs(np.zeros(3), np.zeros(4))
+    assert _read_in_two(np.zeros(5)) == 5
+
+
 def test_what_a_dataclass_is_given_is_checked() -> None:
-    @checked(typechecker=None)
+    @make_checker(typechecker=None)
     @dataclasses.dataclass
     class Named:
         name: str

@@ -216,7 +216,9 @@ def test_twins_are_made_kept_and_compared(
     late = ("--minutes", 0, "--twin", "solver", "--out", tmp_path / "late")
     said = fails(monkeypatch, capsys, "distill.py", *options[:-2], *late)
     assert "more than --minutes 0" in said and not (tmp_path / "late" / "solver").exists()
-    assert "--steps and --texts" in fails(monkeypatch, capsys, "distill.py", *options, "--steps", 0)
+    assert "--steps is 2 or more" in fails(
+        monkeypatch, capsys, "distill.py", *options, "--steps", 1
+    )
 
     asked = ("--task", TASK, "--limit", 4, "--swap-limit", 3, "--parts", 3, "--dtype", "float32")
     asked = (*asked, "--swaps", "single,span,fraction")

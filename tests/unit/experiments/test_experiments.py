@@ -230,7 +230,7 @@ def test_contexts_that_need_other_layers_are_told_apart(experiment: Load) -> Non
     [
         (0.8, 0.1, "reading needs the layers more than writing: +0."),
         (0.1, 0.8, "writing needs the layers more than reading: -0."),
-        (0.0, 0.0, "no difference is shown: +0.00."),
+        (0.0, 0.0, "no difference is shown: +0.00 [-0.03, +0.03]."),
     ],
 )
 def test_reading_and_writing_are_compared(

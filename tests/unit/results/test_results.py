@@ -363,6 +363,10 @@ def test_differences_count_layers_that_were_planned_and_not_asked():
         for _, tests in kept.groupby([name for name in PAIRED if name in kept]):
             smallest = tests["p"].min()
             assert tests["p_adjusted"].min() == pytest.approx(min(1.0, 6 * smallest))
+    # Of a part, only what it holds is corrected.
+    name = "skip L0 after_first"
+    part = compare(less[name], other[name]).frame
+    assert part["p_adjusted"].tolist() == part["p"].tolist()
 
 
 def test_what_is_detectable_accounts_for_looks():

@@ -185,3 +185,18 @@ def test_a_change_of_a_layer_that_is_critical_in_both_tasks_is_found() -> None:
         manifest=whole.manifest | {"only_needed": True},
     )
     assert claims_of(less).set_index("claim").loc[CONTEXT, "status"] == "supported"
+
+
+def test_a_few_answers_with_the_first_token_kept_leave_the_others_in() -> None:
+    """Layer 1 is not critical, and was asked so about 20 of 400 questions."""
+    truth = contexts([0.4] + [0.0] * 5, [0.8] + [0.0] * 5)
+    whole = Simulation(truth, n=400, shared=True, spared=truth).draw(0)
+    place = whole.frame.groupby(["task", "condition"]).cumcount()
+    needed = (whole.frame["at"] != "after_first") | (whole.frame["layer"] == 0)
+    few = (whole.frame["layer"] == 1) & (place < 20)
+    less = replace(
+        whole,
+        frame=whole.frame[needed | few].reset_index(drop=True),
+        manifest=whole.manifest | {"only_needed": True},
+    )
+    assert claims_of(less).set_index("claim").loc[CONTEXT, "status"] == "supported"
