@@ -186,7 +186,7 @@ def test_hellaswag_is_asked_by_lm_eval(experiment: Load, tmp_path: Path) -> None
     assert (row["n"], row["chance"]) == (4, 0.5)
     told = json.loads((out / "findings.json").read_text(encoding="utf-8"))["findings"]
     assert told[0].startswith(f"{row['task']}, {row['protocol']}: intact {row['score']:.2f} ")
-    assert told[-1].endswith("cannot be said, fewer than two ways show skill.")
+    assert told[-1].endswith("cannot be said, only one way was asked.")
 
 
 def test_strictness_asks_the_same_questions_in_three_ways(experiment: Load, tmp_path: Path) -> None:
