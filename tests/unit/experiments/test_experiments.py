@@ -225,6 +225,14 @@ def test_contexts_that_need_other_layers_are_told_apart(experiment: Load) -> Non
     assert any(line.startswith(claim) for line in lines)
 
 
+def test_a_file_of_a_benchmark_that_is_not_utf_8_is_one_line(
+    experiment: Load, tmp_path: Path
+) -> None:
+    (tmp_path / "test.jsonl").write_bytes(b'{"query": "caf\xe9"}\n')
+    with pytest.raises(lr.InputError, match=r"test\.jsonl cannot be read as UTF-8: [^\n]+$"):
+        experiment("files").rows_of(tmp_path, "test*.jsonl", {"query": str})
+
+
 @pytest.mark.parametrize(
     ("reading", "writing", "verdict"),
     [
