@@ -3,6 +3,7 @@
 import functools
 import json
 import zlib
+from collections import namedtuple
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -237,12 +238,20 @@ class Cell:
     @functools.cached_property
     def _asked_array(self) -> tuple[Bool[np.ndarray, "row column"], dict[str, int], np.ndarray]:
         """Whether each example was asked under each condition; row indices by name; example ids."""
-        (rows, conditions), (columns, examples) = (
-            pd.factorize(self.rows[name].to_numpy(object)) for name in ("condition", "example")
-        )
+        rows, conditions, columns, examples = self._positions
         asked = np.zeros((len(conditions), len(examples)), dtype=bool)
         asked[rows, columns] = True
         return asked, {str(name): row for row, name in enumerate(conditions)}, examples
+
+    @functools.cached_property
+    def _positions(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The place of each answer in a table, condition x example, and the names of both.
+
+        Index of its row, names of all rows, index of its column, names of all columns (sorted).
+        """
+        rows, conditions = pd.factorize(self.rows["condition"].to_numpy(object))
+        columns, examples = pd.factorize(self.rows["example"].to_numpy(object), sort=True)
+        return rows, conditions, columns, examples
 
     def _is_asked_by_all(self, conditions: Iterable[str]) -> Bool[np.ndarray, " column"]:
         """Return whether each example was asked intact and under all these conditions."""
@@ -294,11 +303,15 @@ class Cell:
         return np.random.default_rng([self.seed, zlib.crc32(text)])
 
     def _table(self, values: "pd.Series[Any]") -> pd.DataFrame:
+        """Return values as a table, condition x example; NaN where a value is missing."""
+        rows, conditions, columns, examples = self._positions
+        table = np.full((len(conditions), len(examples)), np.nan)
         # Converted through a nullable dtype, since `astype(float)` alone fails on NA.
-        floats = values.astype("Float64").astype(float)
-        rows = self.rows[["condition", "example"]].assign(value=floats)
-        table = rows.pivot(index="condition", columns="example", values="value")
-        return table.reindex([INTACT, *self.conditions.index])
+        table[rows, columns] = values.astype("Float64").to_numpy(float, na_value=np.nan)
+        index = pd.Index(conditions, name="condition")
+        # As objects, like the ids in `rows`.
+        frame = pd.DataFrame(table, index, pd.Index(examples, dtype=object, name="example"))
+        return frame.reindex([INTACT, *self.conditions.index])
 
 
 def acted(at: str, n_changed: int) -> bool:
@@ -367,4 +380,11 @@ def _read_guesses_and_clusters(
 
 def records(frame: pd.DataFrame) -> list[Any]:
     """Return the rows as named tuples, typed `Any` since type checkers do not know the columns."""
-    return list(frame.itertuples(index=False))
+    columns = [frame[name].tolist() for name in frame]
+    return list(map(_row_type(*frame.columns)._make, zip(*columns, strict=True)))
+
+
+@functools.cache
+def _row_type(*columns: str) -> Any:
+    """Return a named tuple with these fields, made once, since making one takes a millisecond."""
+    return namedtuple("Row", columns)

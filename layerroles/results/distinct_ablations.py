@@ -37,6 +37,8 @@ def mechanisms(result: SweepResult) -> dict[str, str]:
     }
     names = [name for name in result.frame["ablation"].unique() if name != INTACT]
     mechanism_of = {str(name): declared.get(name, BUILT_IN.get(name, "")) for name in names}
+    if len(set(mechanism_of.values())) < 2:
+        return mechanism_of
     rows = _number_answers(result.frame)
     for first, second in combinations(mechanism_of, 2):
         if mechanism_of[first] != mechanism_of[second] and _give_same_answers(rows, first, second):

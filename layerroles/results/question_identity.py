@@ -5,12 +5,22 @@ digest of an lm-eval document) if the task gives one. Ids in users' files may ag
 tasks share questions by their ids only if the answers of all shared ids agree too.
 """
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import pandas as pd
 
 # Example id to the name of its question, by task.
 QuestionNames = Mapping[str, Mapping[str, str]]
+
+
+class _Question(NamedTuple):
+    """A question: its name, whether the task gives the name (else an example's id), its answer."""
+
+    name: str
+    is_given: bool
+    answer: str
 
 
 def name_questions(frame: pd.DataFrame, examples: pd.DataFrame) -> QuestionNames:
@@ -21,12 +31,13 @@ def name_questions(frame: pd.DataFrame, examples: pd.DataFrame) -> QuestionNames
         examples: a row per task and example, with `answer` and perhaps `question`; if empty, tasks
             share no questions.
     """
-    questions = {
-        str(task): _name_by_example(rows, _select_task(examples, task))
-        for task, rows in frame.groupby("task")
-    }
+    ids: dict[str, list[str]] = defaultdict(list)
+    for task, example in _text_rows(frame[["task", "example"]].drop_duplicates()):
+        ids[task].append(example)
+    known = _read_examples(examples)
+    questions = {task: _name_by_example(task, ids[task], known) for task in sorted(ids)}
     groups: list[list[str]] = []
-    for task in sorted(questions):
+    for task in questions:
         for group in groups:
             if all(_share_questions(questions[task], questions[other]) for other in group):
                 group.append(task)
@@ -36,41 +47,44 @@ def name_questions(frame: pd.DataFrame, examples: pd.DataFrame) -> QuestionNames
     first_task = {task: group[0] for group in groups for task in group}
     return {
         task: {
-            str(example): name if is_given else f"{first_task[task]}\n{name}"
-            for example, name, is_given in zip(rows.index, rows["name"], rows["given"], strict=True)
+            example: each.name if each.is_given else f"{first_task[task]}\n{each.name}"
+            for example, each in by_example.items()
         }
-        for task, rows in questions.items()
+        for task, by_example in questions.items()
     }
 
 
-def _select_task(examples: pd.DataFrame, task: object) -> pd.DataFrame:
-    if examples.empty:
-        return pd.DataFrame(columns=["answer", "question"])
-    rows = examples[examples["task"] == task]
-    rows = rows.assign(example=rows["example"].astype(str)).drop_duplicates("example")
-    return rows.set_index("example").reindex(columns=["answer", "question"])
+def _read_examples(examples: pd.DataFrame) -> dict[tuple[str, str], tuple[str, str]]:
+    """Return `question` and `answer` by task and example; "" where one is unknown."""
+    columns = ["task", "example", "question", "answer"]
+    rows = _text_rows(examples.reindex(columns=columns)) if not examples.empty else []
+    return {(task, id): (question, answer) for task, id, question, answer in reversed(rows)}
 
 
-def _name_by_example(rows: pd.DataFrame, task_examples: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per example: the question's `name`, whether it is `given`, and the `answer`.
-
-    A name is given if the task sets it; otherwise it is the example's id.
-    """
-    questions = task_examples.reindex(rows["example"].astype(str).unique()).astype(object)
-    is_given = questions["question"].fillna("").astype(bool)
-    name = (
-        questions["question"]
-        .where(is_given, pd.Series(questions.index, index=questions.index))
-        .astype(str)
-    )
-    # A data set may hold a document twice.
-    twice = name.groupby(name).cumcount()
-    name = name.where(twice == 0, name + "#" + twice.astype(str))
-    return pd.DataFrame({"name": name, "given": is_given, "answer": questions["answer"].fillna("")})
+def _text_rows(frame: pd.DataFrame) -> list[list[str]]:
+    """Return the rows as lists of text, "" for a missing value."""
+    return frame.astype(object).where(frame.notna(), "").astype(str).to_numpy(object).tolist()
 
 
-def _share_questions(one: pd.DataFrame, two: pd.DataFrame) -> bool:
+def _name_by_example(
+    task: str, ids: list[str], known: Mapping[tuple[str, str], tuple[str, str]]
+) -> dict[str, _Question]:
+    """Return the question of each example; a data set may hold a document twice."""
+    questions, n_named = {}, Counter[str]()
+    for id in ids:
+        question, answer = known.get((task, id), ("", ""))
+        name = question or id
+        suffix = f"#{n_named[name]}" if n_named[name] else ""
+        questions[id] = _Question(name + suffix, bool(question), answer)
+        n_named[name] += 1
+    return questions
+
+
+def _share_questions(one: Mapping[str, _Question], two: Mapping[str, _Question]) -> bool:
     """Return whether two tasks share question ids and give the same answers to all shared ones."""
-    shared = one[~one["given"]].merge(two[~two["given"]], on="name")
-    same = (shared["answer_x"] == shared["answer_y"]) & (shared["answer_x"] != "")
-    return not shared.empty and bool(same.all())
+    answers, others = (
+        {each.name: each.answer for each in by_example.values() if not each.is_given}
+        for by_example in (one, two)
+    )
+    shared = answers.keys() & others.keys()
+    return bool(shared) and all(answers[name] == others[name] != "" for name in shared)
