@@ -1,7 +1,7 @@
 """Ablate any part of a language model and see which depth does what, with error bars.
 
-Load a model, choose what to ablate, ask the same questions under several protocols, and read which
-layers each skill needs::
+Load a model, choose what to ablate, ask the same questions under one or more protocols (ways to
+ask a question and to score the answer), and read which layers each skill needs::
 
     import layerroles as lr
 
@@ -91,7 +91,7 @@ _MODULES = ("figures", "probes", "protocols", "tasks")
 
 def _modules_of_names() -> dict[str, str]:
     """Map each public name to the module that the `TYPE_CHECKING` imports above take it from."""
-    tree = ast.parse(inspect.getsource(sys.modules[__name__]))  # also from a zip file
+    tree = ast.parse(inspect.getsource(sys.modules[__name__]))  # works in a zip file too
     block = next(node for node in tree.body if isinstance(node, ast.If))
     return {
         alias.name: node.module
@@ -105,7 +105,7 @@ _MODULE_OF = _modules_of_names()
 
 __all__ = sorted([*_MODULE_OF, *_MODULES, "__version__"])
 
-if not TYPE_CHECKING:  # so that type checkers report unknown names
+if not TYPE_CHECKING:  # hidden from type checkers, so that they report unknown names
 
     def __getattr__(name: str) -> object:
         """Import a public name from its module when it is first used (PEP 562)."""

@@ -30,9 +30,9 @@ class InputError(ValueError):
 
 
 def visible(text: str) -> str:
-    r"""Return text with characters escaped that are invisible or control a display.
+    r"""Escape the characters of a text that are invisible or control a display; return the text.
 
-    Spaces, tabs, line ends and the joiners that some scripts need stay as they are.
+    Spaces, tabs, line feeds and the joiners that some scripts need stay as they are.
 
     Example:
         >>> print(visible("a\x1b[2J b\u202e"))

@@ -33,7 +33,7 @@ def in_notebook() -> bool:
 def as_text(above: str, table: "pd.DataFrame", *below: str) -> str:
     """Return text for a terminal: the line `above`, the table, and the lines `below`.
 
-    Numbers are rounded to 3 decimals; of more than 40 rows only some are shown, and a line says so.
+    Numbers are rounded to 3 decimals. Only 40 rows of a longer table are shown; a line says so.
     """
     shown = table.round(3).to_string(index=False, na_rep="-", max_rows=_MAX_ROWS)
     return visible("\n".join([above, shown, *_describe_cut(table), *below]))
@@ -42,7 +42,7 @@ def as_text(above: str, table: "pd.DataFrame", *below: str) -> str:
 def as_html(above: str, table: "pd.DataFrame", *below: str) -> str:
     """Return HTML for a notebook: the paragraph `above`, the table, and the paragraphs `below`.
 
-    Numbers are rounded to 3 decimals; of more than 40 rows only some are shown, and a line says so.
+    Numbers are rounded to 3 decimals. Only 40 rows of a longer table are shown; a line says so.
     """
     shown = table.round(3).to_html(index=False, na_rep="–", border=0, max_rows=_MAX_ROWS)
     return html_block(
@@ -55,11 +55,13 @@ def _describe_cut(table: "pd.DataFrame") -> list[str]:
 
 
 def detectable_line(table: "pd.DataFrame") -> str:
-    """Return one line with the smallest effect detectable with 80% power, for each unit of score.
+    """Return a line that states, for each unit of score, the smallest effect detectable.
+
+    An effect counts as detectable if it is found with 80% power.
 
     Args:
-        table: rows with columns unit, n (examples) and detectable (smallest detectable effect, in
-            that unit; NaN if not known). Rows with n = 0 are ignored.
+        table: a frame with the columns unit, n (number of examples) and detectable (smallest
+            detectable effect, in that unit; NaN if not known). Rows with n = 0 are ignored.
     """
     parts = []
     for unit, rows in table[table["n"] > 0].groupby("unit", sort=False):

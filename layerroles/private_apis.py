@@ -63,7 +63,7 @@ def flash_attention(
 def multiplies_to_float32(device: torch.device) -> bool:
     """Return whether `torch.bmm` on a device can give a float32 product of 16-bit factors.
 
-    Only CUDA (not ROCm) can, since torch 2.8. Last checked with torch 2.13, by its documentation.
+    Only CUDA (not ROCm) can, since torch 2.8. Last checked with the documentation of torch 2.13.
     """
     is_cuda = device.type == "cuda" and torch.version.hip is None
     return is_cuda and "dtype" in torch.ops.aten.bmm.overloads()
@@ -128,7 +128,7 @@ def rename_cache_arguments(bridge: Any) -> None:
             _rename_argument(original, "cache_params", "cache")
         elif isinstance(module, AttentionBridge) and _takes_cache(module.original_component):
             update = module._update_kv_cache
-            if not isinstance(update, functools.partial):  # else wrapped already
+            if not isinstance(update, functools.partial):  # not wrapped yet
                 vars(module)["_update_kv_cache"] = functools.partial(_update_cache, update)
 
 

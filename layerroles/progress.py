@@ -1,4 +1,7 @@
-"""Show progress: a bar in a terminal or notebook, else a log line every half minute."""
+"""Show progress: a bar in a terminal or notebook, else a log line every half minute.
+
+The work of a job is counted in rows, such as rows of results.
+"""
 
 import html
 import logging
@@ -33,11 +36,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a job reports in addition to the rows that are done.
+    """What a job reports in addition to the number of rows that are done.
 
     Attributes:
-        computed: estimated number of rows that are computed but do not yet count as done, since the
-            rows of a batch are stored together.
+        computed: estimated number of rows that are computed but do not yet count as done, because
+            all rows of a batch are stored together at its end.
         left: estimated seconds until the job ends; None to estimate them from the rate so far.
         more: number of rows to add to the job's total, if the job needs more than was expected.
         picture: interim results, shown until there are newer ones.

@@ -1,8 +1,8 @@
-"""Registries: named classes that users can add to, for ablations, tasks, protocols and probes.
+"""Registries: maps from names to classes, for ablations, tasks, protocols and probes.
 
-A registry checks the base class and refuses a name that is taken. The error for an unknown name
-suggests the nearest known one. A label is a name with parameters in brackets, as in
-`kv_retrieval[pairs=20]`.
+Users can register classes of their own. A registry accepts only subclasses of its base class, and
+refuses a name that is taken. The error for an unknown name suggests the nearest known one. A label
+is a name with parameters in brackets, as in `kv_retrieval[pairs=20]`.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ Class = TypeVar("Class", bound=type)
 
 
 class Registry(Generic[T]):
-    """A map from names to subclasses of `base`; `kind`, such as `"task"`, is used in errors."""
+    """A map from names to subclasses of `base`; errors call a subclass a `kind`, such as "task"."""
 
     def __init__(self, kind: str, base: type[T]) -> None:
         self.kind = kind
@@ -52,7 +52,7 @@ class Registry(Generic[T]):
                 )
             home = self._homes.get(name)
             if home and not f"{cls.__module__}.".startswith(f"{home}."):
-                import_module(home)  # so that the name is taken
+                import_module(home)  # registers the class that the name is reserved for
             registered = self._classes.get(name)
             if registered is not None and _identity(registered) != _identity(cls):
                 raise InputError(
@@ -131,7 +131,7 @@ def label_of(name: str, instance: object) -> str:
 def read_label(kind: str, label: str) -> tuple[str, dict[str, object]]:
     """Read the name and the parameters from a label; whole numbers become `int`.
 
-    `kind`, such as `"task"`, is used in errors.
+    `kind` says in errors what the label belongs to, such as `"task"`.
 
     Raises:
         InputError: a parameter is not of the form key=value.
@@ -160,7 +160,7 @@ def read_label(kind: str, label: str) -> tuple[str, dict[str, object]]:
 def describe_unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """Return the error text for an unknown `name`: the nearest known name, and all known names.
 
-    The names are those of a `kind`, such as `"task"`.
+    `kind` says what the names belong to, such as `"task"`.
     """
     names = sorted(known)
     near = nearest_name(name, names)
@@ -179,5 +179,5 @@ def _fields(instance: object) -> tuple["dataclasses.Field[Any]", ...]:
 
 
 def _identity(cls: type) -> tuple[str, str]:
-    """Return a class's module and qualified name; they stay the same if its file runs again."""
+    """Return a class's module and qualified name, which stay the same if its file runs again."""
     return cls.__module__, cls.__qualname__

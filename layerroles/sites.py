@@ -1,7 +1,7 @@
 """Where a model can be ablated: a layer and a part of it.
 
-A site has a *write*: what it adds to the residual stream. This module maps sites to the names of
-TransformerLens's hooks; other modules refer to sites.
+A site has a *write*: what it adds to the residual stream. Other modules refer to sites; this one
+maps them to the names of TransformerLens's hooks.
 
 Example:
     >>> str(Site(3)), str(Site(3, "attn")), str(Site(3, "head", head=7))
@@ -18,7 +18,7 @@ from layerroles.errors import InputError
 
 Part = Literal["block", "attn", "mlp", "head", "kv_group", "stream", "mixer"]
 PARTS: tuple[Part, ...] = get_args(Part)
-# Parts that a layer has several of, and the letters before their number, as in `L3.H7`.
+# Parts of which a layer has several, and the letters before their number, as in `L3.H7`.
 NUMBERED: dict[str, str] = {"head": "H", "kv_group": "KV"}
 
 # The hook points of TransformerLens that the project uses.
@@ -36,7 +36,7 @@ _WRITES = {
     "head": "blocks.{layer}.attn.hook_z",
     "kv_group": "blocks.{layer}.attn.hook_z",
     "stream": EXIT,
-    "mixer": "blocks.{layer}.hook_token_mixer_out",  # the name is given when a model is loaded
+    "mixer": "blocks.{layer}.hook_token_mixer_out",  # an alias that is added at load
 }
 
 
@@ -97,7 +97,7 @@ class Site:
 
     @property
     def hook_name(self) -> str:
-        """The hook point that holds the site's write (for a block, the stream that leaves it)."""
+        """The hook point whose value holds the write (for a block, the stream that leaves it)."""
         return _WRITES[self.part].format(layer=self.layer)
 
     def check(self, size: "Size") -> None:

@@ -5,7 +5,7 @@ from layerroles.ablations.base import Ablation as Ablation
 from layerroles.ablations.base import EditContext as EditContext
 from layerroles.ablations.base import Pass as Pass
 from layerroles.ablations.base import ablation as ablation
-from layerroles.ablations.builtin import *  # noqa: F403  (each kind is named there alone)
+from layerroles.ablations.builtin import *  # noqa: F403  (its `__all__` lists the names)
 from layerroles.ablations.condition import INTACT as INTACT
 from layerroles.ablations.condition import Condition as Condition
 from layerroles.ablations.condition import Conditions as Conditions

@@ -37,8 +37,8 @@ from layerroles.errors import InputError
 from layerroles.registry import Registry, describe_unknown
 from layerroles.sites import Site
 
-# Kinds of damage: the write is removed, or replaced by its mean or by another prompt's write, or
-# gets noise.
+# Kinds of damage, in this order: the write is removed, replaced by its mean, replaced by the write
+# on another prompt, or made noisy.
 MECHANISMS = ("deletion", "mean", "resample", "noise")
 
 
@@ -46,15 +46,17 @@ MECHANISMS = ("deletion", "mean", "resample", "noise")
 class Pass(Protocol):
     """The inputs of one forward pass: each row's new tokens, and what the row has read so far.
 
+    A row is one sequence of a batch. Its real tokens are those that are not pads.
+
     Attributes:
         positions: index of each new token among its row's real tokens; negative at pads.
-        real: false where a new token is a pad.
-        tokens: token ids that each row has read so far, pads included, new ones last; None if the
-            model was run on embeddings.
-        attended: false at pads, over all that the row has read so far.
+        real: mask of the new tokens; false at pads.
+        tokens: ids of all tokens that each row has read, pads included, new ones last; None if not
+            known (the model was run on embeddings, or on a cache that was filled elsewhere).
+        attended: mask of all tokens that each row has read, new ones last; false at pads.
         marks: the marks of each new token (see the module `token_marks`).
-        prompts: each row's prompt; None if the model was run on embeddings, or if a token of the
-            pass belongs to several prompts.
+        prompts: each row's prompt; None if not known, or if a token of the pass belongs to several
+            prompts.
     """
 
     @property
@@ -72,7 +74,7 @@ class Pass(Protocol):
     def read_at(self, row: int, pos: int) -> list[int] | None:
         """Return the ids of the real tokens that a row has read, up to and including `pos`.
 
-        `pos` is an index among the new tokens. Returns None if the model was run on embeddings.
+        `pos` is an index among the new tokens. Returns None if the ids are not known.
         """
         ...
 
@@ -88,7 +90,7 @@ class EditContext:
         reference: statistics of the intact model's writes at this site; None if the ablation
             declares no reference.
         fitted: the result of the ablation's `fit`; None if it declares no reference.
-        whole_prompt: whether the condition may read `prompts`.
+        whole_prompt: whether `prompts` may be read.
 
     Example:
         def early(ctx):  # an `at=` function; `edit` of an ablation receives the same context
@@ -112,7 +114,7 @@ class EditContext:
     def positions(self) -> Int[Tensor, "row pos"]:
         """Index of each token among its row's real tokens, from 0; negative at pads.
 
-        With a cache, the cached tokens are counted too.
+        Tokens in the KV cache are counted too.
         """
         return self.read.positions.to(self.stream.device)
 
@@ -123,9 +125,9 @@ class EditContext:
 
     @property
     def tokens(self) -> Int[Tensor, "row all_pos"] | None:
-        """Each row's token ids so far, pads included; None if the model was run on embeddings.
+        """Ids of all tokens that each row has read, pads included; None if they are not known.
 
-        Position `p` of a write with `n_pos` positions is column `p - n_pos` (from the end).
+        Position `p` of a write with `n_pos` positions belongs to `tokens[:, p - n_pos]`.
         """
         return self.read.tokens
 
@@ -167,8 +169,8 @@ class EditContext:
         """Each row's whole prompt, for ablations and `at=` functions with `whole_prompt = True`.
 
         Raises:
-            InputError: neither the ablation nor the `at=` function sets `whole_prompt`, or the
-                model was run on embeddings.
+            InputError: neither the condition's ablations nor its `at=` function set `whole_prompt`,
+                or the prompts are not known (the model was run on embeddings).
         """
         if not self.whole_prompt:
             raise InputError(
@@ -185,7 +187,7 @@ class EditContext:
         The same prompt draws the same numbers in any batch, with or without padding or a cache.
 
         Raises:
-            InputError: the model was run on embeddings, so there are no token ids.
+            InputError: the token ids are not known (the model was run on embeddings).
         """
         ids = self.read.read_at(row, pos)
         if ids is None:
@@ -207,17 +209,16 @@ class EditContext:
 class Ablation(ABC):
     """The base class of ablations. Subclasses are frozen dataclasses; their fields are parameters.
 
-    A field named `reference` declares that the ablation needs the intact model's writes on the
-    prompts of a `Reference`. Statistics of these writes are collected before the first edit and
-    passed to `edit` as `ctx.reference`.
+    A field named `reference` declares that the ablation needs the writes of the intact (unablated)
+    model on the prompts of a `Reference`. Statistics of these writes are collected before the first
+    edit and passed to `edit` as `ctx.reference`.
 
     Class attributes:
         mechanism: the kind of damage, one of `MECHANISMS`, or `""` (the default) if none of them
             fits. A claim about a layer needs ablations of two different mechanisms. Ablations of
             one mechanism under other names or at other strengths do not count as different.
-        in_place: whether `placed` changes the model itself while the condition is applied; `edit`
-            is then not called. Such an ablation acts at all positions. If `donated` returns
-            weights, `placed` changes nothing but these weights of the site's block.
+        in_place: whether the ablation changes the model itself (by `placed`) while the condition is
+            applied. If so, `edit` is not called, and the ablation acts at all positions.
         whole_prompt: whether edits depend on the row's whole prompt (`ctx.prompts`), even at the
             first tokens. If so, a prefix that two prompts share is computed separately for each.
 
@@ -240,7 +241,7 @@ class Ablation(ABC):
     whole_prompt: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
-        """Check that the subclass has a known mechanism or none, when it is defined.
+        """Check, when a subclass is defined, that its mechanism is known or empty.
 
         Raises:
             InputError: `mechanism` is neither empty nor one of `MECHANISMS`.
@@ -263,10 +264,9 @@ class Ablation(ABC):
 
     @property
     def needs(self) -> frozenset[Kind]:
-        """The kinds of data that the reference must hold beyond means and standard deviations.
+        """The data that the ablation needs besides means and standard deviations; empty by default.
 
         `"positions"` stands for the mean at each position, `"donors"` for every individual write.
-        Empty by default.
         """
         return frozenset()
 
@@ -296,17 +296,17 @@ class Ablation(ABC):
     def placed(self, model: TransformerBridge, site: Site) -> Iterator[bool]:
         """Change the model inside the `with` block; yields whether anything was changed.
 
-        By default nothing is changed. Ablations that are `in_place` override this method.
+        By default nothing is changed. Ablations that are `in_place` override this method. If
+        `donated` returns weights, this method must change nothing but these weights.
         """
         yield False
 
     def donated(self, model: TransformerBridge, site: Site) -> Mapping[str, Tensor] | None:
         """Return the weights that `placed` puts into the site's block, by parameter name.
 
-        The names are those of the transformers model; other names are ignored. Buffers are not
-        replaced. With these weights, the engine can run many conditions in one forward pass (the
-        fused executor). Returns None (the default) if `placed` changes anything but weights of the
-        block.
+        The names are those of the transformers model; other names are ignored. With these weights,
+        the engine can run many conditions in one forward pass (the fused executor), unless saved
+        buffers differ as well. Returns None (the default) if `placed` changes anything else.
         """
         return None
 
@@ -332,7 +332,7 @@ class Ablation(ABC):
         return f"{self.name}[{','.join(changed)}]" if changed else self.name
 
     def parameters(self) -> dict[str, object]:
-        """Return the ablation's parameters by name, for hashes; a reference as its `digest`."""
+        """Return the ablation's parameters by name, for hashes; a reference becomes its digest."""
         values = dict(vars(self))
         if dataclasses.is_dataclass(self):
             values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}

@@ -1,12 +1,12 @@
-"""The built-in ablations, by what replaces a site's write.
+"""The built-in ablations. Each replaces a site's write (what the site adds to the residual stream).
 
-- `Skip` and `Zero` replace the write by zeros. On a block, both leave the stream unchanged,
-  `x + 0`. They differ in where they apply: a head cannot be skipped, since its share of the
+- `Skip` and `Zero` replace the write by zeros. On a block, both leave the stream `x` unchanged
+  (`x + 0`). They differ in where they apply: a head cannot be skipped, since its share of the
   attention output is not a separate module.
-- `Mean` replaces the write by its mean over a reference, which removes only what varies from token
-  to token. The first real token has a mean of its own: in many models one layer writes a vector
-  there that is hundreds of times as large as any other (the attention sink), so a mean over all
-  tokens would represent neither the first token nor the others.
+- `Mean` replaces the write by its mean over a reference (a set of prompts), which removes only what
+  varies from token to token. The first token that is not a pad has a mean of its own: in many
+  models one layer writes a vector there that is hundreds of times as large as any other (the
+  attention sink), so a mean over all tokens would represent neither the first token nor the others.
 - `Noise` adds noise to the write. With `w` the write and `s` its standard deviation over a
   reference, taken for each coordinate, the new write is `w + scale * s * n`, where `n` is standard
   normal. Causal tracing corrupts embeddings in this way (Meng et al. 2022, arXiv 2202.05262).
@@ -91,11 +91,11 @@ class Zero(Ablation):
 @ablation("mean")
 @dataclass(frozen=True)
 class Mean(Ablation):
-    """Replace the write by its mean over `reference`, taken separately for first tokens.
+    """Replace the write by its mean over `reference`; first tokens have a mean of their own.
 
-    With `per_position`, each position has a mean of its own, over the prompts' tokens at the same
-    position, counted from the start. Positions that no prompt of the reference reaches take the
-    mean over all tokens but each prompt's first.
+    With `per_position`, each position has a mean of its own: the mean over the tokens at the same
+    position, counted from the start, of the reference's prompts. Positions that no prompt reaches
+    take the mean over all tokens but each prompt's first.
 
     Example:
         >>> import layerroles as lr
@@ -121,7 +121,7 @@ class Mean(Ablation):
         self, write: Float[Tensor, "row pos *site"], ctx: EditContext
     ) -> Float[Tensor, "row pos *site"]:
         """Return the mean write at each position, in the dtype of `write`."""
-        assert ctx.reference is not None  # declared, so the engine resolved it
+        assert ctx.reference is not None  # declared, so it was collected
         first = ctx.reference.first.to(write)
         rest = ctx.reference.rest.to(write)
         if self.per_position:
@@ -177,9 +177,9 @@ class Resample(Ablation):
     """Replace the write by the intact model's write on a donor, another prompt of `reference`.
 
     Prompt and donor are aligned at their ends; generated tokens take the donor's last write. Only
-    the first token takes the donor's first write (the attention sink): where the prompt is longer
-    than the donor, the other early tokens take the donor's second write. The choice of the donor
-    depends on the prompt and `seed`, not on the site; a prompt is never its own donor.
+    the first token takes the donor's first write (the attention sink). If the prompt is longer than
+    the donor, its other early tokens take the donor's second write. Which donor is drawn depends on
+    the prompt and `seed`, not on the site; a prompt is never its own donor.
 
     Raises:
         InputError: no reference, or one with fewer than two different prompts (each of two tokens
@@ -206,7 +206,7 @@ class Resample(Ablation):
 
     @property
     def needs(self) -> frozenset[Kind]:
-        """`{"donors"}`: every individual write on the reference."""
+        """`{"donors"}`: every individual write on the reference's prompts."""
         return frozenset({"donors"})
 
     def fit(self, reference: SiteReference, site: Site) -> "_DonorDraw":
@@ -219,7 +219,7 @@ class Resample(Ablation):
     ) -> Float[Tensor, "row pos *site"]:
         """Return, at each position, the write of the row's donor at the aligned position."""
         draw: _DonorDraw = ctx.fitted
-        # The fused executor passes each token as a row of its own, many with the same prompt.
+        # The fused executor passes each token as a row of its own; many rows share one prompt.
         prompts = ctx.prompts
         different = {id(prompt): prompt for prompt in prompts}
         drawn = {key: draw.draw(prompt.ids) for key, prompt in different.items()}
@@ -232,12 +232,12 @@ class Resample(Ablation):
 
 
 class _DonorDraw:
-    """Draws a donor for each prompt, always the same one for a prompt and a seed."""
+    """Draws a donor for each prompt; the same prompt and seed always give the same donor."""
 
     def __init__(self, donors: Donors, seed: int) -> None:
         self.donors = donors
         self._seed = seed
-        # A prompt of one token is no donor: it has no write but the first token's.
+        # A prompt of one token cannot be a donor: only its first write exists.
         self._candidates = [n for n, ids in enumerate(donors.ids) if len(ids) > 1]
         if len({donors.ids[n] for n in self._candidates}) < 2:
             raise InputError(_TOO_FEW)

@@ -1,7 +1,7 @@
 """Conditions: named sets of ablations that are applied together; and lists of conditions.
 
-The empty condition is the baseline and is always called `intact`. A condition is identified by a
-hash of its content (sites, ablations, their parameters, `at`), not by its name.
+The empty condition is the baseline and is always called `intact`. A condition is identified not by
+its name but by a hash of its sites, its ablations, their parameters, and the positions (`at`).
 """
 
 import hashlib
@@ -65,7 +65,7 @@ class Condition:
     name: str
     at: At
     hash: str
-    # Texts that identify the ablations' parameters, and the positions at which they act.
+    # Texts that identify the parameters of the ablation at each site, and the positions (`at`).
     fingerprints: Mapping[Site, str]
     where: str
 
@@ -179,7 +179,7 @@ class Condition:
         return any(edit.whole_prompt for edit in self.edits.values())
 
     def acts(self, ctx: EditContext) -> Bool[Tensor, "row pos"]:
-        """Return the mask of a pass's new tokens at which the condition acts; false at pads.
+        """Return a mask of a pass's new tokens: true where the condition acts, false at pads.
 
         Raises:
             InputError: the `at` function did not return a boolean mask of shape `[row pos]`.
@@ -247,7 +247,7 @@ def _rebuild(
     known_hash: str,
     classes: Mapping[str, type[Ablation]],
 ) -> Condition:
-    """Unpickle a condition of another process, and register its ablations in this process.
+    """Rebuild a condition that another process pickled, and register its ablations in this one.
 
     Raises:
         InputError: the condition's hash here is not `known_hash`, its hash in the other process.

@@ -1,8 +1,8 @@
-"""Record the tokens and positions of the current forward pass, for its hooks.
+"""Record the tokens and positions of the current forward pass, for the hooks that run in it.
 
-An edit needs the absolute positions and the token ids of its rows. Plain TransformerLens calls
-(`model(...)`, `run_with_cache`, `generate`, with and without a cache) pass neither to hooks, so
-both are taken from the arguments with which the Hugging Face model is called.
+An edit needs the absolute positions and the token ids of its rows (the sequences of the batch).
+Plain TransformerLens calls (`model(...)`, `run_with_cache`, `generate`, with and without a KV
+cache) pass neither to hooks. Both are taken from the arguments of the Hugging Face model's call.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,14 +24,14 @@ class ModelCall:
     """A `Pass`: the inputs of one call of the model.
 
     Attributes:
-        tokens: token ids of everything read so far, pads included, new ones last; None if they are
-            not known (embeddings, or a cache that was filled in passes that were not recorded).
-        attended: false at pads, over everything read so far.
+        tokens: ids of all tokens read so far, pads included, new ones last; None if not known (the
+            model was run on embeddings, or on a cache that was filled in unrecorded passes).
+        attended: mask of all tokens read so far, new ones last; false at pads.
         positions: index of each new token among its row's real tokens; negative at pads.
-        real: false where a new token is a pad.
+        real: mask of the new tokens; false at pads.
         marks: the marks of each new token (see the module `token_marks`).
-        given: the rows' prompts as passed to `Watch.begin`; if none were passed, a pair of the
-            tokens read without a cache and their mask; None if these are not known either.
+        given: the rows' prompts as passed to `Watch.begin`; if none were passed, the ids and the
+            mask of the tokens that were read without a cache; None if these are not known either.
     """
 
     tokens: Int[Tensor, "row all_pos"] | None
@@ -64,8 +64,8 @@ class ModelCall:
 class Watch:
     """Records forward passes: the latest one in `.current`, the tokens read so far in `.tokens`.
 
-    Unless prompts are given (`begin`), tokens read without a cache are a row's prompt, and tokens
-    read on top of a cache are generated.
+    Unless prompts are given (`begin`), tokens read without a cache count as a row's prompt, and
+    tokens read on top of a cache count as generated.
     """
 
     def __init__(self) -> None:
@@ -130,10 +130,10 @@ class Watch:
         )
 
     def _count_past(self, cache: Any) -> int:
-        """Return how many tokens a cache has read."""
+        """Return how many tokens were read into a cache."""
         try:
             return int(cache.get_seq_length())
-        except ValueError:  # a state-space model's cache only knows whether it has read any
+        except ValueError:  # a state-space model's cache only knows whether any were read
             if self.tokens is None or not cache.has_previous_state():
                 return 0
             return int(self.tokens.shape[1])

@@ -1,11 +1,11 @@
-"""The modules in which public names were first published.
+"""The modules in which public classes and functions were first published.
 
-The hash of a condition depends on the paths of classes and functions, and stored runs hold such
-hashes. If a class or function moves to another module, `FIRST_MODULES` maps its new path to its
-first module, so that hashes stay the same.
+The hash of a condition depends on the import paths of classes and functions, and stored runs hold
+such hashes. If a class or function moves to another module, `FIRST_MODULES` maps its new path to
+its first module, so that hashes stay the same.
 """
 
-# Path of a class or function below `layerroles` -> the module below `layerroles` that held it.
+# Maps the path of a class or function to its first module, both without the prefix `layerroles.`.
 FIRST_MODULES = {
     "ablations.builtin.Mean": "ablations.mean",
     "ablations.builtin.Noise": "ablations.noise",

@@ -1,4 +1,4 @@
-"""Make lists of conditions: per layer, head, key/value group, span, pair or growing set of layers.
+"""Make a condition for each layer, head, key/value group, span, pair or growing set of layers.
 
 All functions but `random_heads` return `Conditions`, a list that prints as one line and can be
 indexed by name, as in `conditions["skip L3"]`.
@@ -34,8 +34,8 @@ def each_layer(
         model: the model whose layers are ablated.
         ablation: what is done to each layer.
         layers: numbers of the layers; all by default.
-        part: `"block"`, `"attn"`, `"mlp"`, `"mixer"` or `"stream"` (for heads, see `each_head` and
-            `each_kv_group`).
+        part: the part of each layer that is ablated: `"block"`, `"attn"`, `"mlp"`, `"mixer"` or
+            `"stream"` (for heads, see `each_head` and `each_kv_group`).
         at: the positions at which the conditions act.
 
     Raises:
@@ -135,7 +135,7 @@ def pairs(
     the sum of the harms of ablating each alone, each partly compensates for the loss of the other.
 
     Raises:
-        InputError: a layer out of range, or fewer than two.
+        InputError: a layer out of range, or fewer than two layers.
 
     Example:
         conditions = lr.pairs(model, lr.Skip(), layers=[1, 2, 3])
@@ -167,8 +167,8 @@ def cumulative(
         model: the model whose layers are ablated.
         ablation: what is done to each layer.
         order: the order in which layers are added: `"top-down"` from the last layer, `"bottom-up"`
-            from the first (both leave one layer intact), or layer numbers in any other order, such
-            as by importance.
+            from the first (both leave one layer intact), or a list of layer numbers, such as the
+            layers sorted by importance.
         part: the part of each layer that is ablated.
         at: the positions at which the conditions act.
 
@@ -211,15 +211,15 @@ def random_heads(
         model: the model whose heads are drawn.
         ablation: what is done to each head.
         n: how many heads to draw.
-        like: the chosen heads, given in place of `n` and `layers`. From each layer as many heads
-            are drawn as were chosen there, from the heads that were not chosen.
+        like: the chosen heads, given in place of `n` and `layers`. In each of their layers, as many
+            heads are drawn as were chosen there, among the heads that were not chosen.
         seed: seed of the draw.
         layers: numbers of the layers to draw from; all by default.
         at: the positions at which the condition acts.
 
     Raises:
-        InputError: fewer than one head, more heads than there are, sites that are not heads, or
-            not exactly one of `n` and `like`.
+        InputError: fewer than one head, more heads than can be drawn, sites that are not heads,
+            both or neither of `n` and `like`, or `layers` together with `like`.
 
     Example:
         control = lr.random_heads(model, lr.Zero(), n=2, seed=0)

@@ -33,13 +33,13 @@ from layerroles.errors import InputError
 from layerroles.models import check_weights, weights_stamp
 from layerroles.sites import ENTRY, NUMBERED, READ_OUT, Site
 
-# For each ablation with a reference and each of its sites: the intact model's writes on the
-# reference, and the result of `Ablation.fit`.
+# For each ablation with a reference and each of its sites: statistics of the intact model's writes
+# on the reference's prompts, and the result of `Ablation.fit`.
 References = Mapping[tuple[Ablation, Site], tuple[SiteReference, object]]
 
 
 class Edit:
-    """Applies a condition's ablation of one site to the value at the site's hook.
+    """Applies the ablation that a condition has at one site to the value at the site's hook.
 
     Args:
         model: the bridge.
@@ -76,9 +76,9 @@ class Edit:
     ) -> tuple[Tensor | None, Bool[Tensor, "row pos"]]:
         """Return the edited value, and a mask of the tokens at which the write changed.
 
-        The value is None if the hook's value is to be kept: no write changed, or the ablation is
-        `in_place`, which changes the model itself. The mask of an in-place ablation is true at
-        every real token if the model was changed, else false.
+        The value is None if the hook's value is to be kept, because no write changed or because the
+        ablation is `in_place` (it changes the model itself). The mask of an in-place ablation is
+        true at every token that is not a pad if the model was changed, else false.
 
         Args:
             value: the value at the site's hook (for a block, the stream that leaves it).
@@ -111,7 +111,7 @@ class Edit:
                 f"shape {tuple(write.shape)}: an edit keeps the shape"
             )
         differs = (new != write).flatten(2).any(-1) & self._condition.acts(context)
-        # Skipped on a GPU, where asking would wait for the device; equal values are kept anyway.
+        # Not tested on a GPU, where the test would wait for it; equal values are kept anyway.
         if differs.device.type == "cpu" and not differs.any():
             return None, differs
         mask = differs.reshape(*differs.shape, *[1] * (write.ndim - 2))
@@ -133,8 +133,8 @@ class Applied:
         condition: the condition.
         n_passes: number of forward passes that reached the unembedding.
         firings: per site, how often its hook fired.
-        changed: per row, whether an edit changed its write at a real token in any pass since
-            `begin` or `keep`; None if no edit has run since.
+        changed: per row, whether an edit changed a write at a token that is not a pad, in any pass
+            since `begin` or `keep`; None if no edit has run since.
     """
 
     def __init__(
@@ -236,16 +236,16 @@ def ablated(
     Args:
         model: from `load` or `prepare`.
         condition: what is ablated.
-        prompts: the prompt of each row that the model is called on, for conditions that act on some
-            of a prompt's positions. By default, tokens read without a cache are the prompt, and
-            tokens read on top of a cache are generated. Generation without a cache reads the whole
+        prompts: the prompt of each row that the model is called on, for conditions that act only on
+            some positions. By default, tokens read without a cache count as the prompt, and tokens
+            read on top of a cache count as generated. Generation without a cache reads the whole
             text again for each token, so it needs `prompts`.
 
     Raises:
-        InputError: the model lacks a site or its weights, a sublayer's hook does not give what the
-            sublayer adds to the stream, or an item of `prompts` is not a `Prompt`; inside the
-            `with` block, rows that do not begin with their prompts, or evidence that is needed but
-            not known.
+        InputError: the model has no weights or lacks a site, a sublayer's hook does not give what
+            the sublayer adds to the stream, or an item of `prompts` is not a `Prompt`; inside the
+            `with` block, a row does not begin with its prompt, or the condition acts on evidence
+            whose positions are not known.
         RuntimeError: on leaving the `with` block, if a hook did not fire in a pass.
 
     Example:

@@ -1,9 +1,10 @@
 """Replace a layer of a model (the host), or a sublayer, by the same part of a donor model.
 
 The donor is a model of the same shape with other weights, such as a distilled version of the host.
-The donor's block is run on the host's stream `x`, so the write is the donor's `block(x) - x`. While
-the condition is applied, the host's modules hold the donor's tensors, without copies. The donor's
-weights also compute the layer's keys and values, including those of generated tokens.
+The donor's block is run on the host's stream `x`, so the write (what the layer adds to the stream)
+is the donor's `block(x) - x`. While the condition is applied, the host's modules hold the donor's
+tensors, without copies. The donor's weights also compute the layer's keys and values, including
+those of generated tokens.
 
 Example:
     base, twin = load("base/"), load("distilled/")
@@ -46,7 +47,7 @@ _SUBLAYERS = {
     "mlp": ("ln2", "ln2_post", "mlp"),
     "mixer": ("ln1", "ln1_post", "attn", *MIXERS),
 }
-# Experts beside the MLP, as bridges call them.
+# Modules with experts that some blocks have in addition to the MLP, as bridges call them.
 _BESIDE_MLP = {"experts", "moe", "router", "shared_mlp"}
 
 _Digests = dict[int, str]
@@ -111,7 +112,10 @@ class Swap(Ablation):
 
     @contextmanager
     def placed(self, model: TransformerBridge, site: Site) -> Iterator[bool]:
-        """Use the donor's weights at the site in the `with` block; yields whether any differs."""
+        """Hold the donor's weights at the site inside the `with` block.
+
+        Yields whether any of them differs from the model's own.
+        """
         ours, theirs = _swapped_modules(model, site), _swapped_modules(self.donor, site)
         replaced: list[tuple[nn.Module, str, Tensor]] = []
         differs = False
@@ -130,7 +134,7 @@ class Swap(Ablation):
                 _put(module, name, tensor)
 
     def donated(self, model: TransformerBridge, site: Site) -> dict[str, Tensor]:
-        """Return the donor's weights for the site, by parameter name in the transformers model.
+        """Return the donor's weights and buffers for the site, by their names in transformers.
 
         The result may also hold names that only the bridge has; the engine ignores them.
         """
@@ -153,7 +157,7 @@ def check_donor(model: TransformerBridge, donor: TransformerBridge) -> None:
     _check_whole(model)
     prepared(donor)
     host, given = behaviour_config(model), behaviour_config(donor)
-    # The most informative first.
+    # The type of model first, since it explains other differences.
     for name in sorted(host.keys() | given.keys(), key=lambda name: (name != "model_type", name)):
         _check_same(model, donor, name, host.get(name), given.get(name))
     for name in ("dtype", "device"):
@@ -216,7 +220,7 @@ def _swapped_modules(model: TransformerBridge, site: Site) -> list[nn.Module]:
 
 
 def _hash_blocks(model: TransformerBridge) -> str:
-    """Return a hash of a donor's configuration and its blocks' weights; computed once."""
+    """Return a hash of a donor's configuration and block weights, cached until weights change."""
     check_weights(model)
     _check_whole(model)
     known = _DIGESTS.setdefault(model, {})

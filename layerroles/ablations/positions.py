@@ -22,7 +22,7 @@ from layerroles.errors import InputError
 from layerroles.models import tensor_bytes
 
 NamedAt = Literal["all", "after_first", "prompt", "generated", "evidence", "last"]
-# A condition's positions by name, or a function that returns where it acts.
+# The name of a set of positions, or a function that returns a mask of the positions.
 At = NamedAt | Callable[[EditContext], Bool[Tensor, "row pos"]]
 ATS: tuple[NamedAt, ...] = get_args(NamedAt)
 
@@ -35,12 +35,12 @@ _ACTS: dict[NamedAt, Callable[[EditContext], Bool[Tensor, "row pos"]]] = {
     "last": lambda ctx: ctx.is_last,
 }
 _PLAIN = (type(None), type(...), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
-# Libraries whose functions are identified by their names.
+# Libraries whose functions and modules are identified by their names.
 _LIBRARIES = ("torch", "einops", "numpy", "math", "layerroles")
 
 
 def identify(at: At) -> str:
-    """Return a text that identifies `at` in every process: a name, or a function's content.
+    """Return a text that identifies `at` in every process: its name, or a function's content.
 
     Raises:
         InputError: an unknown name, a function whose name is one of `ATS`, or a function that
@@ -73,19 +73,19 @@ def at_name(at: At) -> str:
 def fingerprint(value: object) -> object:
     """Return a JSON value that identifies the content of an ablation's parameter.
 
-    If the content cannot be identified, the JSON value is the parameter's `repr`; for a torch
-    module, it is a list of the `repr` and a description of the state dict.
+    If the content cannot be identified, the result is the parameter's `repr`. For a torch module,
+    it is a list of its `repr` and a description of its state dict.
     """
     try:
         return _describe(value, ())
-    except (InputError, NotImplementedError, ValueError):  # no known content, or no tensor values
+    except (InputError, NotImplementedError, ValueError):  # not identifiable, or has meta tensors
         if isinstance(value, nn.Module):  # such as a model, whose code refers to many values
             return [repr(value), _describe(dict(value.state_dict()), ())]
         return repr(value)
 
 
 def position_mask(at: At, ctx: EditContext) -> Bool[Tensor, "row pos"]:
-    """Return the mask of a pass's new tokens at which a condition acts; false at pads.
+    """Return a mask of a forward pass's new tokens: true where `at` includes them, false at pads.
 
     Raises:
         InputError: the `at` function did not return a boolean mask of shape `[row pos]`.
@@ -105,8 +105,8 @@ def position_mask(at: At, ctx: EditContext) -> Bool[Tensor, "row pos"]:
 def _describe(value: object, above: tuple[object, ...]) -> object:
     """Return nested lists of texts that describe a value's content, the same in every process.
 
-    `above` holds the functions and modules through which the value was reached. A value that is one
-    of them is described as "itself", so that cycles end.
+    `above` holds the functions and torch modules through which the value was reached. A value that
+    is one of them is described as "itself", so that cycles end.
     """
     if isinstance(value, _PLAIN):
         return repr(value)
@@ -169,7 +169,7 @@ def _first_published_path(value: FunctionType | BuiltinFunctionType | type) -> s
 
 
 def _describe_module(value: nn.Module, above: tuple[object, ...]) -> object:
-    """Describe a module by its weights, attributes, submodules and code, as `_describe` does."""
+    """Describe a torch module by weights, attributes, submodules and code, as `_describe` does."""
     if any(value is one for one in above):
         return "itself"
     above = (*above, value)

@@ -1,8 +1,9 @@
 """References: prompts, and statistics of the intact model's writes on them.
 
-Means and standard deviations are taken over real tokens only and summed in float64, so that they
-depend neither on batch size nor on padding. Each prompt's first real token is excluded from the
-statistics of the others and has statistics of its own (the module `builtin` says why).
+A site's write is what it adds to the residual stream. Means and standard deviations are taken over
+real tokens only (not over pads) and summed in float64, so that they depend neither on batch size
+nor on padding. The first tokens of all prompts have statistics of their own and are excluded from
+those of the other tokens (the module `builtin` says why).
 """
 
 import hashlib
@@ -45,13 +46,13 @@ class Reference:
     """Prompts on which the intact model's writes are collected.
 
     Without a source, the reference is *open*: for each task, a sweep replaces it by one made of the
-    task's own held-out prompts.
+    task's own held-out prompts (those that are never asked in the evaluation).
 
     Args:
         source: texts (a list, or a column of a `datasets` data set), a text file with a prompt on
             each line, or a task, whose held-out examples are taken; None makes the reference open.
         limit: the maximum number of prompts.
-        seed: seed by which a task draws its examples; None is 0, or the sweep's seed if the
+        seed: seed by which a task draws its examples; None means 0, or the sweep's seed if the
             reference is open.
 
     Raises:
@@ -81,7 +82,7 @@ class Reference:
 
     @property
     def is_open(self) -> bool:
-        """Whether there is no source, so that a sweep supplies each task's held-out prompts."""
+        """Whether there is no source; a sweep then supplies the held-out prompts of each task."""
         return self.source is None
 
     def of_task(self, task: HeldOut, seed: int) -> "Reference":
@@ -166,7 +167,8 @@ def _read_lines(file: Path, limit: int) -> list[str]:
         raise InputError(f"reference file {str(file)!r} cannot be read: {reason}") from error
 
 
-# What can be collected in addition to the moments: means at each position, and every write.
+# What can be collected besides means and standard deviations: the mean at each position, and every
+# individual write.
 Kind = Literal["positions", "donors"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -176,7 +178,7 @@ class Donors:
     """Every write of one site on the prompts of a reference.
 
     Attributes:
-        writes: the writes at the real tokens of all prompts, prompt after prompt; on the CPU.
+        writes: the writes at all tokens but pads, prompt after prompt; on the CPU.
         ids: each prompt's token ids.
     """
 
@@ -201,10 +203,10 @@ class SiteReference:
     """Statistics of the intact model's writes at one site, over a reference.
 
     Attributes:
-        first: mean over first real tokens.
-        rest: mean over all other real tokens.
-        first_std: standard deviation over first real tokens.
-        rest_std: standard deviation over all other real tokens.
+        first: mean over the first tokens of all prompts.
+        rest: mean over all other tokens.
+        first_std: standard deviation over the first tokens.
+        rest_std: standard deviation over all other tokens.
         n_first, n_rest: numbers of first tokens and of other tokens.
         positions: mean at each position of the longest prompt, over the prompts that reach it;
             None if not collected.
@@ -236,7 +238,7 @@ def collect(
     """Run the intact model on a reference's prompts; return statistics of its writes, by site.
 
     Args:
-        model: a prepared bridge.
+        model: from `load` or `prepare`.
         reference: the prompts.
         sites: the sites whose writes are collected.
         kinds: what is collected in addition to means and standard deviations: `"positions"` (the
@@ -269,7 +271,10 @@ def collect(
 
 @contextmanager
 def without_hooks(model: TransformerBridge) -> Iterator[None]:
-    """Disable the model's hooks inside the `with` block, those of conditions and those of users."""
+    """Disable hooks at hook points and on the whole model inside the `with` block.
+
+    These are the hooks of conditions and of users, but not torch hooks on inner modules.
+    """
     modules = [*model.hook_dict.values(), model.original_model]
     names = ("_forward_hooks", "_forward_pre_hooks")
     saved = [(module, name, module.__dict__[name]) for module in modules for name in names]
@@ -285,11 +290,11 @@ def without_hooks(model: TransformerBridge) -> Iterator[None]:
 def extract_write(
     site: Site, value: Tensor, entry: Tensor | None, model: TransformerBridge
 ) -> Float[Tensor, "row pos *site"]:
-    """Return a site's write, taken from the value at its hook.
+    """Return a site's write, computed from the value at its hook.
 
     Its shape is `[row pos d_head]` for a head, `[row pos head d_head]` for a key/value group, and
-    `[row pos d_model]` for other sites. The write of a block is float32, since in bfloat16
-    `block(x) - x` differs from what the block added.
+    `[row pos d_model]` for other sites. The write of a block is computed in float32, since rounding
+    to bfloat16 would make `block(x) - x` differ from what the block added.
 
     Args:
         site: the site.
@@ -316,19 +321,20 @@ def head_indices(site: Site, model: TransformerBridge) -> int | slice:
 
 
 def split_heads(z: Tensor, model: TransformerBridge) -> Float[Tensor, "row pos head d_head"]:
-    """Return the value `z` at the hook of heads, split by head; some models' hooks join heads."""
+    """Return the value `z` at the hook of heads with an axis for heads; some hooks join heads."""
     if z.ndim == 4 and z.shape[2] == model.cfg.n_heads:
         return z
-    # A hook may split heads by the width of keys, which is wrong if values have another width.
+    # Some hooks split heads by the width of keys, which is wrong if values have another width.
     joined = z.flatten(2)
     heads: Tensor = joined.unflatten(-1, (model.cfg.n_heads, -1))
     return heads
 
 
 def pad_left(rows: Sequence[Sequence[int]], model: TransformerBridge) -> tuple[Tensor, Tensor]:
-    """Pad token rows on the left; returns token ids and mask (1 real, 0 pad), both `[row pos]`."""
+    """Pad rows of token ids on the left; returns ids and mask (1 real, 0 pad), both `[row pos]`."""
     longest = max(map(len, rows))
-    # Not the tokenizer's pad token, for which a model may have no embedding: pads are never read.
+    # Pad with id 0: a model may have no embedding for the tokenizer's pad token, and pads are never
+    # attended to.
     tokens = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows])
     attended = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
     return tokens.to(model.cfg.device), attended.to(model.cfg.device)

@@ -1,10 +1,10 @@
 """A disk cache for statistics of the intact model's writes, so that each is collected only once.
 
-The cache folder holds a safetensors file for each pair of model and prompts, named by a hash of
-weights, configuration and token ids. For each site, the file holds the means and standard
-deviations in float64, and, where an ablation needs them, the mean at each position or every
-individual write. The metadata describe the model and the prompts. If another site or other data is
-needed later, it is added to the file.
+A site's write is what it adds to the residual stream. The cache folder holds a safetensors file for
+each pair of model and prompts, named by a hash of weights, configuration and token ids. For each
+site, the file holds the means and standard deviations in float64, and, where an ablation needs
+them, the mean at each position or every individual write. The metadata describe the model and the
+prompts. If another site or other data is needed later, it is added to the file.
 """
 
 import hashlib
@@ -55,7 +55,7 @@ def load_or_collect(
     Statistics in memory or in the disk cache are reused; the others are collected and saved.
 
     Args:
-        model: a prepared bridge.
+        model: from `load` or `prepare`.
         reference: the prompts.
         sites: the sites whose writes are needed.
         kinds: what is needed in addition to means and standard deviations: `"positions"` (the mean
@@ -93,21 +93,21 @@ class ReferenceFile:
         self._device = model.cfg.device
         self._reference = reference
         ids = [encode(model, text) for text in reference.prompts]
-        # In the order in which they are collected.
+        # In the order in which `collect` reads the prompts.
         self._ids = tuple(sorted(map(tuple, ids), key=len))
         content = [_FORMAT, self._model.weights, behaviour_config(model), ids]
         name = hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode())
         self.path: Path = cache_folder() / "references" / f"{name.hexdigest()[:32]}.safetensors"
 
     def read(self, sites: Iterable[Site], kinds: Iterable[Kind] = ()) -> dict[Site, SiteReference]:
-        """Return the stored statistics by site; leave out sites that lack any of those needed.
+        """Return the stored statistics by site, without sites for which the file lacks some.
 
-        Needed are means and standard deviations, and the data that `kinds` names.
+        A site needs means, standard deviations and the data that `kinds` names.
         """
         kinds = list(kinds)
         needed = {site: [f"{site}.{name}" for name in (*_TENSORS, *kinds)] for site in sites}
         tensors, counts = self._load([name for names in needed.values() for name in names])
-        # On the model's device, so that edits don't move them each time; donors stay on the CPU.
+        # Moved to the model's device once, not in each edit; donors stay on the CPU.
         moved = {
             name: tensor if name.endswith(".donors") else to_device(tensor, self._device)
             for name, tensor in tensors.items()
@@ -148,7 +148,7 @@ class ReferenceFile:
         }
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Written beside its place and moved there whole: another process may do the same.
+            # Written to a temporary folder, then moved in one step: another process may write too.
             with tempfile.TemporaryDirectory(dir=self.path.parent, prefix=".save-") as scratch:
                 made = Path(scratch) / self.path.name
                 save_file(tensors, made, metadata=metadata)

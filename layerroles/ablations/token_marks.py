@@ -1,9 +1,10 @@
-"""Mark the tokens of a row's prompt, and those of them that contain the evidence.
+"""Mark the tokens of a row's prompt, and among them those that contain the evidence.
 
-A condition can be restricted to such tokens (`at=`). The tokens before a row's answer are its
-prompt; all later tokens, given or written by the model, count as generated. The *marks* of a token
-are a sum of flags: `IN_PROMPT`, `LAST` (the prompt's last token), `EVIDENCE` (information needed to
-answer), and `UNKNOWN` (a token of a prompt whose evidence positions are not known).
+A row is one sequence of a batch. The tokens before its answer are its prompt; all later tokens,
+given or written by the model, count as generated. The *marks* of a token are a sum of flags:
+`IN_PROMPT`, `LAST` (the prompt's last token), `EVIDENCE` (information needed to answer), and
+`UNKNOWN` (a token of a prompt whose evidence positions are not known). By these marks, a condition
+can be restricted to some tokens (`at=`).
 """
 
 import reprlib
@@ -81,7 +82,7 @@ class Marks:
     """The marks of rows' tokens, looked up by position.
 
     Args:
-        table: marks at the first `n` positions of each row; later positions have no marks (0).
+        table: marks at the first `n` positions of each row; all later positions have the marks 0.
     """
 
     def __init__(self, table: Int[Tensor, "row n"]) -> None:
@@ -98,7 +99,7 @@ class Marks:
 
     @classmethod
     def whole(cls, attended: Bool[Tensor, "row pos"]) -> "Marks":
-        """Return the marks of rows whose real tokens are all prompt, with unknown evidence."""
+        """Return the marks of rows of which every token is prompt, with unknown evidence."""
         lengths = attended.long().sum(-1, keepdim=True)
         places = torch.arange(attended.shape[1], device=attended.device)
         return cls((IN_PROMPT + UNKNOWN) * (places < lengths) + LAST * (places == lengths - 1))

@@ -17,7 +17,7 @@ from layerroles.protocols import WrittenText, find_written_texts, score_coherenc
 
 @dataclass(frozen=True)
 class Job:
-    """Requests that are answered together and stored together.
+    """A part of a sweep: requests that one worker answers, under the same conditions.
 
     Attributes:
         name: the name shown to users: the task's label, or `noise floor`.
@@ -43,12 +43,12 @@ class Job:
 
 @dataclass(frozen=True)
 class JobPart:
-    """Answers under some of a job's conditions, for all cells, with time and memory used.
+    """Answers to all of a job's requests under some of its conditions, with time and memory used.
 
     Attributes:
-        answers: a list of `Score` or `Writing` values by (condition index, cell index).
-        coherence: the log-likelihood of each generated text under the intact model, in nats per
-            token; empty unless the job asks for coherence.
+        answers: maps (condition index, cell index) to a list of `Score` or `Writing` values.
+        coherence: the log-likelihood of each generated text (empty and non-finite ones left out)
+            under the intact model, in nats per token; empty unless the job asks for it.
         seconds: seconds taken for these answers.
         executors: the names of the engine's executors, such as `fused`, that have answered so far.
         times_halved: how often batches were halved so far because memory ran out.
@@ -77,7 +77,7 @@ class Workers:
 
 
 class OpenBackend(ABC):
-    """A backend whose workers are started and can answer jobs."""
+    """Base class of open backends: their workers are started and can answer jobs."""
 
     @property
     @abstractmethod
@@ -86,7 +86,9 @@ class OpenBackend(ABC):
 
     @abstractmethod
     def answer_jobs(self, jobs: Iterable[Job]) -> Iterator[tuple[int, JobPart]]:
-        """Yield (job index, part) in any order; jobs are taken from the iterable as needed.
+        """Answer jobs; yield pairs of a job's index and a part of its answers, in any order.
+
+        A job is taken from the iterable only when a worker can start on it.
 
         Raises:
             InputError: a job cannot be answered.
@@ -94,7 +96,10 @@ class OpenBackend(ABC):
 
 
 class Backend(ABC):
-    """A way to answer jobs. A backend holds no state, so that several sweeps can use it."""
+    """Base class of backends: ways to answer jobs, such as in this process or on a Ray cluster.
+
+    A backend holds no state, so that several sweeps can use it.
+    """
 
     @abstractmethod
     def check(self, engine: Engine) -> None:
@@ -106,7 +111,7 @@ class Backend(ABC):
 
     @abstractmethod
     def opened(self, engine: Engine) -> AbstractContextManager[OpenBackend]:
-        """Return a context manager; the workers are started for its `with` block.
+        """Return a context manager that yields the open backend, with workers for its `with` block.
 
         Args:
             engine: the engine of the sweep, with its model and options.
@@ -125,7 +130,7 @@ def answer_job(engine: Engine, job: Job) -> Iterator[JobPart]:
     began = time.monotonic()
     unfinished: dict[int, dict[int, list[Any]]] = {}  # answers by condition and cell
     finished: dict[int, dict[int, list[Any]]] = {}
-    # Generated texts are scored only when nothing else is held in memory.
+    # With `coherence`, texts are scored at the end, when the engine holds nothing else in memory.
     one_by_one = job.apart and not job.coherence
     for cell, condition, answers in engine.answer_each(job.requests, job.conditions):
         by_cell = unfinished.setdefault(condition, {})

@@ -37,7 +37,7 @@ class Local(Backend):
     @contextmanager
     def opened(self, engine: Engine) -> Iterator["OpenLocal"]:
         """Yield a backend that answers with the sweep's own engine; no worker is started."""
-        engine.used.clear()  # the manifest lists the executors of this run
+        engine.used.clear()  # the manifest lists the executors of this run only
         yield OpenLocal(engine)
 
 

@@ -1,8 +1,8 @@
-"""Answer jobs with workers of a Ray cluster, each of which holds a copy of the model.
+"""Answer the jobs of a sweep with workers of a Ray cluster, each of which holds the model.
 
 This process hands out the jobs and receives the answers. One worker answers a whole job and returns
-all answers together (see `ray_pool` for jobs that fail). Ablations are sent by value, so that those
-of a script or a plugin need not be installed on the workers. Models are sent by name, and each
+all answers together (see `ray_pool` for jobs that fail). Ablations of a script or a plugin are sent
+by value, so that they need not be installed on the workers. Models are sent by name, and each
 worker loads them once.
 """
 
@@ -28,7 +28,7 @@ from layerroles.progress import format_duration
 
 log = logging.getLogger(__name__)
 
-_OBJECT_STORE = 256 * 2**20  # bytes, for a cluster started here: jobs and answers are small
+_OBJECT_STORE = 256 * 2**20  # bytes, in a cluster started here; jobs and answers are small
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,16 @@ class Ray(Backend):
         address: the address, such as `"auto"` or `"HOST:6379"`, of a cluster that this machine is a
             node of. None uses the cluster that this process is connected to; if it is not connected
             to one, a cluster is started on this machine for the run.
-        workers: the number of processes that hold a model. `"auto"` is as many as the GPUs allow at
-            `gpus_per_worker`, or one per node in a cluster without GPUs.
+        workers: the number of processes that hold a model. `"auto"` starts as many as the GPUs
+            allow, each with `gpus_per_worker` of them; or one per node if workers have no GPUs.
         gpus_per_worker: the number of GPUs of each worker; None is 1, or 0 in a cluster without
-            GPUs. A model is spread over several GPUs; a fraction lets workers share a GPU.
+            GPUs. A worker with several GPUs spreads its model over them; with a fraction, workers
+            share a GPU.
         timeout: seconds that a worker may take to load the model, or to answer one job, before it
             is considered hung and replaced.
-        attempts: how often a job is tried if it fails or its worker dies.
-        make: a function that makes a worker's engine, instead of loading the sweep's model; workers
-            import it by name, or get it by value if the running script defines it.
+        attempts: how often a job is tried, in all, if it fails or its worker dies.
+        make: a function that makes a worker's engine, instead of loading the sweep's model. Workers
+            import the function by name, or get it by value if the running script defines it.
 
     Raises:
         InputError: an invalid number, or an address of Ray's client (with `://`).
@@ -91,7 +92,7 @@ class Ray(Backend):
         """Start the workers, which answer jobs inside the `with` block; yield their pool.
 
         Raises:
-            InputError: there is no cluster at the address, or it has too few GPUs.
+            InputError: there is no cluster at the address, or it has too few GPUs or no CPUs.
         """
         ray, model = _import_ray(), None
         source = None if self.make else origin(engine.model)
@@ -163,7 +164,7 @@ def plan_workers(
         cpus = min(hosts) / per_node
         cpus = math.floor(cpus) if cpus >= 1 else math.floor(cpus * 100) / 100
         return n_workers, WorkerResources(float(cpus), 0.0, per_node, per_node)
-    # A worker is on one node, and a fraction on one GPU.
+    # All GPUs of a worker are on one node, and a fraction of a GPU is on one GPU.
     per_gpu = int(1 / gpus + 1e-9) if gpus < 1 else 1
     fitting = [int(node.get("GPU", 0)) * per_gpu // max(1, int(gpus)) for node in nodes]
     n_possible = sum(fitting)
@@ -186,7 +187,7 @@ class _Worker:
 
         This is not done in `__init__`, since Ray does not report errors that are raised there.
         """
-        if not resources.gpus:  # not every version of Ray hides them
+        if not resources.gpus:  # hide GPUs: not every version of Ray does
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // resources.per_node))
         self._engine = make()

@@ -1,4 +1,4 @@
-"""Distribute jobs over Ray actors (the workers); each worker answers one job at a time.
+"""Distribute a sweep's jobs over Ray actors (the workers); each answers one job at a time.
 
 A failed job is tried again, on another worker if one is idle. A worker that dies, takes too long,
 or fails twice in a row is replaced by a new process, since after a GPU error everything else that a
@@ -25,25 +25,28 @@ log = logging.getLogger(__name__)
 _SECONDS_BETWEEN_LOOKS = 1.0
 # Seconds without a worker after which a warning reports the free resources of the cluster.
 _PATIENCE = 60.0
-# Where the packages of an environment lie.
+# Names of the folders (in `sysconfig`) that hold an environment's packages.
 _INSTALLED = ("purelib", "platlib", "stdlib")
 
 
 @dataclass(eq=False)
 class _Slot:
-    """A worker and its call in progress: to answer a job, or to start (`job_index` is None)."""
+    """A worker and its call in progress (`ref`; None if it is idle).
+
+    The call is to answer a job, or to start the worker (`job_index` is None).
+    """
 
     actor: Any
     ref: Any
     began: float
     job_index: int | None = None
     ready: bool = False
-    n_failed: int = 0  # times in a row
+    n_failed: int = 0  # number of failed calls in a row
 
 
 @dataclass(frozen=True)
 class _Failure:
-    """Why a job or a worker's start failed, and whether the worker's process is lost (`gone`)."""
+    """Why a job or a worker's start failed; `gone` if the worker's process is dead or hangs."""
 
     reason: str
     gone: bool = False
@@ -76,8 +79,8 @@ class Pool(OpenBackend):
         self._description: Workers | None = None
         self._slots: list[_Slot] = []
         self._first_error: InputError | None = None  # raised after the other outcomes are handled
-        # Of the current run: unanswered jobs by index, the actor that failed last at each, and
-        # whether all jobs have been taken.
+        # Of the current `answer_jobs`: the jobs taken and not yet answered, by index; for each job
+        # that waits to be tried again, the actor that failed at it; whether all jobs are taken.
         self._unanswered: dict[int, Job] = {}
         self._failed_by: dict[int, Any] = {}
         self._all_taken = False
@@ -330,9 +333,9 @@ def _comparable(model: Any, name: str) -> Any:
 
 
 def _uninstalled_modules(conditions: Iterable[Condition]) -> set[str]:
-    """Return the names of modules that define code of the conditions and are not installed.
+    """Return the names of modules that are not installed and define code of the conditions.
 
-    The code is that of the conditions' ablations, and of functions given as `at`.
+    This is the code of the conditions' ablations, and of functions given as `at`.
     """
     modules = {
         type(edit).__module__ for condition in conditions for edit in condition.edits.values()

@@ -1,4 +1,7 @@
-"""Greedy decoding of a batch of rows: the state and the stop conditions that executors share."""
+"""Greedy decoding of a batch of rows (one text each): its state, and when a text ends.
+
+All executors (the engine's ways to run a model) share this code.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,9 +16,10 @@ from transformer_lens.model_bridge import TransformerBridge
 from layerroles.engine.requests import Writing, Written
 from layerroles.models import prepared
 
-# Rows whose logits a processor compares at once, in float32: twice as fast as in 16 bits.
+# Rows whose logits are converted to float32 and compared at once on a CPU. Comparing in float32 is
+# twice as fast as in 16 bits.
 _CHUNK = 32
-# Number of logits in each part of the vocabulary whose maximum `highest_tokens` takes first.
+# `highest_tokens` cuts the vocabulary into parts of this many tokens, and compares their maxima.
 _WIDTH = 256
 
 
@@ -29,7 +33,8 @@ class Stops:
         listed = known if isinstance(known, list) else [known]
         self.eos = {id for id in (*listed, self.tokenizer.eos_token_id) if id is not None}
         ids, names = self.tokenizer.all_special_ids, self.tokenizer.all_special_tokens
-        self._names = dict(zip(ids, names, strict=True))  # of tokens that decoded texts leave out
+        # Names of special tokens, which decoded texts leave out.
+        self._names = dict(zip(ids, names, strict=True))
 
     def ends(self, token: int, until: Sequence[str]) -> bool:
         """Return whether this token ends a text, regardless of the tokens before it.
@@ -84,7 +89,8 @@ def highest_tokens(logits: Float[Tensor, "row d_vocab"], n: int) -> Int[Tensor, 
     candidates = parts.gather(1, repeat(chosen, "row n -> row n width", width=_WIDTH))
     places = candidates.flatten(1).topk(n, -1).indices
     found = chosen.gather(1, places // _WIDTH) * _WIDTH + places % _WIDTH
-    return found.clamp(max=d_vocab - 1).sort(-1).values  # pads where no logit is finite
+    # Indices of pads are chosen only if fewer than `n` logits are finite.
+    return found.clamp(max=d_vocab - 1).sort(-1).values
 
 
 def all_finite(logits: Float[Tensor, "*row d_vocab"]) -> Bool[Tensor, "*row"]:
@@ -122,7 +128,7 @@ class Decoding:
         finite. `chosen` has a token for each live row; those of finished texts are ignored.
         """
         self.last = chosen.tokens
-        # In one transfer, so that a GPU is waited for once.
+        # In one transfer, so that the program waits for a GPU only once.
         both = torch.stack([chosen.tokens, chosen.finite.to(chosen.tokens)]).tolist()
         for row, token, is_finite in zip(self.live, *both, strict=True):
             if not self.done[row]:
@@ -138,7 +144,7 @@ class Decoding:
         return [place for place, row in enumerate(self.live) if not self.done[row]]
 
     def keep(self, places: Sequence[int]) -> None:
-        """Remove all live rows except those at these indices into `live` (`places`)."""
+        """Keep only the live rows at these indices into `live` (`places`)."""
         self.live = [self.live[place] for place in places]
         self.last = self.last[list(places)]
 

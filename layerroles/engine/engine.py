@@ -69,11 +69,11 @@ class Engine:
 
     Args:
         model: from `load` or `prepare`.
-        executor: `"plain"` is the reference, which runs one condition after the other; `"hooked"`
-            gives the same answers with less work, through TransformerLens's own blocks; `"fused"`
-            computes all conditions together on transformers' own modules. `"auto"` uses, for each
-            kind of condition, the fastest executor that agrees with the reference on a few of the
-            requests.
+        executor: `"plain"` is the reference implementation: it runs one condition after the other.
+            `"hooked"` gives the same answers with less work, with TransformerLens's own blocks.
+            `"fused"` computes all conditions together, on transformers' own modules. `"auto"` uses,
+            for each kind of condition, the fastest executor whose answers agree with those of
+            `"plain"` on a few of the requests.
         batch_size: number of requests that `"plain"` runs together.
         memory: memory that `"fused"` may use in addition to the weights, in bytes or as `"8GB"`; by
             default half of the free memory. It determines how much is computed together, and
@@ -129,7 +129,8 @@ class Engine:
     def report_steps(self, on_step: Callable[[Computed], None]) -> Iterator[None]:
         """Inside the `with` block, call `on_step` after every pass of the fused executor.
 
-        `on_step` gets a `Computed`: how many tokens have been read and generated so far.
+        It is also called before the first pass of a computation. It gets a `Computed`: how many
+        tokens have been read and generated so far.
         """
         self._executors.on_step = on_step
         try:
@@ -216,8 +217,8 @@ class Engine:
             conditions: by default the intact model only.
 
         Raises:
-            InputError: as `loglikelihood` and `generate_until`; no requests; or the fused executor
-                cannot run the model under these conditions.
+            InputError: the errors of `loglikelihood` and `generate_until`; no requests; or the
+                fused executor cannot run the model under these conditions.
         """
         requests = check_pairs(requests)
         scored = [(context, second) for context, second in requests if isinstance(second, str)]
@@ -250,7 +251,7 @@ class Engine:
             generated: expected number of generated tokens as a share of `max_gen_toks`.
 
         Raises:
-            InputError: a condition that cannot be applied to the model, or as `shape`.
+            InputError: a condition that cannot be applied to the model, or an error of `shape`.
         """
         self._check(conditions)
         shape = self.shape(conditions, longest=max(map(max_length, requests), default=0))
@@ -307,12 +308,14 @@ class Engine:
     ) -> Iterator[tuple[int, int, list[Any]]]:
         """Answer several lists of encoded requests under every condition.
 
-        The fused executor reads a prefix that requests of several lists share only once. Yields
+        A prefix that occurs in several lists is read only once by the fused executor. Yields
         triples as soon as they are ready: the index of a list, the index of a condition, and the
         answers to the list's requests (a `Score` or a `Writing` each).
 
         Raises:
-            InputError: as `loglikelihood` and `generate_until`.
+            InputError: a model without weights, a condition that cannot be applied to it, evidence
+                that is needed and not given, an `executor` that cannot run the model on these
+                requests, or too little memory even with next to nothing computed together.
         """
         check_weights(self.model)
         self._check(conditions)
@@ -339,7 +342,7 @@ class Engine:
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
-            # Outside of the handler, whose traceback would keep tensors alive.
+            # Not in the handler: there, the error's traceback would keep tensors alive.
             self._executors.take_less(non_empty, chosen)
             remaining = [
                 n for n in remaining if any((list_index, n) not in yielded for list_index in lists)

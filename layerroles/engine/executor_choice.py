@@ -45,8 +45,8 @@ ExecutorName = Literal["auto", "fused", "hooked", "plain"]
 # From the fastest to the reference.
 _NAMES: tuple[ExecutorName, ...] = ("fused", "hooked", "plain")
 _NOT_RUN = "%s is not run %s: %s"
-# Lower bounds when less is computed together because memory ran out: bytes of the budget, tokens
-# read together.
+# Lower bounds if memory runs out repeatedly: of the budget, in bytes, and of the tokens that
+# `hooked` reads together.
 _LEAST, _FEWEST_TOKENS = 2**16, 64
 
 
@@ -72,8 +72,8 @@ class Executors:
     Attributes:
         used: names of the executors that have answered so far.
         halved: how often the amount computed together was halved because memory ran out.
-        on_step: called with a `Computed` (the progress) after every pass of the fused executor; or
-            None.
+        on_step: called with a `Computed` (the progress) before the first pass of the fused executor
+            and after every pass; or None.
 
     Raises:
         InputError: an unknown executor, or a batch size that is not a whole number above 0.
@@ -162,7 +162,7 @@ class Executors:
         self._forget()
         requests = [request for listed in asked for request in listed]
         longest = max(map(max_length, requests))
-        # In stages, contexts are padded to the longest one, and what follows begins after that.
+        # `hooked` pads all contexts to the longest one; what follows a context starts after that.
         widest = max(
             max(len(request.context) for request in listed)
             + max(max_length(request) - len(request.context) for request in listed)
@@ -204,7 +204,7 @@ class Executors:
     ) -> Fused | Hooked | None:
         """Return an executor by its name; None if it cannot run this model or these requests.
 
-        `longest` is as for `refusal`.
+        `longest` is as in `refusal`.
 
         Raises:
             InputError: the user asked for this executor, which cannot run the model or requests.
@@ -234,7 +234,8 @@ class Executors:
         """
         if (name, reason) not in self._logged:
             self._logged.add((name, reason))
-            # Planted models, made of TransformerLens's own modules, are not expected to run there.
+            # Not every executor is expected to run models made of TransformerLens's own modules,
+            # such as planted ones (see `plants`).
             expected = hasattr(self._model.original_model, "config")
             log.log(logging.WARNING if expected else logging.INFO, _NOT_RUN, what, name, reason)
 
@@ -245,14 +246,14 @@ class Executors:
         row of a padded batch.
         """
         self._forget()
-        assert self._hooks is not None  # they were just looked for
+        assert self._hooks is not None  # set by `_forget`
         if self._hooks - prepared(self._model).hooks:
             return "there are hooks on it"
         try:
             config = text_config(self._model.original_model)
             if name == "fused":
                 limit, beside = self.make_fused({}).twin.longest_text, ""
-            else:  # the model counts columns, pads among them
+            else:  # the model's own window counts the columns of a batch, pads included
                 limit, beside = getattr(config, "sliding_window", None), " side by side (padded)"
             if limit and longest > limit:
                 return (
@@ -299,7 +300,7 @@ class Executors:
         writes = any(isinstance(request, Written) for request in requests)
         agreed = set()
         for kind, alike in by_kind.items():
-            # A trial with one request does not cover several together; the converse holds.
+            # A trial with several requests also covers a single one, but not the other way round.
             key = executor.name, (*kind, writes, len(requests) > 1)
             if self._agreements.get((executor.name, (*kind, writes, True))):
                 self._agreements.setdefault(key, True)

@@ -37,15 +37,15 @@ ConditionKind = tuple[object, ...]
 # Number of trial requests, and the most tokens of their contexts, continuations and texts.
 N_TRIAL_REQUESTS = 2
 TRIAL_CONTEXT, TRIAL_CONTINUATION, _TRIAL_TEXT = 48, 4, 4
-# Largest difference of a log-likelihood, in nats a token; the half precisions also get `_NOISE`
-# times the rounding noise, the largest of `N_NOISE_DRAWS` draws of it.
+# Largest accepted difference of log-likelihoods, in nats per token. In half precision, `_NOISE`
+# times the rounding noise (the largest of `N_NOISE_DRAWS` random draws) is added.
 _TOLERANCE = {torch.float32: 2.5e-4, torch.float16: 0.02, torch.bfloat16: 0.1}
 _NOISE, N_NOISE_DRAWS = 2.0, 3
 # Lower-case parts of torch's messages for an operation that a dtype or a device lacks.
 _UNSUPPORTED = ("not implemented", "not supported", "unsupported", "no kernel image")
-# The same of the message for float64 on Apple's GPUs, which is a TypeError.
+# A part of the message of the TypeError that float64 raises on Apple's GPUs.
 _NO_FLOAT64 = "support float64"
-# Libraries that compute for others: errors that they raise are attributed to their caller.
+# Libraries whose errors are attributed to the code that called them.
 _TOOLS = {"torch", "numpy", "einops", "jaxtyping", "beartype", *sys.stdlib_module_names}
 
 
@@ -93,9 +93,9 @@ def choose_condition(conditions: Sequence[Condition], dtype: torch.dtype) -> Con
     """Return the condition to try among those of one kind.
 
     Conditions are ordered by their first ablated layer. In float32, the first one is chosen whose
-    pass starts from a recorded stream of the intact model (the first of all if there is none):
-    the most blocks run under it. In half precision, the middle one is chosen: if the first layers
-    are ablated, rounding alone changes outputs enough to hide errors.
+    pass starts from a recorded stream of the intact model (the first of all if there is none), so
+    that as many blocks as possible are run. In half precision, the middle one is chosen: if the
+    first layers are ablated, rounding alone changes outputs enough to hide errors.
     """
     ordered = sorted(conditions, key=lambda condition: condition.first_layer or 0)
     if dtype != torch.float32:
@@ -125,7 +125,7 @@ def find_disagreement(
         dtype: dtype of the model; it determines the tolerance.
     """
     trials = _trial_requests(requests)
-    # With the intact model: an edit may hide other errors.
+    # The intact model is tried too, since an edit may hide other errors.
     both = [INTACT] if condition.is_intact else [INTACT, condition]
     expected = collect_answers(plain.answer([trials], both))
     writes = any(isinstance(request, Written) for request in requests)
@@ -152,7 +152,7 @@ def find_disagreement(
         apart = math.inf
         if dtype != torch.float32:
             apart = _margin(plain, request, condition, ours, theirs)
-        # Either token's log-probability may be as far off as is allowed.
+        # Each of the two tokens' log-probabilities may be off by the accepted difference.
         if ours != theirs and not rounding_explains(condition, expected[-1], apart / 2):
             return f"{ours.text!r} is written instead of {theirs.text!r}"
     return None
@@ -209,9 +209,9 @@ def rounding_noise(
     """Return how much rounding errors in the blocks' inputs change the reference's scores.
 
     This is the largest difference from `scores` (the reference's, without added errors) over random
-    draws of the errors and over requests, in nats per token; 0 if no difference is finite. Running
-    another batch would not measure the noise: on many processors a row is computed in the same way
-    in every batch, while the same operations in another order round differently.
+    draws of the errors and over requests, in nats per token; 0 if no difference is finite. Batches
+    of other sizes would not show this noise, since many processors compute a row identically in
+    every batch. An executor that runs the operations in another order rounds differently.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -226,7 +226,7 @@ def rounding_noise(
         with model.hooks(fwd_hooks=hooks):
             (nudged,) = collect_answers(plain.answer([requests], [condition]))
         differences += map(_difference, scores, nudged)
-    # Where the last bit makes a score infinite, nothing is known of the noise.
+    # If the errors make a score infinite or NaN, the draw says nothing about the noise.
     return max(filter(math.isfinite, differences), default=0.0)
 
 
@@ -278,13 +278,13 @@ def _shorten(request: Scored | Written) -> Scored:
     missing = min(TRIAL_CONTINUATION - len(continuation), len(context) - 1)
     if len(continuation) < 2 and missing > 0:
         context, continuation = context[:-missing], context[-missing:] + continuation
-    # A context of one token is scored against itself.
+    # A context of one token is scored as its own continuation.
     continuation = continuation[:TRIAL_CONTINUATION] or context
     start = max(0, len(context) - TRIAL_CONTEXT)
     evidence = request.evidence
     if evidence:
         inside = tuple(place - start for place in evidence if start <= place < len(context))
-        # Some must be left to be edited.
+        # If no evidence is left, the middle token stands for it, so that something is edited.
         evidence = inside or ((len(context) - start) // 2,)
     return Scored(context[start:], continuation, evidence)
 

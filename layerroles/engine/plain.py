@@ -1,7 +1,8 @@
-"""The reference executor: it runs one condition and one batch at a time, and shares no work.
+"""The reference executor: it runs one condition and one batch at a time, and reuses nothing.
 
-Every request is run from its first token through the whole model, with TransformerLens hooks. This
-is slow, but simple enough to verify by reading. The faster executors are tested against it.
+An executor is a way to run the model. This one runs every request from its first token through the
+whole model, with TransformerLens hooks. It is slow, but simple enough to verify by reading. The
+faster executors are tested against it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +34,8 @@ class Plain:
     Args:
         model: a prepared bridge.
         references: from `resolve_references`, for the conditions that will be run.
-        batch_size: number of requests that are run together; 1 if the model cannot batch.
+        batch_size: number of requests that are run together; always 1 if padding would change the
+            model's outputs (see `can_batch`).
         use_cache: keep keys and values while generating; None does so if the model can.
     """
 
@@ -89,7 +91,7 @@ class Plain:
             decoding = Decoding(Stops(self.model), list(batch.values()))
             logits, cache = forward(self.model, tokens, attended, keep=1, use_cache=self.use_cache)
             changed = _add_changed(None, run.changed, decoding.unfinished_mask())
-            # Rows that ended run along until all have: the batch keeps its shape.
+            # Finished rows are run on until all have ended, so that the batch keeps its shape.
             while not decoding.add(choose_greedy(logits[:, -1])):
                 unfinished = decoding.unfinished_mask()
                 new = decoding.last[:, None]
@@ -116,9 +118,10 @@ class Plain:
             yield batch
 
     def _fits(self, requests: Requests) -> bool:
-        """Return whether the longest context plus the most new tokens fit the context window.
+        """Return whether requests fit the context window as one batch.
 
-        The two may be those of different requests.
+        The batch takes the longest context plus the most new tokens, even if these belong to
+        different requests.
         """
         longest = max(len(request.context) for request in requests)
         return longest + max(map(max_new_tokens, requests)) <= self.model.cfg.n_ctx

@@ -22,11 +22,11 @@ def read_out(
     """Return the score of each row's target.
 
     Args:
-        logits: the rows' logits, at no fewer positions than the longest target has tokens.
+        logits: the rows' logits, at as many positions as the longest target has tokens, or more.
         targets: token ids to score, per row.
         changed: whether an edit changed anything in each row; None if nothing was edited.
-        left: rows are padded on the left, so their last positions predict the target; if false,
-            their first positions do.
+        left: if true, rows are padded on the left, and their last positions predict the target; if
+            false, their first positions do.
     """
     scores = []
     for row, target in enumerate(targets):

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 AnyRequest = TypeVar("AnyRequest", "Scored", "Written")
 Second = TypeVar("Second")
 Options = Mapping[str, object]
-# For each request, character spans `[start, end)` of its context; None where not known.
+# For each request, character spans `[start, end)` of its context; None if they are not known.
 Spans = Sequence[Sequence[tuple[int, int]] | None]
 _KNOWN_OPTIONS = ("until", "max_gen_toks")
 _MAX_GEN_TOKS = 256
@@ -35,7 +35,8 @@ class Scored:
     Attributes:
         context: token ids that precede the continuation.
         continuation: token ids that are scored.
-        evidence: positions in the context with the information needed to answer; None if unknown.
+        evidence: positions of the context's tokens that hold what the answer needs; None if
+            unknown.
     """
 
     context: tuple[int, ...]
@@ -56,7 +57,8 @@ class Written:
         context: token ids that precede the generated text.
         until: strings that end the text; it is cut before them.
         max_gen_toks: the most tokens that are generated.
-        evidence: positions in the context with the information needed to answer; None if unknown.
+        evidence: positions of the context's tokens that hold what the answer needs; None if
+            unknown.
     """
 
     context: tuple[int, ...]
@@ -90,7 +92,7 @@ class Score:
     changed: bool
 
     def then(self, rest: "Score") -> "Score":
-        """Return a continuation's score, from those of its beginning (`self`) and of its rest."""
+        """Return a whole continuation's score, from those of its first part (`self`) and `rest`."""
         return Score(
             logprob=self.logprob + rest.logprob,
             is_greedy=self.is_greedy and rest.is_greedy,
@@ -106,12 +108,12 @@ class Writing:
 
     Attributes:
         text: the generated text, cut before the first `until` string.
-        n_tokens: number of tokens generated, the ending ones included.
+        n_tokens: number of tokens generated, including those that end the text.
         ended: whether the text ended with an `until` string or an end-of-text token (rather than at
             `max_gen_toks`).
         finite: whether all logits were finite.
         changed: whether the condition's edits changed anything for this request.
-        ids: ids of the tokens generated, the ending ones included.
+        ids: ids of the tokens generated, including those that end the text.
     """
 
     text: str
@@ -209,7 +211,9 @@ def encode_written(
             its context. By default, a request longer than the model's context window is refused.
 
     Raises:
-        InputError: an unknown option, or as `encode_scored`.
+        InputError: an item that is not a pair of a text and options, an unknown or invalid option,
+            a request longer than the context window, or evidence that is not a list of spans for
+            each request.
     """
     asked = check_pairs(asked)
     spans = _check_evidence(evidence, len(asked))
@@ -219,7 +223,7 @@ def encode_written(
 
 
 def check_pairs(given: Iterable[tuple[str, Second]]) -> list[tuple[str, Second]]:
-    """Check that every item is a pair; returns the items as a list.
+    """Check that every item is a pair, and return the items as a list.
 
     Raises:
         InputError: an item is not a tuple or list of two.
@@ -297,13 +301,13 @@ def _is_span(span: object) -> bool:
 def _evidence_positions(
     model: TransformerBridge, text: str, spans: Sequence[tuple[int, int]] | None, n: int
 ) -> tuple[int, ...] | None:
-    """Find which of a text's first `n` tokens overlap the character spans; returns their positions.
+    """Return the positions of those of a text's first `n` tokens that overlap the character spans.
 
     Returns None if `spans` is None, or if the tokenizer cannot return character offsets.
     """
     if not spans:
         return None if spans is None else ()
-    if not prepared(model).tokenizer.is_fast:  # it returns no character offsets
+    if not prepared(model).tokenizer.is_fast:  # slow tokenizers return no character offsets
         return None
     offsets = tokenize(model, text, offsets=True)["offset_mapping"][:n]
     return tuple(
@@ -326,7 +330,7 @@ def _encode_scored(
     if not continuation:
         raise InputError(f"request {index}: the continuation is empty, there is nothing to score")
     n_blanks = len(context) - len(context.rstrip())
-    if n_blanks:  # lm-eval's way: blanks at the seam belong to the continuation
+    if n_blanks:  # as in lm-eval, blanks at the end of the context move to the continuation
         continuation = context[-n_blanks:] + continuation
         context = context[:-n_blanks]
     if context:
@@ -343,7 +347,7 @@ def _encode_scored(
         raise InputError(
             f"request {index}: continuation {continuation!r} melts into the context's last token"
         )
-    # The last scored token is not read.
+    # The last token is scored, but not read: nothing after it is scored.
     n_read = len(request.context) + len(request.continuation) - 1
     over = n_read - (cut or model.cfg.n_ctx)
     if cut is not None and 0 < over < len(request.context):

@@ -1,6 +1,7 @@
 """Find the layers that compute the same under a condition as in the intact model.
 
-They need not run again under the condition: its pass starts after them, from a recorded stream.
+They need not run again: a pass under the condition starts after them, from the residual stream that
+was recorded in the intact model's pass.
 """
 
 from layerroles.ablations import Condition
@@ -31,7 +32,7 @@ def edited_block(condition: Condition, last_start: int | None = None) -> Site | 
 def first_recomputed(condition: Condition, n_layers: int, last_start: int | None = None) -> int:
     """Return the first block that has to run under a condition; `n_layers` if none has to.
 
-    `last_start` is as for `edited_block`.
+    `last_start` is as in `edited_block`.
     """
     if condition.first_layer is None:
         return n_layers
@@ -41,8 +42,8 @@ def first_recomputed(condition: Condition, n_layers: int, last_start: int | None
 def first_changed_cache(condition: Condition, n_layers: int) -> int:
     """Return the first layer at which a condition changes the keys and values of contexts.
 
-    An edit does not change the keys and values of its own layer, which are computed from the
-    block's input, unless the layer has other weights. Returns `n_layers` if none change.
+    An edit of a write does not change the keys and values of its own layer, since these are
+    computed from the block's input; replaced weights do. Returns `n_layers` if none change.
     """
     if condition.first_layer is None or not condition.acts_in_prompt:
         return n_layers
@@ -50,10 +51,10 @@ def first_changed_cache(condition: Condition, n_layers: int) -> int:
 
 
 def recorded_layers(condition: Condition, last_start: int | None = None) -> tuple[int, ...]:
-    """Return the layers whose incoming streams must be recorded to replay a condition.
+    """Return the layers whose incoming streams must be recorded to start a condition's pass there.
 
     Empty for the intact condition. An entry equal to the model's number of layers stands for the
-    output of the last block. `last_start` is as for `edited_block`.
+    output of the last block. `last_start` is as in `edited_block`.
     """
     first = condition.first_layer
     if first is None:
@@ -64,9 +65,9 @@ def recorded_layers(condition: Condition, last_start: int | None = None) -> tupl
 
 
 def _has_other_weights(condition: Condition) -> bool:
-    """Return whether an ablation of the condition's first ablated layer changes the layer itself.
+    """Return whether the condition replaces weights of the first layer that it ablates.
 
-    Such an ablation has `in_place = True`: it edits no write, but replaces weights, as `Swap` does.
+    Ablations that do so, such as `Swap`, have `in_place = True`; all others edit writes.
     """
     edits = condition.edits.items()
     return any(edit.in_place for site, edit in edits if site.layer == condition.first_layer)

@@ -48,7 +48,7 @@ _RIGHT_OR_WRONG = (
 _NOTHING = "[invalid]"
 _STRICT, _FLEXIBLE = "strict-match", "flexible-extract"
 _SHUFFLES = 10
-# Most words of an answer whose form can be judged: longer ones, such as summaries, have none.
+# The form of a response is judged only if the right answer has at most this many words.
 _LONGEST_FORMED = 8
 
 
@@ -197,7 +197,7 @@ class AskedInstances(Asked):
     instances: list[list[Any]]
 
     def read(self, found: Sequence[Any]) -> Iterator[tuple[list[Any], dict[str, dict[str, Any]]]]:
-        """Yield for each example (the engine's answers to its requests, the example's metrics).
+        """Yield for each example a pair: the engine's answers to its requests, and its metrics.
 
         The metrics are {filter: {metric: value}}, computed by lm-eval.
 
@@ -223,7 +223,7 @@ class AskedInstances(Asked):
             yield example_responses, score_document(self.task.member(example), instances)
 
     def score(self, example: Example, metrics: dict[str, dict[str, Any]]) -> tuple[float, str]:
-        """Return (score of an example, name of the filter that read the answer).
+        """Return (score of an example, name of the filter that extracted the answer).
 
         The score is the value of the task's metric under that filter; `metrics` is
         {filter: {metric: value}}.
@@ -287,7 +287,7 @@ class AskedChoices(AskedInstances):
         )
 
     def _chosen(self, example: Example, logprobs: Sequence[float]) -> str:
-        """Return the choice that the task's metric takes for the answer, as lm-eval computes it.
+        """Return the choice that counts as the model's answer under the task's metric.
 
         Empty if there are no choices, or if the choice cannot be known: the metric is another than
         those below, or the task scores by its own code.
@@ -341,7 +341,7 @@ class AskedTexts(AskedInstances):
     def shuffled(self, found: Sequence[Writing]) -> float | None:
         """Estimate chance: the mean score if each example gets the response to another example.
 
-        The other example is of the same lm-eval task, if more than one of that task is asked.
+        The other example is of the same lm-eval task, if that task has more than one example here.
         Return None if no score is finite.
         """
         groups = group_places([self.task.member_name(example) for example in self.examples])

@@ -14,7 +14,7 @@ from typing import Any
 from layerroles.harness.task_loading import raising_input_errors, silence_lm_eval
 
 _RESERVED, _SHARE = 64, 5
-# At most so many documents of a split are considered as worked examples.
+# At most this many documents of a split are considered as worked examples.
 _MOST_TRIED = 256
 
 
@@ -27,10 +27,10 @@ def find_other_split(member: Any) -> str | None:
 
 
 def count_reserved(member: Any, n_members: int) -> int:
-    """Return how many documents of a task in a group of lm-eval are reserved, and so never asked.
+    """Return how many documents of one task in an lm-eval group are reserved, and so never asked.
 
     The group has `n_members` tasks. The number is 64 divided by `n_members`, rounded up, but at
-    most a fifth of the task's documents; it is 0 if another split has reference prompts.
+    most a fifth of the task's documents; 0 if another split provides the reference prompts.
     """
     if find_other_split(member) is not None:
         return 0
@@ -117,7 +117,7 @@ def _pick_shots(member: Any, asked_questions: set[str], rng: random.Random) -> l
 def _replace_shots(member: Any, shots: list[Any], doc: Any, rng: random.Random) -> Iterator[None]:
     """Let lm-eval draw the worked examples before `doc` from `shots` inside the `with` block."""
     sampler = getattr(member, "sampler", None)
-    # If worked examples are of the asked split, lm-eval draws one more and removes `doc` itself.
+    # If worked examples come from the asked split, lm-eval draws one more and removes `doc` itself.
     one_split = member.fewshot_cfg.split == member.config.test_split
     try:
         if sampler is not None:
@@ -132,6 +132,6 @@ def _replace_shots(member: Any, shots: list[Any], doc: Any, rng: random.Random) 
 def _find_question(member: Any, doc: Any) -> str:
     """Return the question of a document as it is asked, without worked examples, in one line."""
     text = member.doc_to_text(doc)
-    if member.multiple_input:  # the choices are what is read
+    if member.multiple_input:  # the choices are the contexts
         text = " ".join(map(str, member.doc_to_choice(doc)))
     return " ".join(str(text).split())

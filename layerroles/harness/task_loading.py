@@ -129,10 +129,10 @@ def load_members(
 
 @contextmanager
 def _separate_cache(folder: str) -> Iterator[None]:
-    """Let `datasets` cache inside the `with` block what it reads from this state of a folder.
+    """Inside the `with` block, give `datasets` a cache for this folder in its present state.
 
     Its own cache tells folders apart by their last name and the configurations in their README, so
-    it would return the rows of another folder of the same name, or those before a file was changed.
+    it would return rows of another folder of the same name, or rows from before a file was changed.
     """
     import datasets
 

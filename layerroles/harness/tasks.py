@@ -59,13 +59,14 @@ class LmEval(Task):
         data: a folder with a copy of the data set's repository, which is read instead of the hub.
         metric: the metric that is the score, such as `acc_norm`; by default the first that exists
             of `acc`, `exact_match` and the others of which higher is better.
-        filter: the filter whose reading of an answer is scored; by default `flexible-extract` if it
-            exists, else the first.
+        filter: the lm-eval filter that extracts the scored answer from a response; by default
+            `flexible-extract` if it exists, else the first.
         family: the family of the task; by default guessed from its name, `language` if unknown.
         fewshot_seed: the seed of the worked examples; by default lm-eval's.
-        chance: the mean score of guessing; by default one over the number of choices if there are
-            choices (more if choosing unread gets more, see `tasks.best_choice`), and estimated by
-            shuffling answers if they are generated.
+        chance: the mean score of guessing. By default, for choices the share of them that is right,
+            or the score of a rule that ignores the question if that is shown to be higher (see
+            `tasks.best_choice`); for a given text 0; for generated answers an estimate, by
+            shuffling them among the examples.
         order: the order of documents: `seed` draws them at random, `first` takes them in the data
             set's order, as lm-eval's `--limit` does.
 
@@ -107,7 +108,7 @@ class LmEval(Task):
             if folder and not Path(folder).is_dir():
                 raise InputError(f"task {self.label!r}: {option}={folder!r} is not a folder")
         check_one_of(self.name, "order", self.order, _ORDERS)
-        if isinstance(self.chance, str):  # of a label
+        if isinstance(self.chance, str):  # as read from a label
             object.__setattr__(self, "chance", float(self.chance))
         is_family_given = self.family != _OF_THE_NAME
         if not is_family_given:
@@ -146,7 +147,7 @@ class LmEval(Task):
     def label(self) -> str:
         """The task's label: `lm_eval@2:NAME`, or `lm_eval@2[task=NAME,...]` if it has parameters.
 
-        The number is the version of such tasks. Folders (`include_path`, `data`) are left out.
+        The number after `@` is `version`. Folders (`include_path`, `data`) are left out.
         """
         defaults = {
             name: field.default
@@ -187,7 +188,7 @@ class LmEval(Task):
         return {name: member.eval_docs for name, member in self.members.items()}
 
     def examples(self, limit: int, seed: int) -> list[Example]:
-        """Return the first `limit` documents in the order under `seed`, from members in turn.
+        """Return the first `limit` documents in the order of asking, from members in turn.
 
         Raises:
             InputError: the task has no documents.
@@ -300,7 +301,7 @@ class LmEval(Task):
     def held_out(self, limit: int, seed: int) -> list[str]:
         """Return up to `limit` prompts of documents that are never asked, from members in turn.
 
-        The documents are of a split other than the asked one. If the task names no other split,
+        The documents come from a split other than the asked one. If a member names no other split,
         they are those that `n_reserved` counts; with `order="first"`, there are none.
         """
         share = -(-limit // len(self.members))
@@ -326,7 +327,7 @@ class LmEval(Task):
         return count_reserved(self.members[name], len(self.members)) if self.order == "seed" else 0
 
     def _asked_places(self, name: str, seed: int) -> list[int]:
-        """Return the indices of a member's documents that may be asked, ordered by `seed`."""
+        """Return the indices of a member's documents that may be asked, in the order of asking."""
         order = self._draw_order(name, len(self.documents[name]), seed)
         return order[: len(order) - self._count_reserved(name)]
 

@@ -1,7 +1,8 @@
 """Find the modules of a block that add to the residual stream: its mixer, its MLP, and others.
 
 The mixer is the module that mixes tokens: attention, linear attention, a convolution or a state
-space. Its name differs between bridges; `name_hooks` gives it one hook name.
+space. Its name differs between bridges (TransformerLens's wrappers of transformers models);
+`name_hooks` gives it the same hook name in all.
 """
 
 from typing import Any
@@ -13,16 +14,16 @@ from layerroles.sites import MODULE_OUT, Part, Site
 
 # Modules that may mix tokens in place of attention, as bridges call them.
 MIXERS = ("linear_attn", "mixer", "mamba", "conv", "ssm")
-_EXPERTS = ("moe", "shared_mlp")  # of Granite hybrids, added without a module for their sum
-_EMBEDDINGS = "post_per_layer_input_norm"  # of a layer, in Gemma 4
+_EXPERTS = ("moe", "shared_mlp")  # experts of Granite hybrids; no module puts out their sum
+_EMBEDDINGS = "post_per_layer_input_norm"  # the norm of a layer's own embeddings, in Gemma 4
 _ALIASED: tuple[Part, ...] = ("mixer", "attn", "mlp")
 
 
 def name_hooks(model: TransformerBridge) -> None:
     """Add aliases for the hooks of each block's mixer, attention and MLP, as named in `sites`.
 
-    A bridge has names for attention and MLP in most blocks, but none where one module slot holds an
-    attention, an MLP or a state space (Nemotron-H), and none for the mixer.
+    A bridge has aliases for attention and MLP in most blocks, but none for the mixer, and none in
+    blocks with one module that is an attention, an MLP or a state space (Nemotron-H).
     """
     for layer, block in enumerate(model.blocks):
         modules = part_modules(block)
@@ -31,7 +32,7 @@ def name_hooks(model: TransformerBridge) -> None:
             if part not in modules or (part != "mixer" and hasattr(block, name)):
                 continue
             target = MODULE_OUT.format(module=modules[part])
-            if modules[part] == "attn":  # whose hook may lie behind its norm
+            if modules[part] == "attn":  # its alias may name a hook behind its norm
                 target = _last(Site(layer, "attn").hook_name)
                 target = block.hook_aliases.get(target, target)
             point = model.get_hook_point(f"blocks.{layer}.{target}")
@@ -48,7 +49,7 @@ def part_modules(block: nn.Module) -> dict[Part, str]:
     names = module_names(block)
     modules: dict[Part, str] = {part: part for part in ("attn", "mlp") if part in names}
     mixers = [name for name in ("attn", *MIXERS) if name in names]
-    # The type of module in the one slot of a Nemotron-H block.
+    # The type of a Nemotron-H block's only module.
     kind = str(getattr(block.original_component, "block_type", ""))
     if mixers == ["mixer"] and kind in ("mlp", "moe"):
         modules["mlp"] = "mixer"
@@ -60,7 +61,7 @@ def part_modules(block: nn.Module) -> dict[Part, str]:
 
 
 def other_writes(model: TransformerBridge, layer: int) -> dict[str, float]:
-    """Return the hooks of what a block adds in addition to mixer and MLP, each with a factor.
+    """Map the hooks of what a block adds to the stream, besides mixer and MLP, to their factors.
 
     The block adds the value at the hook, multiplied by the factor, to the stream.
     """
@@ -79,7 +80,7 @@ def other_writes(model: TransformerBridge, layer: int) -> dict[str, float]:
 def mixer_factor(model: TransformerBridge, layer: int) -> float:
     """Return the factor by which a block scales its mixer's hook value: 1, except in Granite."""
     block = model.blocks[layer]
-    if part_modules(block).get("mixer", "attn") == "attn":  # whose hook lies behind the factor
+    if part_modules(block).get("mixer", "attn") == "attn":  # its hook value is scaled already
         return 1.0
     return float(getattr(block, "residual_contribution_scale", 1.0))
 
@@ -92,7 +93,7 @@ def output_scale(model: TransformerBridge, layer: int) -> float:
 def unnamed_writers(block: Any) -> tuple[str, ...]:
     """Return names of a block's modules that may add to the stream but belong to no part."""
     names, modules = module_names(block), part_modules(block)
-    if not modules:  # as transformers calls them: the bridge does not know them
+    if not modules:  # the bridge knows none of them: take the names in transformers
         own = [name for name, _ in block.original_component.named_children()]
         return tuple(name for name in own if "norm" not in name)
     others = (*MIXERS, *(_EXPERTS if "moe" in names else ()))

@@ -22,7 +22,7 @@ from layerroles.registry import nearest_name
 # Built-in exceptions that the libraries raise for a damaged or unknown model.
 _UNLOADABLE = (OSError, ValueError, RuntimeError, KeyError, AttributeError)
 
-# More than a decoding step needs under many conditions: dropped kernels are compiled again.
+# More than a decoding step needs under many conditions; a dropped kernel must be compiled again.
 _MOST_KERNELS = 256
 
 # First characters of paths; names on the hub are NAME or OWNER/NAME.
@@ -34,9 +34,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def keep_few_kernels() -> None:
     """Limit oneDNN's cache of compiled kernels; has to be called before the first matrix product.
 
-    oneDNN compiles each shape separately and keeps 1024 kernels by default; where lengths vary, the
-    kernels grow to hundreds of MB, which the engine's memory budget does not count. A limit that
-    the environment already sets is not changed.
+    oneDNN compiles a kernel for each shape and keeps 1024 by default. If lengths vary, they take
+    hundreds of MB, which the engine's memory budget does not count. A limit that the environment
+    already sets is not changed.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_MOST_KERNELS))
 
@@ -68,13 +68,14 @@ def boot(
     revision: str | None,
     device_map: str | dict[str, Any] | None,
 ) -> tuple[TransformerBridge, Any]:
-    """Load a model; return its bridge on raw weights, and its tokenizer.
+    """Load a model; return its bridge, with raw (not folded) weights, and its tokenizer.
 
     Args:
         name: the model's name as the user gave it, for errors.
         source: a folder or a name on the hub (see `resolve_source`).
         dtype: dtype of the weights.
-        device: device of the weights if `device_map` is None; on the meta device none are read.
+        device: device of the weights if `device_map` is None; for the meta device, no weights are
+            read.
         revision: branch, tag or commit on the hub; None for the default branch.
         device_map: as in transformers' `from_pretrained`; None loads the model on `device`.
 
@@ -129,7 +130,7 @@ def _boot_outline(
     """
     from transformers import AutoModelForCausalLM
 
-    # Some ways to multiply experts' matrices cannot be followed without values.
+    # Some implementations of experts cannot run on tensors without values.
     experts = {"experts_implementation": "batched_mm"} if _n_experts(config) else {}
     with fake_tensors():
         model = AutoModelForCausalLM.from_config(
@@ -165,7 +166,9 @@ def _load_tokenizer(name: str, source: str, revision: str | None) -> Any:
 
 
 def resolve_source(name: str) -> str:
-    """Return the folder of the built-in model, a `.gguf` file or a local folder; else the hub name.
+    """Return the local folder of a model, converting it if needed, or its name on the hub.
+
+    The built-in model and `.gguf` files are converted to folders.
 
     Raises:
         InputError: a folder without a config, a file that cannot be converted, or a path that does
@@ -233,7 +236,7 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
         return found
     try:
         torch.empty(0, device=found)
-    # A build without it raises an AssertionError or an ImportError.
+    # A torch build without this device raises an AssertionError or an ImportError.
     except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:
         line = str(error).split("\n")[0].rstrip(".")
         raise InputError(f"device {str(found)!r} cannot be used here: {line}") from None

@@ -1,19 +1,19 @@
 """Checks of a model before it is used.
 
 1. *Parts add up.* On a short prompt, `x + mixer + mlp == block(x)` for every layer. `x` is the
-   residual stream entering the block; `mixer` (attention, or what a layer mixes tokens with in its
+   residual stream entering the block; `mixer` (attention, or the module that mixes tokens in its
    place) and `mlp` are the values at their hooks. In Gemma 4, a layer's embeddings are a third
    term, and the sum is scaled; in Granite, the terms are scaled. Where the check fails, the values
-   at the hooks are not what the block adds (some architectures scale or normalise afterwards):
-   ablating sublayers is refused in that layer, ablating the whole block is not.
+   at the hooks are not what the block adds (some architectures scale or normalise afterwards).
+   Ablating sublayers is then refused in that layer; ablating the whole block is not.
 2. *Hooks take effect.* The model continues with the value that a hook returns. In layers where a
    part's hook has no effect, that part cannot be ablated.
-3. *Cached equals uncached.* The logits of tokens decoded with a cache equal those of one pass. Some
-   pairs of library versions get this silently wrong, and with it every generated answer. A model
-   without a cache (those of `TransformerBridge.boot_native`) reads the whole text again for every
-   generated token.
+3. *Cached equals uncached.* The logits of tokens decoded with a KV cache equal those of one pass.
+   Some combinations of library versions get this silently wrong, and with it every generated
+   answer. A model without a cache (from `TransformerBridge.boot_native`) is not checked: it reads
+   the whole text again for every generated token.
 4. *Pads are not read.* The logits of a row that is padded on the left are those of the row alone.
-   Some recurrent layers read pads, so their output depends on what a row is batched with.
+   Some recurrent layers read pads, so that their output depends on the other rows of a batch.
 """
 
 import importlib.metadata
@@ -39,14 +39,14 @@ from layerroles.private_apis import takes_positions
 from layerroles.sites import ENTRY, EXIT, NUMBERED, PARTS, READ_OUT, Part, Site
 
 log = logging.getLogger(__name__)
-# A write is massive if its norm is more than this many times the median; at the sink of SmolLM2's
-# layer 11 it is 400 times the median.
+# A write counts as massive if its norm is more than this many times the median. At the attention
+# sink of SmolLM2's layer 11, it is 400 times the median.
 _MASSIVE = 50
 _SUBLAYERS: tuple[Part, ...] = ("attn", "mlp", "mixer")
 _OF_ATTENTION = ("attn", "head", "kv_group")
 _N_TOKENS = 12
 _N_CACHED = 8
-# The newest version that was tested.
+# The newest version of transformers that was tested.
 _TRIED = "transformers 5.24.0"
 _N_PADS = 5
 # Largest difference of logits, as a share of their standard deviation. A broken cache gives 1.
@@ -113,8 +113,8 @@ class Checks:
 def check_model(model: TransformerBridge, name: str) -> Checks:
     """Run all checks except `check_pads` on a short prompt, and return their outcome.
 
-    If a recurrent model gives other logits with a cache, a warning is logged, and the model counts
-    as one without a cache.
+    If a recurrent model gives other logits with a cache, a warning is logged, and the model is
+    decoded without a cache.
 
     Raises:
         InputError: the model has no blocks with hooks, has more than one residual stream, cannot
@@ -171,9 +171,9 @@ def find_massive_writes(model: TransformerBridge, ids: Sequence[int]) -> dict[in
     """Return, by layer, the positions after the first at which the layer's write is massive.
 
     A write is massive if its norm is more than 50 times the layer's median; layers without massive
-    writes are left out. Such writes draw attention as the first token's write does (M. Sun et al.,
-    "Massive Activations in Large Language Models", arXiv 2402.17762): in Llama-2 at the first
-    delimiter. A condition that acts at all positions but the first destroys them.
+    writes are left out. Such writes attract attention as the first token's write does; in Llama-2
+    there is one at the first delimiter (M. Sun et al., "Massive Activations in Large Language
+    Models", arXiv 2402.17762). A condition that acts at all positions but the first destroys them.
 
     Args:
         model: the bridge.
@@ -221,7 +221,7 @@ def _make_prompt(model: TransformerBridge) -> Tensor:
 
 
 def assume_checks(model: TransformerBridge) -> Checks:
-    """Return checks that count as passed, for a model without weights; lists its missing hooks."""
+    """Return the outcome assumed for a model without weights: passed, but missing hooks listed."""
     n = model.cfg.n_layers
     none: dict[Part, tuple[int, ...]] = dict.fromkeys(PARTS, ())
     missing = {part: _layers_without_hook(model, part) for part in PARTS}
@@ -234,7 +234,7 @@ def _layers_without_hook(model: TransformerBridge, part: Part) -> tuple[int, ...
         layer
         for layer in range(model.cfg.n_layers)
         if model.get_hook_point(_hook_name(part, layer)) is None
-        # Some bridges name another mixer's hook as that of attention.
+        # Some bridges give another mixer's hook the name of attention's.
         or (part == "attn" and part not in part_modules(model.blocks[layer]))
     )
 
@@ -325,7 +325,8 @@ def _find_deaf_layers(
         """Return whether a value is the same at every token."""
         return bool((value - value[:, :1]).abs().max() <= 1e-3 * value.abs().max())
 
-    # A layer's exit is the next one's entry; a stream of zeros is read out alike at every token.
+    # The scaled output of a block has to enter the next block. That of the last block is set to
+    # zero, so the input of the unembedding has to be the same at every token.
     values = scaled("block", 0.5)
     blocks = [
         layer
@@ -333,7 +334,7 @@ def _find_deaf_layers(
         if not torch.equal(values[ENTRY.format(layer=layer + 1)], values[EXIT.format(layer=layer)])
     ]
     blocks += [] if is_constant(values[READ_OUT]) else [layers[-1]]
-    # If the model uses the value that a sublayer's hook returns, the layer's sum still adds up.
+    # If the model uses the scaled value of a sublayer, the layer's sum still adds up.
     sublayers: dict[Part, tuple[int, ...]] = {}
     for part in _SUBLAYERS:
         values = scaled(part, -1.0)
@@ -344,7 +345,7 @@ def _find_deaf_layers(
             and layer not in missing[part]
             and not _sum_error(model, layer, values)[1]
         )
-    # Attention that gathered nothing writes the same at every token.
+    # If the model uses `z` set to zero, attention writes the same at every token.
     values = scaled("head", 0.0)
     heads = tuple(
         layer

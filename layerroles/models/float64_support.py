@@ -16,7 +16,7 @@ def with_float64(tensor: Tensor) -> Tensor:
 
 
 def to_device(tensor: Tensor, device: torch.device | str | None) -> Tensor:
-    """Return a tensor on a device; float64 becomes float32 if the device has no float64."""
+    """Move a tensor to a device (None: keep it); float64 becomes float32 if the device lacks it."""
     if device is None:
         return tensor
     if tensor.dtype == torch.float64 and not has_float64(torch.device(device)):

@@ -12,7 +12,7 @@ def replace_forward(modules: Sequence[nn.Module], forward: Callable[..., Any]) -
     """Replace the modules' `forward` inside the `with` block; their hooks still fire."""
     try:
         for module in modules:
-            # Past a bridge's own __setattr__, which would write through to the module it wraps.
+            # Not by setattr: a bridge's own __setattr__ would set it on the module that it wraps.
             module.__dict__["forward"] = forward
         yield
     finally:

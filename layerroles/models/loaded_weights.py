@@ -1,4 +1,4 @@
-"""Read a loaded model's weights by name, lend them to another model, and notice edits of them."""
+"""Read a loaded model's weights by name, share them with another model, and notice edits."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
@@ -39,7 +39,7 @@ def named_weights(model: TransformerBridge) -> Iterator[tuple[str, Tensor]]:
                     yield f"{path}.{name}", value
 
 
-# What a bridge's wrappers add to transformers' names of tensors.
+# What a bridge's wrappers add to the names that tensors have in transformers.
 _WRAPPER = "._original_component"
 
 
@@ -53,7 +53,7 @@ def named_tensors(model: TransformerBridge) -> dict[str, Tensor]:
 def lend_tensors(
     model: nn.Module, tensors: Mapping[str, Tensor], source: Callable[[str], str] = str
 ) -> str | None:
-    """Replace parameters and buffers of a model on the meta device by `tensors`, without copies.
+    """Replace parameters and buffers of a model on the meta device by `tensors`, without copying.
 
     Rotary frequencies (`inv_freq`) that `tensors` lacks are computed from the configuration.
 
@@ -71,7 +71,7 @@ def lend_tensors(
         owner, _, last = name.rpartition(".")
         module = model.get_submodule(owner)
         if tensor is None and last.endswith("inv_freq") and hasattr(module, "config"):
-            # TransformerLens moves those of some families (gpt-oss).
+            # TransformerLens moves the rotary frequencies of some families (gpt-oss) elsewhere.
             device = next(iter(tensors.values())).device
             tensor = type(module)(module.config).get_buffer(last).to(device)
         if tensor is None or tensor.shape != own.shape:

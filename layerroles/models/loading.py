@@ -1,9 +1,9 @@
 """Load a model, check that its hooks and cache are correct, and describe it.
 
-Every model is a TransformerLens `TransformerBridge` on raw weights, in eval mode. Before it is
-returned, four things are checked on a short prompt (see `checks`): that its parts add up to its
-blocks, that the model uses what hooks return, that decoding with and without a cache gives the same
-logits, and that pads are not read.
+Every model is a TransformerLens `TransformerBridge` (a wrapper of a transformers model) with raw
+weights (not folded or centered), in eval mode. Before it is returned, four things are checked on a
+short prompt (see `checks`): that its parts add up to its blocks, that the model uses what hooks
+return, that decoding with and without a KV cache gives the same logits, and that pads are not read.
 
 Example:
     model = load("smollm2-135m")               # the built-in, no hub needed
@@ -56,7 +56,7 @@ from layerroles.private_apis import rename_cache_arguments, takes_positions
 from layerroles.sites import Site, size_of
 
 log = logging.getLogger(__name__)
-# A text with the delimiters at which some models write massive activations.
+# A text with delimiters, at which some models write massive activations.
 _DELIMITED = (
     "The old house stands by the river. It has two floors, a garden and a red door.\n"
     "In spring, the water rises; in autumn, it falls.\n\nNobody knows who built it."
@@ -65,10 +65,10 @@ _DELIMITED = (
 
 @dataclass(frozen=True)
 class Provenance:
-    """Description of a model, as a manifest stores it.
+    """Description of a model, as the manifest of a run stores it.
 
     Attributes:
-        name: as the user gave it; a folder is named by its last part.
+        name: as the user gave it; of a local path, only the last part.
         revision: branch, tag or commit on the hub; None if none was asked for.
         weights: start of the SHA-256 over names, shapes, dtypes and values of all weights.
         dtype: dtype of the weights, such as `bfloat16`.
@@ -115,7 +115,7 @@ class Prepared:
         tokenizer: the tokenizer with its original settings.
         checks: outcome of the checks, assumed for a model without weights.
         has_weights: false for a model on the meta device, which cannot be run.
-        origin: arguments of `load` that load the model again; None for a bridge of the user's own.
+        origin: arguments of `load` that load the model again; None if `load` did not load it.
         hooks: ids of the hooks that the bridge had when it was prepared (see `hook_ids`).
     """
 
@@ -174,7 +174,7 @@ def load(
     local_name = gguf.BUILT_IN if str(name) == gguf.BUILT_IN else Path(str(name)).name
     is_on_hub = source == str(name) and not Path(source).exists()
     shown = str(name) if is_on_hub else local_name
-    # Without weights, the dtype is chosen where they will be loaded.
+    # A model without weights keeps dtype="auto", to be resolved where the weights are loaded.
     origin = _make_origin(str(name), dtype if has_no_weights(on_device) else as_dtype, revision)
     if has_no_weights(on_device):
         bridge.eval()
@@ -196,7 +196,7 @@ def prepare(bridge: TransformerBridge, *, name: str | None = None) -> Transforme
     """Check a bridge that `load` did not make, and set it up for this package; return the bridge.
 
     Args:
-        bridge: from `TransformerBridge.boot_transformers` or `boot_native`, on raw weights.
+        bridge: from `TransformerBridge.boot_transformers` or `boot_native`, with raw weights.
         name: the model's name in results; by default the bridge's own name.
 
     Raises:
@@ -354,11 +354,11 @@ def forward(
     arguments: dict[str, Any] = {"attention_mask": attended}
     # Models whose `forward` takes no positions derive them from the mask.
     if takes_positions(model):
-        # Rows that have ended may be fed on beyond the model's context; nobody reads them.
+        # Rows that have ended may go on beyond the model's context, but their logits are not used.
         positions = (attended.cumsum(-1) - 1).clamp(0, model.cfg.n_ctx - 1)
         arguments["position_ids"] = positions[:, -tokens.shape[1] :]
-    # Not every `forward` has `logits_to_keep`. Where layers share keys, it would also skip
-    # what these layers compute at the other positions.
+    # Not every `forward` has `logits_to_keep`. In models where layers reuse keys of earlier layers,
+    # it would also skip what the reusing layers compute at the other positions.
     known = inspect.signature(model.original_model.forward).parameters
     if keep and "logits_to_keep" in known and first_shared_keys(model.original_model) is None:
         arguments["logits_to_keep"] = keep
@@ -391,7 +391,7 @@ def check_sites(model: TransformerBridge, sites: "list[Site] | tuple[Site, ...]"
 def _groups_alike(model: TransformerBridge) -> bool:
     """Return whether all layers group query heads by key/value head in the same way.
 
-    That is, layers do not differ in their number of key/value heads, and it divides `n_heads`.
+    They do if all have the same number of key/value heads and it divides `n_heads`.
     """
     each = getattr(model.cfg, "per_layer_num_key_value_heads", None) or []
     size = size_of(model.cfg)
@@ -477,7 +477,7 @@ def _reload_tokenizer(tokenizer: Any) -> Any:
     """Load a bridge's tokenizer again, with its original settings: the bridge's prepends BOS."""
     from transformers import AutoTokenizer
 
-    if not tokenizer.name_or_path:  # made in memory: no other copy, and BOS was not set
+    if not tokenizer.name_or_path:  # made in memory: cannot be loaded again, and BOS was not set
         return tokenizer
     try:
         return AutoTokenizer.from_pretrained(tokenizer.name_or_path)

@@ -9,9 +9,9 @@ from transformer_lens.model_bridge import TransformerBridge
 
 
 def text_config(original: nn.Module) -> Any:
-    """Return the configuration of a transformers model's text blocks; None without a configuration.
+    """Return the configuration of a transformers model's text blocks; None if the model has none.
 
-    In a multimodal model, the configuration of text blocks is one part of the model's.
+    In a multimodal model, it is one part of the model's configuration.
     """
     config: Any = getattr(original, "config", None)
     inner = getattr(config, "get_text_config", None)
@@ -19,7 +19,7 @@ def text_config(original: nn.Module) -> Any:
 
 
 def first_shared_keys(original: nn.Module) -> int | None:
-    """Return the first layer whose keys and values later layers reuse, as in Gemma 4; None if none.
+    """Return the first layer whose keys and values a later layer reuses (Gemma 4); None if none.
 
     Each of the last `num_kv_shared_layers` layers reuses the keys and values of the last earlier
     layer that has the same attention type and computes its own.
@@ -34,9 +34,9 @@ def first_shared_keys(original: nn.Module) -> int | None:
 
 
 def depends_on_length(config: Any) -> bool:
-    """Return whether a token's output depends on the text's length, or on its index in a pass.
+    """Return whether a token's output depends on its text's length, or on its own index in a pass.
 
-    In Llama 4, chunks of attention and the scale of queries depend on the index.
+    In Llama 4, the chunks of attention and the scale of queries depend on that index.
     """
     chunked = getattr(config, "attention_chunk_size", None)
     return bool(chunked or _rope_kinds(config) & {"dynamic", "longrope"})
@@ -52,8 +52,8 @@ def _rope_kinds(config: Any) -> set[str]:
 def can_batch(model: TransformerBridge) -> bool:
     """Return whether texts of different lengths have the same outputs in one batch as alone.
 
-    A padded batch has one length for all of its texts, by which Phi-3 with long contexts, for
-    example, chooses the rotary frequencies of all of them.
+    They do not in Phi-3 with long contexts, for example: it chooses the rotary frequencies by the
+    length of the padded batch, for all of its texts.
     """
     return not depends_on_length(text_config(model.original_model))
 
@@ -64,7 +64,7 @@ _NO_BEHAVIOUR = {
     *("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "use_cache"),
     *("initializer_range", "max_position_embeddings", "n_positions", "n_ctx"),
     *("quantization_config", "task_specific_params"),
-    # Of a model that TransformerLens made itself.
+    # In the configurations of models that TransformerLens made itself.
     *("device", "init_mode", "init_weights", "model_name", "n_devices", "n_params", "seed"),
     *("tokenizer_appends_eos", "tokenizer_name", "tokenizer_prepends_bos", "default_prepend_bos"),
 }
@@ -82,9 +82,10 @@ def behaviour_config(model: TransformerBridge) -> dict[str, Any]:
 
 
 def first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
-    """Return the name of the first value by which two configurations behave differently, or None.
+    """Return the name of the first value that differs between two configurations, or None.
 
-    Values that only one of them has are ignored: another version of transformers may add some.
+    Ignored are values that have no effect on what a block computes, and values that only one of
+    them has: another version of transformers may add some.
     """
     for name in sorted((one.keys() & other.keys()) - _NO_BEHAVIOUR):
         a, b = one[name], other[name]

@@ -1,8 +1,8 @@
 """Models with weights set by hand, whose layers have known roles, to check verdicts about roles.
 
 A planted model is a small transformer that looks up keys in its prompt, follows a chain of two
-look-ups, and recalls facts. The caller chooses which layers do which of these. Nothing is trained.
-A verdict about roles, such as that of `localize`, can be compared with the truth.
+look-ups, and recalls facts. The caller chooses the layers for each of these. Nothing is trained. So
+a verdict about roles, such as that of `localize`, can be compared with the truth.
 
     made = planted(n_layers=8, retrieval=(1, 2), reasoning=(5,), knowledge=(3,), inert=(6,))
     sweep = Sweep(made.model, made.tasks, each_layer(made.model, Skip()), limit=96)

@@ -46,7 +46,7 @@ class CachedModel(NativeModel):
     def __init__(self, config: TransformerBridgeConfig) -> None:
         super().__init__(config)
         blocks = [CachedBlock(config, layer) for layer in range(config.n_layers)]
-        self.layers = nn.ModuleList(blocks)  # type: ignore[assignment]  # typed there only
+        self.layers = nn.ModuleList(blocks)  # type: ignore[assignment]  # typed by the base class
 
     def forward(  # type: ignore[override]  # logits and cache, as transformers' models
         self,
@@ -117,8 +117,8 @@ class CachedAttention(NativeAttention):
     ) -> tuple[Float[Tensor, "row pos d_model"], Float[Tensor, "row head query key"]]:
         """Return the write, and the attention pattern over cached and new tokens.
 
-        Nothing attends to pads. At pads on the left, which see no token, the pattern is 0 and the
-        write is the output bias alone.
+        Nothing attends to padding. At padding on the left, where no token is visible, the pattern
+        is 0 and the write is the output bias alone.
         """
         q, k, v = (
             rearrange(part(hidden_states), "row pos (head d) -> row head pos d", head=self.n_heads)

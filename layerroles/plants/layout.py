@@ -1,7 +1,7 @@
-"""Assign the steps of each family to layers of a planted model, and derive its true roles.
+"""Assign the steps of each family of tasks to layers of a planted model; derive its true roles.
 
-A step is one operation that an answer takes: attention to the previous word, a look-up, or the
-recall of a fact (see `wiring`).
+A step is one of the operations that lead to an answer: attention to the previous word, a look-up,
+or the recall of a fact (see `wiring`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ from typing import Literal
 from layerroles.errors import InputError
 
 StepKind = Literal["previous", "first", "second", "fact"]
-# The steps that an answer of each family takes.
+# The steps that lead to an answer, by family.
 NEEDS: dict[str, tuple[StepKind, ...]] = {
     "retrieval": ("previous", "first"),
     "reasoning": ("previous", "first", "second"),
@@ -111,7 +111,7 @@ class RoleLayout:
 
     @property
     def truth(self) -> dict[str, tuple[int, ...]]:
-        """For each family, the layers whose ablation alone lowers its score; none has a double."""
+        """For each family, the layers without a double, whose ablation alone lowers its score."""
         return {family: self._layers_of(NEEDS[family], n=1) for family in self.families}
 
     @property

@@ -1,7 +1,7 @@
 """Make a planted model, and check that its roles are as planned.
 
-An answer takes steps, such as a look-up or the recall of a fact (see `wiring`). Heads or MLPs do a
-step, each for its own part of the vocabulary. An answer is lost if, for some step and some word
+Steps, such as a look-up or the recall of a fact, lead to an answer (see `wiring`). Heads or MLPs do
+a step, each for its own part of the vocabulary. An answer is lost if, for some step and some word
 that the step must process, all heads or MLPs that do the step for that word are ablated. This rule
 gives the layers that a family depends on, and the harm to expect from ablating each head or MLP.
 Before a planted model is returned, it is run on some questions to check the rule: intact, and with
@@ -118,21 +118,19 @@ def planted(
 
     Args:
         n_layers: number of layers, 1 to 64.
-        retrieval: the layer of a head that attends to the previous word, and a later layer of a
-            head that uses this to look up a value; empty for a model without the family
-            `retrieval`.
-        reasoning: a layer after these, with a head that looks up what the first look-up found; or
-            empty.
+        retrieval: two layers: one with a head that attends to the previous word, and a later one
+            with a head that uses this to look up a value. Empty for a model without `retrieval`.
+        reasoning: a later layer, with a head that looks up what the first look-up found; or empty.
         knowledge: layers whose MLPs each hold a part of a table of facts; or empty.
         inert: layers that write nothing; by default layer 6, if it exists and has no role.
         backup: pairs of a layer and its double, which does the same step: with `((5, 7),)`
             reasoning fails only if layers 5 and 7 are both ablated.
-        heads: number of heads per layer, 1 to 16. A step uses one, drawn by `seed`, unless
+        heads: number of heads per layer, 1 to 16. A step uses one head, drawn by `seed`, unless
             `heads_of` names its heads.
-        strength: share of examples that need the planted layers, 0.2 to 1, in steps of 0.01; the
-            prompts of the others end in their answer, which is repeated without any layer. The harm
-            of ablating a layer in `truth` is about `strength` (times the layer's share of the
-            table, if several layers hold facts).
+        strength: share of examples that need the planted layers, 0.2 to 1, in steps of 0.01. The
+            prompts of the others end in their answer, which the model repeats without any layer.
+            The harm of ablating a layer in `truth` is about `strength` (times the layer's share of
+            the table, if several layers hold facts).
         noise: length of the random vectors that layers without a role, unused heads and unused MLP
             units write, 0 to 0.2; a word's own vector has length 1.
         seed: seed of the noise, the heads, and the words that the model prefers if it finds no

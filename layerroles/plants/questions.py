@@ -2,8 +2,8 @@
 
 A share `strength` of a task's examples needs the planted layers. The prompts of the other examples
 end in their answer, which the model repeats without any layer (see `wiring`). So ablating all
-layers planted for a task lowers its score by about `strength`. In every hundred examples the share
-is exact.
+layers planted for a task lowers its score by about `strength`. The share is exact in each block of
+100 successive examples.
 """
 
 import dataclasses
@@ -147,7 +147,7 @@ class PlantedQuestion(Question):
 @register("planted_look_up")
 @dataclass(frozen=True, kw_only=True)
 class LookUp(PlantedQuestion):
-    """Look up the value of a key. Evidence is the value."""
+    """Look up the value that follows a key in the prompt. Evidence is the value."""
 
     family: ClassVar[str] = "retrieval"
     marker: ClassVar[str] = FIND
@@ -168,7 +168,7 @@ class Chain(PlantedQuestion):
     marker: ClassVar[str] = FOLLOW
 
     def draw_query(self, rng: random.Random, pairs: Pairs) -> Query:
-        """Ask for the value of the first key's value; wrong choices are words of other pairs.
+        """Ask for the word two look-ups from the first key; wrong choices are words of other pairs.
 
         The value in the middle is not among the choices, so that a model that finds it and stops
         can only guess.
@@ -180,7 +180,10 @@ class Chain(PlantedQuestion):
 @register("planted_fact")
 @dataclass(frozen=True, kw_only=True)
 class Fact(PlantedQuestion):
-    """Recall the word that belongs to a name; the pairs do not say which. Evidence is the name."""
+    """Recall the word that belongs to a person's name; the prompt does not state it.
+
+    Evidence is the name.
+    """
 
     family: ClassVar[str] = "knowledge"
     marker: ClassVar[str] = RECALL
@@ -196,7 +199,10 @@ class Fact(PlantedQuestion):
 @register("planted_echo")
 @dataclass(frozen=True, kw_only=True)
 class Echo(Question):
-    """Repeat the last word, which a planted model does without any layer. Evidence is that word."""
+    """Repeat the prompt's last word; a planted model needs no layer for this.
+
+    Evidence is that word.
+    """
 
     family: ClassVar[str] = "language"
     marker: ClassVar[str] = ECHO

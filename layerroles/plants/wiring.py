@@ -12,7 +12,7 @@ The architecture is TransformerLens's native one, with learned positions and wit
     second      the result of the second look-up
     fact        the word that belongs to a subject
 
-A step is one operation that an answer takes. A head or an MLP does it:
+A step is one of the operations that lead to an answer. A head or an MLP does it:
 
 - `previous`: position p attends to p - 1 and copies its word into `previous`.
 - `first`: attends from the last position to the value whose `previous` equals that of the last
@@ -74,7 +74,7 @@ _SPACES = {
 }
 _STARTS = dict(zip(_SPACES, torch.tensor([0, *_SPACES.values()]).cumsum(0).tolist(), strict=False))
 D_MODEL = sum(_SPACES.values())
-# A head compares words; two more dimensions mark values and the first token.
+# A head compares positions, or words and two marks: for values and for the first token.
 D_HEAD = max(_N + 2, N_CTX)
 _N_NOISE = 8
 D_MLP = _M + _N_NOISE
@@ -179,7 +179,7 @@ def words_of_part(part: int, n_parts: int) -> list[int]:
 
 
 class HeadWeights:
-    """One head's weights, as views of the model's.
+    """Views of one head's weights: writing to them changes the model.
 
     Attributes:
         q, k, v: `[d_head d_model]`.
@@ -293,5 +293,5 @@ def _mlp_layers(model: TransformerBridge, layer: int) -> tuple[nn.Linear, nn.Lin
     return mlp.fc_in.original_component, mlp.fc_out.original_component
 
 
-# Scores are divided by the root of d_head.
+# Attention scores are divided by the square root of d_head; this factor in the queries undoes it.
 _SCALE = D_HEAD**0.5

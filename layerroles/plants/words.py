@@ -1,6 +1,6 @@
-"""The language of planted models: some forty words, each one token, and prompts of one length.
+"""The language of planted models: some forty words, each one token, and prompts of equal length.
 
-A prompt is four pairs of words, then two words that make the question:
+A prompt is four pairs of words, then two words that are the question:
 
     ghost silver summer hammer dragon road hotel ghost ghost find
 

@@ -1,10 +1,10 @@
 """Attention: which tokens each head attends to, from the answering position or from every token.
 
 For each head, the probe takes its attention weights `a` from the answering position, which predicts
-the answer (see `base`). It reports the shares of attention on the evidence, on the question and on
-the first token (sums of `a` over the tokens of each), and the entropy `-sum a ln a`. Prompts are
-read a piece at a time and only sums over the last position's pattern are kept, so memory does not
-grow with layers x heads x length^2.
+the answer (see `base`). It reports the shares of attention on the evidence (the part of the prompt
+that the answer needs), on the question and on the first token (sums of `a` over the tokens of
+each), and the entropy `-sum a ln a`. Prompts are read a piece at a time, and only sums over the
+last position's weights are kept, so memory does not grow with layers x heads x length^2.
 
 `head_patterns` returns the whole pattern of chosen heads on one text.
 
@@ -108,7 +108,7 @@ def head_patterns(
     """Measure how much attention each token pays to itself and to earlier tokens, in some heads.
 
     Args:
-        model: a prepared bridge.
+        model: from `load` or `prepare`.
         text: the text to read, such as an example's `context()`.
         heads: sites of part `"head"`.
         queries: the number of query tokens, counted from the end of the text; None for all.
@@ -119,8 +119,8 @@ def head_patterns(
         query are left out.
 
     Raises:
-        InputError: no head, a site that is no head or that the model lacks, an empty text, or one
-            longer than the model's context.
+        InputError: no head, a site that is not a head or that the model lacks, `queries` below 1,
+            an empty text, or one longer than the model's context.
 
     Example:
         heads = [lr.Site(1, "head", head=0)]
@@ -172,7 +172,7 @@ def head_patterns(
 
 
 def find_question(example: Example) -> tuple[tuple[int, int], ...]:
-    """Return ((start, stop),) of the prompt's last paragraph, in characters; () if it is empty."""
+    """Return ((start, stop),), the character range of the prompt's last paragraph; () if empty."""
     prompt = example.prompt.rstrip()
     breaks = [match.end() for match in re.finditer(r"\n\s*\n", prompt)]
     start = breaks[-1] if breaks else 0
@@ -184,7 +184,7 @@ def find_tokens(
 ) -> tuple[int, ...]:
     """Return the positions, in an example's context, of the tokens that overlap `spans`.
 
-    Spans are character offsets (start, stop) in the example's prompt.
+    Spans are character offsets (start, stop) in the example's prompt, with which the context ends.
     """
     context = example.context()
     shift = len(context) - len(example.prompt)

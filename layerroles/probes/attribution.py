@@ -7,9 +7,9 @@ in `x`. So with `u` the unembedding of the answer minus the mean unembedding of 
 
     logit(answer) - mean logit(others) = sum_p u . (g * center(p) / s) + bias,
 
-where `p` is each part in turn, and center subtracts the mean for a layer norm and does nothing for
+where `p` runs over the parts, and `center` subtracts the mean for a layer norm and does nothing for
 an RMS norm. Each term is the *direct* effect of one part. It leaves out the effects through later
-layers that read the part; ablating the part measures the total effect.
+layers, which read what the part adds; ablating the part measures the total effect.
 
 The arithmetic is that of TransformerLens's `direct_logit_attribution`, by its
 `ActivationCache.apply_ln_to_stack`. That tool itself needs folded weights; models here keep their
@@ -38,8 +38,8 @@ from layerroles.models import other_writes, output_scale, prepared
 from layerroles.probes.base import Batch, Probe, register
 from layerroles.sites import ENTRY, FINAL_SCALE, Part, Site
 
-# Largest allowed difference of the parts' sum from the model's own logit. In half precision the
-# stream is rounded after each addition, and logits are rounded themselves.
+# Largest allowed difference of the parts' sum from the model's own logit. In half precision, the
+# stream is rounded after each addition, and so are the logits.
 _TOLERANCE = {torch.float32: 1e-2, torch.float16: 0.1, torch.bfloat16: 0.5}
 
 
@@ -53,9 +53,9 @@ class DirectAttribution(Probe):
 
     Columns: layer (0-based; -1 for `embed` and `bias`), part (`attn`, `mlp`; `embed`, the stream
     before layer 0; `bias`, the biases of the final norm and the unembedding) and logit (what the
-    part adds, before a soft cap or scale if the model has one). The parts of an example add up to
-    the model's logit of the answer token, minus the mean logit of the other choices if there are
-    any; this is checked.
+    part adds, before the soft cap or scale of logits that some models have). The parts of an
+    example add up to the model's logit of the answer token, minus the mean logit of the other
+    choices if there are any; this is checked.
 
     Raises:
         InputError: this architecture cannot be decomposed, because attention and MLP do not add up
@@ -67,11 +67,11 @@ class DirectAttribution(Probe):
     """
 
     def check_condition(self, condition: Condition) -> None:
-        """Check that the condition edits sublayers only.
+        """Check that the condition edits sublayers only, or changes weights.
 
         Raises:
-            InputError: it edits a whole layer or the stream, so that sublayers compute writes that
-                the stream does not get.
+            InputError: it edits a whole layer or the stream, so that what the hooks of sublayers
+                show is not what is added to the stream.
         """
         for site, edit in condition.edits.items():
             if site.part in ("block", "stream") and not edit.in_place:
@@ -136,7 +136,8 @@ def _project_parts(
 ) -> tuple[Float[Tensor, "part token"], Float[Tensor, " token"]]:
     """Return what each part adds to the logits of some tokens, and what the biases add.
 
-    `normed` holds the parts' writes after the final norm with a fixed divisor, without its weight.
+    `normed` holds what each part adds to the stream, centered and divided as by the final norm, but
+    not yet multiplied by the norm's weight.
     """
     unembedding = model.W_U[:, tokens].float()
     bias = model.b_U[tokens].float()

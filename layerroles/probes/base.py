@@ -1,11 +1,11 @@
-"""The interface of probes: measurements on a model while it reads the prompts of a sweep.
+"""The interface of probes: measurements on a model while it reads the examples of tasks.
 
 The model may be intact, or ablated as a condition says, for example to see what a skipped layer
-changes downstream. Probes read the *answering position*: the position whose next token is the first
-by which the answer differs from the other choices. The context is that of the protocol
-`continuation`, with worked examples that show bare answers. If all choices begin with the same
-tokens, such as an opening quote, these tokens are read too, and the answering position is the last
-of them. Otherwise it is the last token of the context.
+changes downstream. Probes measure at the *answering position*: the position whose next token is the
+first in which the answer differs from the other choices. The text before it is the context of the
+protocol `continuation`, with worked examples that show bare answers. If all choices begin with the
+same tokens, such as an opening quote, these tokens are read too, and the answering position is the
+last of them. Otherwise it is the last token of the context.
 """
 
 from abc import ABC, abstractmethod
@@ -31,7 +31,10 @@ _BATCH = 8
 
 
 class Probe(ABC):
-    """A measurement. Subclasses are frozen dataclasses; `measure` returns a tidy frame.
+    """Base class of probes: measurements on a model, made example by example.
+
+    A subclass is a frozen dataclass that implements `rows(model, batch)`; `measure` calls it for
+    batches of examples and returns a tidy pandas frame.
 
     Class attributes:
         needs: what an example must have to be measured, such as "evidence"; the error names it if
@@ -43,7 +46,7 @@ class Probe(ABC):
         @lr.probes.register("length")
         @dataclass(frozen=True)
         class Length(lr.probes.Probe):
-            "How many tokens a prompt has; `rows` names the example and gives the columns."
+            "Count the tokens of a prompt; `rows` yields example ids with the values of columns."
 
             def rows(self, model, batch):
                 for example, attended in zip(batch.examples, batch.attended, strict=True):
@@ -162,8 +165,8 @@ class Batch:
         attended: 1 at real tokens, 0 at pads.
         answers: for each example, the answer's first token that differs from other choices; without
             choices, its first token.
-        others: for each example, the distinct tokens that the other choices have at the position of
-            the answer's token, without that token; empty if there are no choices.
+        others: for each example, the distinct tokens of the other choices at the position of the
+            token in `answers`, without that token; empty if there are no choices.
         prompts: the contexts with the positions of their evidence, by which a condition's `at`
             (such as `"evidence"`) finds the tokens to ablate.
 
@@ -185,10 +188,9 @@ class Batch:
     prompts: list[Prompt]
 
     def run(self, model: TransformerBridge, hooks: dict[str, Any]) -> Tensor:
-        """Run the model, calling a function `(value) -> None` at each hook point in `hooks`.
+        """Run the model; return the logits at the answering position, `[row, d_vocab]`.
 
-        The functions get the values after ablation. Returns the logits of the answering position,
-        `[row, d_vocab]`.
+        `hooks` maps hook points to functions `(value) -> None`, called with values after ablation.
         """
         with call_at_hooks(model, hooks):
             logits, _ = forward(model, self.tokens, self.attended, keep=1)
@@ -196,7 +198,7 @@ class Batch:
 
 
 def make_batches(model: TransformerBridge, examples: Sequence[Example]) -> Iterator[Batch]:
-    """Yield batches of examples of similar length, each cut at its answering position."""
+    """Yield batches of examples of similar length, each example cut at its answering position."""
     positions = sorted(
         (_find_answering(model, example) for example in examples),
         key=lambda position: len(position.tokens),

@@ -1,9 +1,9 @@
-"""Read long prompts a piece at a time, so that a probe can reduce what it reads piece by piece.
+"""Read long prompts in pieces, so that a probe holds the values of only one piece at a time.
 
-Attention patterns of a whole prompt take layers x heads x length^2 numbers, and even one layer's
-take heads x length^2. Here a prompt is read in pieces, with a cache of keys and values. Pieces are
-so short that the patterns of one layer stay below a fixed size. A probe reduces each piece and
-drops it, so memory grows only linearly with the length.
+The attention patterns of a whole prompt take layers x heads x length^2 numbers, and even those of
+one layer take heads x length^2. Here a prompt is read in pieces, with a cache of keys and values.
+Pieces are so short that the patterns of one layer stay below a fixed size. A probe reduces the
+values of each piece and drops them, so memory grows only linearly with the length.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,15 +19,15 @@ from layerroles.errors import InputError
 from layerroles.models import forward, prepared
 from layerroles.sites import PATTERN
 
-# Called with the value at a hook point and the column at which the piece begins; cached columns are
-# counted too.
+# Called with the value at a hook point, and the column (position in the padded batch) at which the
+# piece begins; cached columns are counted too.
 NoteValue = Callable[[Tensor, int], None]
-# Called with a layer, its attention from the columns of a piece to all columns up to the piece's
-# end `[row head query key]`, and the column at which the piece begins.
+# Called with a layer, its attention weights `[row head query key]` from the columns of a piece to
+# all columns up to the piece's end, and the column at which the piece begins.
 NotePattern = Callable[[int, Tensor, int], None]
 
-# Most positions of a piece; most numbers in the patterns of one layer (128 MB in float32), which
-# shortens a piece further; and fewest positions of a piece.
+# A piece has at most `_LONGEST` positions, fewer if one layer's patterns would otherwise have more
+# than `_MOST_WEIGHTS` numbers (128 MB in float32), but at least `_SHORTEST`.
 _LONGEST, _MOST_WEIGHTS, _SHORTEST = 256, 2**25, 16
 
 
@@ -44,15 +44,15 @@ def read_in_pieces(
     """Read a batch in pieces, from left to right; return the last column's logits and the cache.
 
     Args:
-        model: a prepared bridge.
+        model: from `load` or `prepare`.
         tokens: the new tokens, padded on the left.
         attended: 1 at real tokens, 0 at pads, over the cached and the new columns.
-        hooks: functions `(value, start)` by hook point; `value` is that of the piece that begins at
-            column `start`.
+        hooks: functions `(value, start)` by hook point, called for each piece with the value there
+            and the column at which the piece begins.
         cache: keys and values of the columns before `tokens`; None if there are none.
         chunk: positions of a piece; None for as many as fit (see the module). Ignored if the model
-            keeps no cache, or if some layers are not attention (these continue from a cache by only
-            one token at a time): then the batch is read in one piece.
+            keeps no cache, or if some layers are not attention (these can continue from a cache by
+            one token at a time only): then the batch is read in one piece.
         keep_cache: whether to return the keys and values even if one piece is enough.
 
     Raises:
@@ -97,9 +97,9 @@ def read_patterns(
 ) -> tuple[Float[Tensor, "row d_vocab"], Any]:
     """Read a batch by `read_in_pieces` and call `note` with each layer's patterns, piece by piece.
 
-    `note(layer, pattern, start)` gets the attention `[row head query key]` from the piece that
-    begins at column `start` to all columns up to the piece's end. The other arguments, the returned
-    values and further errors are those of `read_in_pieces`.
+    `note(layer, pattern, start)` gets the attention weights `[row head query key]` from the piece
+    that begins at column `start` to all columns up to the piece's end. The other arguments, the
+    returned values and further errors are those of `read_in_pieces`.
 
     Raises:
         InputError: no layer of the model has a hook point with its attention pattern.
@@ -111,7 +111,7 @@ def read_patterns(
         )
 
     def whole(pattern: Tensor, start: int, *, layer: int) -> None:
-        # A cache of a sliding window lacks the keys that no query of the piece sees any more.
+        # The cache of a sliding window drops keys that lie before the windows of all queries.
         missing = start + pattern.shape[2] - pattern.shape[3]
         note(layer, torch.nn.functional.pad(pattern, (missing, 0)), start)
 

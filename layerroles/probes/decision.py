@@ -1,19 +1,19 @@
 """Decision: at which depth the model chooses among the options, and whether it chooses right.
 
-A lens reads out the stream at each depth as if it were the last block's output (see `lens`). Here
-it is restricted to the options of a multiple-choice question (after Shi et al. 2026, arXiv
-2605.07271): at each depth, only the options' next tokens after the answering position are compared,
-not the rest of the vocabulary. The *choice* at a depth is the likeliest of them, and
+A lens reads out the stream at each depth as if it were the last block's output (see `lens`). This
+probe restricts a lens to the options of a multiple-choice question (after Shi et al. 2026, arXiv
+2605.07271): at each depth, it compares only the options' tokens that follow the answering position
+(see `base`), not the rest of the vocabulary. The *choice* at a depth is the likeliest option, and
 
     margin = log p(right option) - max over other options of log p(option)
 
 in nats. The margin does not depend on the rest of the vocabulary, and is positive where the right
 option is the choice.
 
-The *decisive* phase begins at the first depth from which the choice stays the final one; all depths
+The *decisive* phase begins at the first depth from which on the choice is the final one; all depths
 before it are the *silent* phase, in which options may lead by chance. The paper defines the phases
-of a network, by the mean margin of right options; here they are defined for each example, by its
-final choice, right or wrong.
+of a whole network, by the mean margin of right options. Here they are defined for each example, by
+its final choice, right or wrong.
 
 Example:
     frame = Decision().measure(model, [lr.task("facts")])
@@ -44,8 +44,8 @@ class Decision(Probe):
     Columns: layer (-1 is the embedding, l is after block l), part (`block`, or `attn` for the
     stream between attention and MLP), margin (nats; positive where the right option is likeliest),
     lead (nats; margin of the final choice, the likeliest option at the last depth, over the best
-    other option), phase (`decisive` from the depth from which the likeliest option is always the
-    final choice, so that `lead` is not negative; `silent` before), right (whether the final choice
+    other option), phase (`decisive` if the likeliest option is the final choice at this depth and
+    all later ones, so that `lead` is not negative; else `silent`), right (whether the final choice
     is the right option), options (how many are compared). Options with the same next token count as
     one. Examples with fewer than two options are left out.
 

@@ -1,8 +1,8 @@
 """The depth at which an answer or a choice is settled, per example, and its median per group.
 
 Every depth here is the first layer such that a property holds at that layer and at all later ones.
--1 is the embedding, l is after block l; the depth is NaN if the property does not hold at the last
-layer.
+Layer -1 is the embedding, layer l is after block l. The depth is NaN if the property does not hold
+at the last layer.
 """
 
 from collections.abc import Sequence
@@ -23,12 +23,11 @@ def emergence_depths(lens: pd.DataFrame) -> pd.DataFrame:
 
     `top`: the first layer from which the answer stays at rank 0.
 
-    `half`: the first layer from which its log-probability stays at or above the midpoint
-    `(uniform + final) / 2`, where `uniform` is `-log d_vocab`, the log-probability under a uniform
-    distribution. (Half of `final` itself would be a higher probability than the final one. The
+    `half`: the first layer from which the answer's log-probability stays at or above the midpoint
+    `(uniform + final) / 2`. `final` is that at the last layer, and `uniform` that under a uniform
+    distribution, `-log d_vocab`. (`final / 2` would be a higher probability than the final one. The
     embedding is no baseline: with tied weights it predicts its own token and makes all others
-    nearly impossible, so that any layer would pass.) NaN if the answer ends no likelier than
-    `uniform`.
+    nearly impossible, so that any layer would pass.) NaN if `final` is not above `uniform`.
 
     Args:
         lens: a frame that `measure` of a lens returned; only its rows of part `block` are used.
@@ -92,10 +91,10 @@ def depth_intervals(
         by: the columns to group by; leave out `task` for one row per family.
 
     Returns:
-        A row for each group: n (examples), reached (how many have a depth), and the median of their
-        depths with `low` and `high`, the two order statistics that enclose the population's median
-        with a probability of 95% or more. The median is NaN if none has a depth, `low` and `high`
-        are NaN if fewer than six have.
+        A row for each group: n (number of examples), reached (how many of them have a depth that is
+        not NaN), and the median of these depths with `low` and `high`, the two order statistics
+        that enclose the population's median with a probability of 95% or more. The median is NaN if
+        no example has a depth; `low` and `high` are NaN if fewer than six have one.
 
     Raises:
         InputError: `depths` is not a frame of depths.
@@ -128,7 +127,7 @@ def depth_intervals(
 def find_lasting_layer(
     holds: Bool[np.ndarray, "example depth"], layers: Sequence[int]
 ) -> Float[np.ndarray, " example"]:
-    """Return each example's first layer from which `holds` is true to the last layer, else NaN."""
+    """Return each example's first layer from which on `holds` is always true; NaN if none is."""
     n_held = np.logical_and.accumulate(holds[:, ::-1], axis=1).sum(axis=1)
     depths = np.array([*layers, np.nan], dtype=float)
     first_layers: np.ndarray = depths[holds.shape[1] - n_held]
@@ -136,7 +135,7 @@ def find_lasting_layer(
 
 
 def _pivot_layers(frame: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Return a column of a probe frame as a table: a row per example, a column per layer in order.
+    """Return a column of a probe's frame as a table with a row per example and a column per layer.
 
     Only rows of part `block` are used.
 

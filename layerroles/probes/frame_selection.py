@@ -1,4 +1,4 @@
-"""Group probe frames by probe, and select their rows by condition.
+"""Group frames from `Probe.measure` by probe, and select their rows by condition.
 
 >>> import pandas as pd
 >>> list(group_by_probe([pd.DataFrame({"probe": ["attention"]})]))

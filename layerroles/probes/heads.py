@@ -1,4 +1,4 @@
-"""Score how far each head is a previous-token, duplicate-token, induction or retrieval head.
+"""Score how much each head acts as a previous-token, duplicate-token, induction or retrieval head.
 
 With `a[q, k]` the attention weight from query `q` to key `k` and `x` the tokens, each kind of head
 has its matching keys, as in TransformerLens's `head_detector`:
@@ -12,15 +12,16 @@ A score is the total attention on matching keys, averaged over the queries that 
 attention is on them. (`detect_head` of TransformerLens averages over all queries: its score is this
 one times the share of queries that have a matching key.)
 
-Retrieval heads copy the evidence into what the model writes (Wu et al., "Retrieval Head
-Mechanistically Explains Long-Context Factuality", arXiv 2404.15574). While the model writes
-greedily, a head copies a token of the evidence (their needle) at a step if, of all positions, it
-attends most to that token, and that token is what the model writes at this step. With `k` the
-tokens of the evidence and `g` those that head `h` copies,
+Retrieval heads copy the evidence, the part of the prompt that the answer needs, into what the model
+writes (Wu et al., "Retrieval Head Mechanistically Explains Long-Context Factuality", arXiv
+2404.15574, where the evidence is called the needle). While the model writes greedily, a head copies
+a token of the evidence at a step if, of all positions, it attends most to that token, and the model
+writes the same token at this step. With `k` the tokens of the evidence and `g` those that head `h`
+copies,
 
     score(h) = |g & k| / |k|
 
-Tokens are counted by position, each once. Patterns are read while the model writes, one position at
+Each position of the evidence counts once. Patterns are read while the model writes, one position at
 a time, and only the key with the largest weight is kept.
 
     >>> frame = HeadScores().measure_repeated(model)  # doctest: +SKIP
@@ -97,11 +98,11 @@ class HeadScores(Probe):
     ) -> pd.DataFrame:
         """Measure on `limit` sequences of random tokens that are each repeated once.
 
-        The usual test of induction: no token occurs twice within a sequence, and only the first
-        occurrence of the sequence predicts the second, so skill at language does not help.
+        This is the usual test of induction: no token occurs twice within a sequence, and only the
+        first occurrence of the sequence predicts the second, so skill at language does not help.
 
         Args:
-            model: a prepared bridge.
+            model: from `load` or `prepare`.
             length: the number of tokens of a sequence, before it is repeated.
             limit: the number of sequences.
             seed: the seed from which sequences are drawn.
@@ -140,7 +141,7 @@ class HeadScores(Probe):
 def match_keys(
     tokens: Int[Tensor, "row key"], real: Bool[Tensor, "row key"], start: int
 ) -> Iterator[Bool[Tensor, "row query key"]]:
-    """Yield a mask of the keys that match each query from column `start` on, for each of `KINDS`.
+    """Yield, for each of `KINDS`, a mask of the keys that match each query from column `start` on.
 
     The module docstring defines the matching keys of each kind (previous, duplicate, induction).
     """
@@ -158,9 +159,9 @@ def match_keys(
 def _count_queries(
     tokens: Int[Tensor, "row pos"], real: Bool[Tensor, "row pos"]
 ) -> Int[Tensor, "kind row"]:
-    """Count each row's tokens that have a matching key (see `match_keys`), for each of `KINDS`."""
+    """Count, for each of `KINDS`, the tokens of each row that have a matching key."""
     total = torch.zeros(len(KINDS), len(tokens), dtype=torch.long, device=tokens.device)
-    step = 256  # so that nothing here grows with the square of the length
+    step = 256  # queries at a time, so that memory does not grow with the square of the length
     for start in range(0, tokens.shape[1], step):
         stop = min(start + step, tokens.shape[1])
         masks = match_keys(tokens[:, :stop], real[:, :stop], start)
@@ -200,7 +201,7 @@ class RetrievalScore(Probe):
             raise InputError(f"max_gen_toks={self.max_gen_toks} is not a number above 0")
 
     def check(self, model: TransformerBridge) -> None:
-        """Check that the model keeps a cache, which reading patterns during generation needs.
+        """Check that the model keeps a KV cache, from which this probe reads on as it generates.
 
         Raises:
             InputError: the model keeps no cache.
@@ -217,7 +218,7 @@ class RetrievalScore(Probe):
         requests = [_make_request(model, example, self.max_gen_toks) for example in batch.examples]
         if not any(request.evidence for request in requests):
             return
-        # A condition knows the prompts of the whole batch, so that all of its rows are run.
+        # Rows without evidence are run too: a condition expects all rows of the batch.
         copied, ids = _write_and_watch(model, requests)
         for row, (example, request) in enumerate(zip(batch.examples, requests, strict=True)):
             if not request.evidence:
@@ -264,7 +265,7 @@ def _write_and_watch(
         evidence[row, [begins[row] + position for position in request.evidence or ()]] = True
     n = tokens.shape[1]
     copied: dict[int, Tensor] = {}
-    most_attended: dict[int, Int[Tensor, "row head"]] = {}  # layer: column of most weight
+    most_attended: dict[int, Int[Tensor, "row head"]] = {}  # by layer, the column of most weight
 
     def note_most_attended(layer: int, pattern: Tensor, start: int) -> None:
         most_attended[layer] = pattern[:, :, -1].argmax(-1)

@@ -6,8 +6,8 @@ unembedding and a translation `T_l`: the identity for the logit lens (nostalgebr
 (`layerroles.probes.tuned_lens`). The logit lens is unreliable for early streams: the model was not
 trained to unembed them.
 
-TransformerLens's `logit_readout` computes the logits, soft caps and scaling included. The last
-depth is checked to give the model's own output.
+TransformerLens's `logit_readout` computes the logits, soft caps and scaling included. It is checked
+that the last depth gives the model's own output.
 
 Example:
     lens = LogitLens(top=3).measure(model, tasks, limit=32)
@@ -107,8 +107,8 @@ class Lens(Probe):
 
         Raises:
             InputError: no text, an empty text, a text longer than the model's context, a model
-                without weights, a lens of another model, or a condition that cannot be applied to
-                the model.
+                without weights, a lens that was trained on another model, or a condition that
+                cannot be applied to the model.
         """
         if isinstance(texts, str) or not texts or not all(texts):
             raise InputError("a lens reads a list of texts, none of them empty")
@@ -141,7 +141,7 @@ class Lens(Probe):
         )
         with ablation, call_at_hooks(model, hooks):
             final, _ = forward(model, tokens, torch.ones_like(tokens))
-        next_tokens = torch.tensor([*ids[1:], ids[0]], device=final.device)  # the last is not known
+        next_tokens = torch.tensor([*ids[1:], ids[0]], device=final.device)  # last: a placeholder
         token_texts = [prepared(model).tokenizer.decode([token_id]) for token_id in ids]
         has_next = [True] * (len(ids) - 1) + [False]
         frames = []
@@ -185,7 +185,7 @@ class Lens(Probe):
             yield (
                 place,
                 {
-                    # By logits: log-probabilities of different logits may round to one number.
+                    # By logits, since different logits may round to the same log-probability.
                     "rank": (logits > logits.gather(-1, targets[:, None])).sum(-1).tolist(),
                     "logprob": target_logprobs[:, 0].tolist(),
                     "uniform": [-math.log(logits.shape[-1])] * len(logits),
@@ -207,7 +207,7 @@ class Lens(Probe):
     def readings(
         self, model: TransformerBridge, streams: dict[Place, Float[Tensor, "row pos d_model"]]
     ) -> Iterator[tuple[Place, Float[Tensor, "token d_vocab"]]]:
-        """Yield each depth, in order, with the logits read out there at all rows and positions.
+        """Yield each depth, in order, with the logits read out there for all rows and positions.
 
         One depth is computed at a time, to save memory.
         """

@@ -30,8 +30,9 @@ def measure_into(
     """Measure a probe and store the frame in a run folder, or return the frame stored there.
 
     A folder holds one frame for each probe name and condition. The stored frame is returned only if
-    the same probe measured the same weights, dtype and examples; else it is replaced. The arguments
-    other than `run` and `probe` are those of `Probe.measure`.
+    it was measured by the same probe on the same model (weights, dtype, configuration) and the same
+    examples; else it is replaced. The arguments other than `run` and `probe` are those of
+    `Probe.measure`.
 
     Raises:
         InputError: `Probe.measure` raises it, the folder cannot be written, or it holds a run of a
@@ -50,7 +51,7 @@ def measure_into(
         "condition": [condition.name, condition.hash],
         "tasks": {task.label: task.fingerprint(limit, seed) for task in tasks},
     }
-    if not is_run:  # a run's manifest has the configuration, and was compared
+    if not is_run:  # else the configuration was compared with that in the run's manifest
         request["config"] = model_provenance.config
     digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
     suffix = "" if condition.is_intact else f".{condition.hash}"

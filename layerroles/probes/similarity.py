@@ -1,15 +1,14 @@
-"""Measure how little the stream changes over one block or several.
+"""Measure how little the direction of the stream changes over one block or several.
 
 With `x_l` the stream that enters block `l` at one token, and `x_L` the stream that leaves the last
 block before the final norm, there are two measures for every block `l` and number `n` of blocks:
 
 - influence: `1 - cos(x_l, x_(l+n))`; for `n = 1` it is the block influence of ShortGPT (Men et al.
   2024, arXiv 2403.03853);
-- angular distance: `arccos(cos(x_l, x_(l+n))) / pi`, 0 to 1, by which "The Unreasonable
-  Ineffectiveness of the Deeper Layers" (Gromov et al. 2024, arXiv 2403.17887) chooses the `n`
-  blocks to cut.
+- angular distance: `arccos(cos(x_l, x_(l+n))) / pi`, 0 to 1; Gromov et al. 2024 ("The Unreasonable
+  Ineffectiveness of the Deeper Layers", arXiv 2403.17887) cut the `n` blocks where it is least.
 
-Both measure how much the blocks write, not how much the write is needed.
+Both measure how much the blocks change the stream, not how much the change is needed.
 
     >>> frame = Similarity(position="all").measure(model, tasks)  # doctest: +SKIP
     >>> least_change(frame)  # doctest: +SKIP
@@ -39,7 +38,7 @@ POSITIONS = ("last", "all")
 @register("similarity")
 @dataclass(frozen=True)
 class Similarity(Probe):
-    """Measure how much every group of neighbouring blocks turns the stream.
+    """Measure how much every group of neighbouring blocks changes the direction of the stream.
 
     Columns: layer (the first block of the group), n (the number of its blocks), influence (1 minus
     the cosine between the streams before and after the group, 0 to 2), angular (the angle between
@@ -47,7 +46,8 @@ class Similarity(Probe):
     0 means that the direction of the stream does not change.
 
     Attributes:
-        position: `"last"` measures at the answering position, `"all"` at all tokens of the prompt.
+        position: `"last"` measures at the answering position (see `probes.base`), `"all"` at all
+            tokens up to it.
 
     Raises:
         InputError: an unknown `position`.
@@ -129,13 +129,13 @@ def least_change(frame: pd.DataFrame) -> pd.DataFrame:
 def _measure_changes(
     streams: list[Float[Tensor, "token d_model"]],
 ) -> Float[Tensor, "2 layer layer"]:
-    """Return `[influence, angular distance]` of each pair of streams, summed over tokens.
+    """Return influence and angular distance of each pair of streams, summed over tokens.
 
-    The two other axes are the first and the second stream of the pair.
+    The axes of the result are the measure, and the first and the second stream of the pair.
     """
     device = streams[0].device  # layers may lie on different devices
     x = with_float64(torch.stack([stream.to(device) for stream in streams])).double()
     unit = x / x.norm(dim=-1, keepdim=True)
-    # Rounding may bring a cosine beyond 1, where it has no angle.
+    # Rounding may bring a cosine beyond 1, where arccos is not defined.
     cosine = einsum(unit, unit, "one token d, two token d -> token one two").clamp(-1, 1)
     return torch.stack([(1 - cosine).sum(0), (cosine.arccos() / torch.pi).sum(0)]).cpu()

@@ -1,7 +1,8 @@
 """Record the residual stream at each depth, and compute its logits.
 
-The stream after a block, or between its attention and its MLP, is read out by the model's own final
-norm and unembedding, with TransformerLens's `logit_readout`.
+A depth is the stream before the first block, after a block, or between its attention and its MLP.
+Its logits are those of the model's own final norm and unembedding (TransformerLens's
+`logit_readout`).
 """
 
 from functools import partial
@@ -61,7 +62,7 @@ def read_out(
         grad: whether to track gradients.
 
     Raises:
-        InputError: the model does not read out its stream by a final norm and unembedding.
+        InputError: the model does not compute its logits by a final norm and an unembedding.
     """
     try:
         return logit_readout(model, stream, enable_grad=grad).values
@@ -93,7 +94,7 @@ def record_streams(
 ) -> tuple[dict[Place, Tensor], dict[str, Any]]:
     """Return an empty dict, and hooks that fill it with the stream at each depth when they run.
 
-    The hooks are functions by hook point; they keep only `positions` of the stream.
+    The hooks are a dict of functions by hook point. They keep only `positions` of the stream.
     """
     streams: dict[Place, Tensor] = {}
 

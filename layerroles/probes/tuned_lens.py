@@ -57,9 +57,9 @@ class Trained:
         dtype: the dtype of the model's weights.
         texts: a hash of the texts.
         n_texts: the number of texts.
-        n_tokens: the number of distinct (text, position) pairs read in training.
+        n_tokens: the number of distinct (text, position) pairs drawn in training.
         n_parameters: the number of parameters of one depth's map; if `n_tokens` is smaller, the
-            lens may be trained on too little.
+            lens may be trained on too few tokens.
         fit: the training settings.
         versions: versions of the packages used.
         config: the model's configuration values, as in `Provenance`; empty in older files.
@@ -82,8 +82,8 @@ class Trained:
 class TunedLens(Lens):
     """Read out the stream at each depth through trained maps; for the columns, see `Lens`.
 
-    Create it by `fit` or `load`. Two more columns, the same in each row, say how much training the
-    lens had: trained_tokens and map_parameters (`n_tokens` and `n_parameters` of `Trained`).
+    Create it by `fit` or `load`. Two more columns, the same in each row, say how much the lens was
+    trained: trained_tokens and map_parameters (`n_tokens` and `n_parameters` of `Trained`).
 
     Attributes:
         maps: the matrices `A`, for the embedding and after each block but the last.
@@ -127,13 +127,13 @@ class TunedLens(Lens):
 
         The first token is left out because in many models it is an attention sink, with a stream
         unlike all others. Equal arguments give an equal lens on the same machine. A warning is
-        logged if fewer tokens are read than each map has parameters.
+        logged if fewer distinct tokens are drawn than each map has parameters.
 
         Args:
             model: from `load` or `prepare`; it is not changed.
             texts: the texts to train on.
             steps: Adam steps for each map.
-            tokens: tokens drawn for each step, at most, from a few of the texts.
+            tokens: the maximum number of tokens drawn for each step, from a few of the texts.
             rate: learning rate of the first step; it falls linearly to zero.
             seed: the seed of the draws of texts and tokens.
 
@@ -260,7 +260,7 @@ _WEIGHTS: "weakref.WeakKeyDictionary[TransformerBridge, tuple[int, str]]" = (
 
 
 def _weights(model: TransformerBridge) -> str:
-    """Return the hash of a model's weights, computed once for as long as they stay the same."""
+    """Return the hash of a model's weights, cached until weights are replaced or edited."""
     now = weights_stamp(model)
     if model not in _WEIGHTS or _WEIGHTS[model][0] != now:
         _WEIGHTS[model] = now, provenance(model).weights

@@ -8,11 +8,11 @@ Adam takes steps of the same size for all weights.
 
 starts at `W = 0`, `c = 0`, and is folded into `h + A h + b` at the end.
 
-A map has `d_model^2 + d_model` parameters. `train_maps` warns if it sees fewer distinct tokens than
-that. This is a rule of thumb: a token's target is a whole distribution, so that fewer tokens
-can be enough, though fewer than `d_model + 1` never determine an affine map. The authors' own
-training (250 steps of 2^18 tokens by default, in their code) comes to 1.7 tokens for each parameter
-at the largest of their models (`d_model` 6144) and to 111 at a `d_model` of 768.
+A map has `d_model^2 + d_model` parameters. `train_maps` warns if it draws fewer distinct tokens
+than that. This is a rule of thumb: a token's target is a whole distribution, so fewer tokens can be
+enough, but fewer than `d_model + 1` never determine an affine map. Belrose et al. (by default, 250
+steps of 2^18 tokens in their code) train on 1.7 tokens for each parameter of their largest model
+(`d_model` 6144), and on 111 where `d_model` is 768.
 """
 
 import logging
@@ -44,7 +44,7 @@ class Fit:
 
     Attributes:
         steps: Adam steps for each map.
-        tokens: tokens drawn for each step, at most.
+        tokens: the maximum number of tokens drawn for each step.
         rate: learning rate of the first step; it falls linearly to zero.
         seed: the seed of the draws of texts and tokens.
 
@@ -72,7 +72,7 @@ class Maps:
     Attributes:
         maps: the matrices `A`, for the embedding and after each block but the last.
         shifts: the vectors `b`, for the same depths.
-        n_tokens: the number of distinct (text, position) pairs read in training.
+        n_tokens: the number of distinct (text, position) pairs drawn in training.
         n_parameters: the number of parameters of one depth's map.
     """
 
@@ -86,7 +86,7 @@ def train_maps(model: TransformerBridge, texts: Sequence[str], fit: Fit) -> Maps
     """Train a map for each depth; log a warning if a map has more parameters than training tokens.
 
     Raises:
-        InputError: no text of two tokens or more, or a model without weights, or that no lens can
+        InputError: no text of two tokens or more, a model without weights, or one that no lens can
             read.
     """
     if isinstance(texts, str):
@@ -130,8 +130,8 @@ def _draw_tokens(
 ) -> Iterator[tuple[list[int], Int[Tensor, " token"]]]:
     """Yield, for each step, the indices of the texts to read and of the tokens to use.
 
-    Every text is drawn once before any is drawn again. Token indices count over all of the step's
-    texts, without each text's first token.
+    Every text is drawn once before any is drawn again. Token indices count through all texts of the
+    step, skipping each text's first token.
     """
     rng = torch.Generator().manual_seed(fit.seed)
     order: list[int] = []

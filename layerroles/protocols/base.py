@@ -1,4 +1,4 @@
-"""Define a protocol: how a task's examples become requests, and answers become scores.
+"""The base class of protocols: how examples become requests, and answers become scores.
 
 Different protocols ask the same question in different ways. Each checks, before anything is run,
 that examples have what it needs, such as choices.
@@ -121,15 +121,15 @@ class Protocol(ABC):
     def evidence(
         self, example: Example, context: str | None = None
     ) -> list[tuple[int, int]] | None:
-        """Return the character spans of the evidence in `context`, by default `context(example)`.
+        """Return the character spans of the evidence in a context, by default `context(example)`.
 
-        Returns None if the example has no evidence, or its prompt does not occur in the context.
+        Returns None if the example has no evidence, or if its prompt is not found in the context.
         """
         if not example.evidence:
             return None
         if context is None:
             context = self.context(example)
-        # The question comes last; the text that asks for its answer may differ.
+        # The question comes last; the cue after it, such as "Answer:", may differ.
         question_start = context.rfind(strip_cue(example.prompt))
         if question_start < 0:
             return None
@@ -142,7 +142,8 @@ class Protocol(ABC):
     def chooses(self, examples: Sequence[Example]) -> bool:
         """Return whether an answer is one of the choices, of which exactly one scores 1.
 
-        Then chance is measured where a way of choosing unread beats the stated one (`best_choice`).
+        If so, and a rule that ignores the question is shown to score more than `chance` (see
+        `tasks.best_choice`), the score of that rule is used as chance. By default False.
         """
         return False
 

@@ -46,7 +46,7 @@ class ChainLogprob(LikelihoodProtocol):
             )
 
     def chance(self, examples: Sequence[Example]) -> float | None:
-        """Return None: a log-likelihood has no score of guessing."""
+        """Return None: chance is not defined for a log-likelihood."""
         return None
 
     def context(self, example: Example) -> str:

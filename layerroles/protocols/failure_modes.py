@@ -14,7 +14,7 @@ Outcome = Literal["correct", "wrong", "no answer", "truncated", "degenerate", "e
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 _NGRAM = 4
-# Share of 4-grams that occurred before, from which a text counts as degenerate.
+# A text counts as degenerate if at least this share of its 4-grams repeat an earlier one.
 _REPETITIVE = 0.5
 _FEWEST_WORDS = 12
 

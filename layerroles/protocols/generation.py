@@ -20,7 +20,7 @@ from layerroles.protocols.turns import (
 )
 from layerroles.tasks import Example, Task, check_whole_number
 
-# Number of other examples whose answers each example is judged with, to estimate chance.
+# To estimate chance, each example is judged with the answers to this many other examples.
 _SHUFFLES = 8
 _MOST_TOKENS = 32768
 

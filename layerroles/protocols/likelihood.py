@@ -82,7 +82,7 @@ class ChoiceProtocol(LikelihoodProtocol):
         return sum(1 / len(example.choices) for example in examples) / len(examples)
 
     def chooses(self, examples: Sequence[Example]) -> bool:
-        """Return True."""
+        """Return True: an answer is one of the choices."""
         return True
 
     def compared(self, example: Example, scores: list[Score]) -> list[float]:
@@ -307,7 +307,7 @@ class AnswerLogprob(LikelihoodProtocol):
         """Accept every example: each has an answer."""
 
     def chance(self, examples: Sequence[Example]) -> float | None:
-        """Return None: a log-likelihood has no score of guessing."""
+        """Return None: chance is not defined for a log-likelihood."""
         return None
 
     def context(self, example: Example) -> str:
@@ -333,7 +333,7 @@ class AskedScores(Asked):
     """Likelihood requests, in the order of the examples.
 
     Attributes:
-        protocol: the protocol that makes an answer of an example's scores.
+        protocol: the protocol that turns an example's scores into an answer.
         examples: the examples.
         requests: the requests of all examples.
         n_each: the number of requests of each example.

@@ -45,7 +45,7 @@ class TextLogprob(LikelihoodProtocol):
             )
 
     def chance(self, examples: Sequence[Example]) -> float | None:
-        """Return None: a log-likelihood has no score of guessing."""
+        """Return None: chance is not defined for a log-likelihood."""
         return None
 
     def context(self, example: Example) -> str:

@@ -20,8 +20,8 @@ from layerroles.tasks import Example
 
 # Some templates state the date; a run resumed on another day must send the same prompts.
 _DAY = "01 Jan 2025"
-# How the wordings of `tasks.wordings` ask for the answer. "Copy of the text:" is not among them, so
-# that the default prompts stay what they are.
+# The cues with which the wordings of `tasks.wordings` ask for the answer. "Copy of the text:" is
+# left out, so that the default prompts stay what they are.
 _CUE = re.compile(r"(?:Answer|\n(?:A|Solution|Result|Repeated|Duplicate)):\Z")
 _OPEN, _CLOSED = "<think>", "</think>"
 
@@ -74,9 +74,9 @@ def join_turns(turns: Sequence[Turn]) -> str:
 
 
 def strip_cue(prompt: str) -> str:
-    r"""Return a prompt without the text at its end that only asks for the answer, such as `A:`.
+    r"""Return a prompt without the cue for the answer at its end, such as `A:`.
 
-    "Answer:" is such a text anywhere; others (see `_CUE`) are one only on a line of their own.
+    "Answer:" is removed in any case; other cues (see `_CUE`) only if they have a line of their own.
 
     Example:
         >>> strip_cue("Q: What is 2 + 2?\nA:"), strip_cue("2 + 2 =")

@@ -1,7 +1,8 @@
 """Prune layers: find those that chosen skills need least, and write the smaller checkpoint.
 
-plan = plan_pruning(model, drop=2, keep=["reasoning"], path="runs/plan")
-export(model, drop=plan.layers, path="pruned/")
+Example:
+    plan = plan_pruning(model, drop=2, keep=["reasoning"], path="runs/plan")
+    export(model, drop=plan.layers, path="pruned/")
 """
 
 from layerroles.prune.checkpoint import check_empty as check_empty

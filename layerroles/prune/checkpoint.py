@@ -1,8 +1,8 @@
 """Write a model without some of its layers as a Hugging Face checkpoint.
 
-Deleting blocks in place leaves a model with wrong layer numbers: attention keeps the `layer_idx` of
-its cache, and the configuration keeps lists with an entry for every layer (transformers issue
-30508). So the smaller model is built from a smaller configuration with the weights of the larger
+Deleting blocks in place leaves wrong layer numbers: attention still uses its old `layer_idx` in the
+KV cache, and the configuration still has lists with an entry for every layer (transformers issue
+30508). So a smaller model is built from a smaller configuration, with the weights of the larger
 one. Before it is written, it is compared with the larger model under `Skip` at those layers.
 
     export(model, drop=[21, 22], path="pruned/")
@@ -66,7 +66,7 @@ def export(model: TransformerBridge, *, drop: Iterable[int], path: str | Path) -
         InputError: `drop` is no list of integers, is empty, or names all layers, a layer twice or a
             layer that the model lacks; the folder is not empty or cannot be written; the model has
             no weights, is not from transformers, is quantized or is spread over several devices; or
-            its blocks depend on their layer number, so that the remaining blocks would change.
+            the remaining blocks would change, since their settings depend on their layer numbers.
 
     Example:
         real = lr.load("smollm2-135m")
@@ -174,15 +174,15 @@ def _build_smaller(model: TransformerBridge, original: Any, kept_layers: Sequenc
     """Return a transformers model of the kept layers, which shares the tensors of the larger one.
 
     Raises:
-        InputError: the smaller model cannot be built, or its blocks would differ from those of the
-            larger one.
+        InputError: the smaller model cannot be built, its blocks would differ from those of the
+            larger one, or one of its tensors is missing in `model`.
     """
     what = f"model {prepared(model).name!r} ({model.cfg.architecture})"
     places = [block.name for block in model.blocks]
     stack = places[0].rpartition(".")[0]
     try:
         smaller_config = _smaller_config(original.config, kept_layers, len(places))
-        # On the meta device, neither model takes memory.
+        # Models on the meta device take no memory.
         with torch.device("meta"):
             smaller, rebuilt = (
                 AutoModelForCausalLM.from_config(
@@ -216,7 +216,7 @@ def _build_smaller(model: TransformerBridge, original: Any, kept_layers: Sequenc
 
 
 def _smaller_config(config: Any, kept_layers: Sequence[int], n_layers: int) -> Any:
-    """Return the configuration of the model with only the kept layers.
+    """Return a copy of the configuration that has only the kept layers.
 
     Lists with an entry per layer keep the entries of these layers; lists of layer numbers keep
     these layers, renumbered.
@@ -258,12 +258,12 @@ def _describe_module(module: nn.Module) -> tuple[type, dict[str, Any], dict[str,
 
 
 def _name_in_source(name: str, stack: str, kept_layers: Sequence[int]) -> str:
-    """Return the name in the larger model of a tensor of the smaller one.
+    """Return the name that a tensor of the smaller model has in the larger one.
 
     Args:
         name: the tensor's name in the smaller model.
-        stack: the name of the list of blocks.
-        kept_layers: the layer in the larger model of each block of the smaller one.
+        stack: the name of the list of blocks, the same in both models.
+        kept_layers: for each block of the smaller model, its layer in the larger one.
     """
     if not name.startswith(f"{stack}."):
         return name
@@ -275,7 +275,7 @@ def _check_same_logits(model: TransformerBridge, smaller: Any, dropped: set[int]
     """Check that the smaller model's logits are those of the larger one under `Skip`.
 
     Raises:
-        InputError: the logits differ by more than rounding.
+        InputError: the logits on a fixed sequence of tokens differ by more than `_TOLERANCE`.
     """
     n_tokens = min(_N_TOKENS, model.cfg.n_ctx)
     tokens = (torch.arange(n_tokens) * 37 + 11) % (model.cfg.d_vocab - 1)

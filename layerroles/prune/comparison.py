@@ -1,8 +1,9 @@
 """Compare pruning plans on examples that were not used to make them.
 
-plans = [plan_pruning(model, drop=2, method=name, ...) for name in METHODS]
-result = Sweep(model, tasks, [plan.condition for plan in plans], seed=1).run("runs/held_out")
-compare_plans(result, plans)
+Example:
+    plans = [plan_pruning(model, drop=2, method=name, ...) for name in METHODS]
+    result = Sweep(model, tasks, [plan.condition for plan in plans], seed=1).run("runs/held_out")
+    compare_plans(result, plans)
 """
 
 from collections.abc import Sequence
@@ -28,19 +29,23 @@ COLUMNS = [
 def compare_plans(result: SweepResult, plans: Sequence[PruningPlan]) -> pd.DataFrame:
     """Compare the harm of pruning plans: a row per plan, task and protocol.
 
-    Columns: drop (the number of layers), method, layers; task, family, protocol; n, intact, chance,
-    score, effect with ci_low and ci_high, and harm with its interval, all as in
-    `SweepResult.effects`; `difference`, the score of the plan by method `role_aware` with the same
-    `drop` minus this plan's score (positive: the role-aware plan scores higher), paired over
-    examples, with a 95% interval `low` to `high` (exactly 0 if both drop the same layers, NaN
-    without a role-aware plan); `best_baseline`, true for the plan with the highest score in the
-    row's task and protocol among plans by other methods with the same `drop`; unit (of scores and
-    differences).
+    The columns are
+
+    - drop (the number of layers), method, layers, task, family, protocol;
+    - n, intact, chance, score, effect, ci_low, ci_high, harm, harm_low and harm_high, as in
+      `SweepResult.effects`;
+    - difference: the score of the plan by method `role_aware` with the same `drop` minus this
+      plan's score, so positive if the role-aware plan scores higher. It is paired over examples and
+      has the 95% interval `low` to `high`; all three are exactly 0 if both plans drop the same
+      layers, and NaN without a role-aware plan;
+    - best_baseline: whether the plan has the highest score of all plans by other methods than
+      `role_aware` with the same `drop`, in this task and protocol;
+    - unit (of scores and differences).
 
     Args:
         result: a sweep that holds every plan's `condition`, preferably on examples that were not
             used to make the plans.
-        plans: at most one for each method and number of layers.
+        plans: at most one for each method and number of layers to drop.
 
     Raises:
         InputError: there is no plan, two plans have the same method and number of layers, or the
@@ -111,7 +116,7 @@ def _condition_name(result: SweepResult, plan: PruningPlan) -> str:
 def _role_aware_condition(
     result: SweepResult, plans: Sequence[PruningPlan], plan: PruningPlan
 ) -> str | None:
-    """Return the condition name of the `role_aware` plan that drops as many layers as `plan`.
+    """Return the name of the condition of the `role_aware` plan with as many layers as `plan`.
 
     None if there is no such plan.
     """
@@ -122,9 +127,9 @@ def _role_aware_condition(
 
 
 def _score_difference(cell: Cell, name: str, role_aware: str | None) -> dict[str, float]:
-    """Return the score under condition `role_aware` minus that under `name`, with interval.
+    """Return the score under condition `role_aware` minus that under `name`, with its interval.
 
-    NaN if `role_aware` is None, exactly 0 if both are the same condition.
+    All are NaN if `role_aware` is None, and exactly 0 if both are the same condition.
     """
     if role_aware is None:
         return dict.fromkeys(("difference", "low", "high"), nan)

@@ -9,7 +9,7 @@ from layerroles.notebook_display import as_html, as_text
 from layerroles.sites import Site
 from layerroles.stats import UNKNOWN, Interval
 
-# The score of each method, in words; the layers with the smallest are dropped.
+# The score of each method, in words; the layers with the smallest score are dropped.
 METHODS = {
     "role_aware": "mean harm of the kept families",
     "likelihood": "mean harm of the kept families",
@@ -17,7 +17,7 @@ METHODS = {
     "angular": "angular distance over the run, arccos(cos(in, out)) / pi",
     "random": "chance",
 }
-_SHOWN = 3  # candidates of each step
+_SHOWN = 3  # the number of candidates shown of each step
 COLUMNS = [
     *("method", "step", "layers", "score", "low", "high", "influence", "n", "n_failed"),
     "chosen",
@@ -30,14 +30,14 @@ class Candidate:
 
     Attributes:
         layers: one layer, or for `angular` a run of consecutive layers.
-        score: smaller is better. By method: the harm of skipping the layers together with those
-            that earlier steps chose, or how much the layers change the residual stream (see
-            `METHODS`); NaN if not scored.
+        score: depends on the method; smaller is better. It is the harm of skipping the layers
+            together with those that earlier steps chose, or how much the layers change the residual
+            stream (see `METHODS`); NaN if not scored.
         interval: the 95% interval of the score; NaN if unknown.
-        influence: the mean block influence of the layers; NaN if not measured.
+        influence: the mean block influence of the layers, `1 - cos(in, out)`; NaN if not measured.
         n: the number of examples, summed over tasks and protocols.
-        n_failed: the number of answers that were not finite; candidates with such answers are
-            sorted last.
+        n_failed: the number of further examples, left out since a score was not finite; candidates
+            with such examples are sorted last.
     """
 
     layers: tuple[int, ...]
@@ -52,7 +52,7 @@ class Candidate:
         """The sort key: failed or unscored candidates last, then score, influence and layers."""
         failed = self.n_failed > 0 or self.score != self.score
         influence = float("inf") if self.influence != self.influence else self.influence
-        # Rounded, so that means that differ only by rounding errors tie.
+        # Rounded, so that scores that differ only by rounding errors are equal.
         return failed, float("inf") if failed else round(self.score, 9), influence, self.layers
 
 
@@ -82,8 +82,8 @@ class PruningPlan:
         method: one of `METHODS`.
         layers: the layers to drop (0-based), in the order in which they were chosen.
         steps: the steps, each with its candidates and their scores.
-        keep: the families that are to lose least.
-        tasks: labels of the tasks that represent these families.
+        keep: the families to keep, which are to lose least.
+        tasks: labels of the tasks that represent these families, except those of `without_skill`.
         without_skill: labels of tasks that were asked but do not count, since the intact model is
             not above chance on them.
         protocols: the protocols under which tasks were asked; empty if the method scores no

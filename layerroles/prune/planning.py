@@ -1,13 +1,13 @@
 """Choose layers to drop so that the families to keep lose the least skill.
 
-The search is greedy, with joint re-evaluation. Harm is the share of the skill above chance that an
-ablation removes. Every layer is skipped alone, and the one whose loss does least harm is dropped.
-Then, for each further layer to drop, the most promising of the rest are each skipped *together
-with* those dropped before, and the layer whose loss does least harm is added: two layers whose
-single loss does no harm may back each other up. The most promising layers are taken in turn from
-two lists, least single-layer harm and least block influence (how much the block changes the
-residual stream), since each measure alone misleads: harm is noisy, and influence does not measure
-skill.
+A family is what a task asks for, such as retrieval or reasoning. The search is greedy. Harm is the
+share of the skill above chance that an ablation removes. Every layer is skipped alone, and the one
+that does least harm is dropped. For each further layer to drop, the most promising of the rest are
+each skipped *together with* those dropped before, and the one that then does least harm is dropped
+too. They are tried together since two layers that each do no harm alone may back each other up. The
+most promising layers are taken in turn from two lists, least single-layer harm and least block
+influence (how much the block changes the residual stream), since each measure alone misleads: harm
+is noisy, and influence does not measure skill.
 
 Methods of other authors are included for comparison: `block_influence` (ShortGPT, Men et al. 2024,
 arXiv 2403.03853), `angular` (the run of layers over which the residual stream changes direction
@@ -71,7 +71,7 @@ def plan_pruning(
     Args:
         model: from `load` or `prepare`.
         drop: the number of layers to drop.
-        keep: families, or labels of tasks, that are to lose least; all of `tasks` by default.
+        keep: families, or labels of tasks, that are to lose least; by default all of `tasks`.
         tasks: the tasks that represent families; kv_retrieval, facts and word_problems by default.
         method: one of `METHODS`; see the module.
         protocols: the protocols under which tasks are asked. The default is `("generation",)` for
@@ -86,10 +86,12 @@ def plan_pruning(
             to use for the first step; if None, such a sweep is run.
 
     Raises:
-        InputError: `drop` is below 1 or leaves no layer, `limit` or `screen` is below 1, an unknown
-            method, no task to keep, a kept family without skill above chance, a protocol that a
-            task cannot be asked under, `singles` of another model or without some layer, or
-            `protocols` or `singles` for a method that scores no answers.
+        InputError: `drop` is not an integer, is below 1 or leaves no layer; `limit` or `screen` is
+            below 1; the method is unknown; there is no task to keep; `keep` names an unknown family
+            or task; a kept family has no skill above chance; a task cannot be asked under a
+            protocol; `singles` is of another model or lacks a layer, task or protocol; every
+            candidate of a step has answers that are not finite; or `protocols` or `singles` is
+            given for a method that scores no answers.
 
     Example:
         plan = lr.plan_pruning(model, drop=1, keep=["retrieval"], tasks=tasks, limit=8)
@@ -119,7 +121,7 @@ def plan_pruning(
         if method in _PROTOCOLS:
             sweep = PlanningSweep(model, tasks_kept, protocols_asked, limit, seed, folder)
             if singles is None:
-                # Raises for a family that cannot be kept, before every layer is tried.
+                # Raises if a kept family has no skill, before every layer is tried.
                 tasks_counted = tasks_with_skill(sweep.intact())
                 single_harms = sweep.harms([_skip_layers(layer) for layer in range(n_layers)])
             else:
@@ -198,7 +200,8 @@ def _search_greedily(
 ) -> list[Step]:
     """Return the steps of a plan, each of which chooses one layer.
 
-    The chosen layer does the least harm when it is skipped together with those chosen before.
+    Of the layers tried, it is the one that does least harm when it is skipped together with those
+    chosen before.
 
     Args:
         sweep: the sweep that asks the kept tasks.
@@ -206,6 +209,9 @@ def _search_greedily(
         influence: the block influence of each layer.
         drop: the number of layers to drop.
         screen: the number of layers tried in each step after the first.
+
+    Raises:
+        InputError: in a step, no candidate has only finite answers and a known harm.
     """
     single_candidates = sort_candidates(
         [_make_candidate(n, harm, influence[n]) for n, harm in enumerate(single_harms)]
@@ -273,7 +279,7 @@ def _drop_least_turn(changes: Sequence[Change], drop: int) -> list[Step]:
 def _draw_layers(n_layers: int, drop: int, seed: int) -> list[Step]:
     """Return the steps of a plan that drops random layers.
 
-    For one seed, the plan with a larger `drop` has the same layers and more.
+    With one seed, a plan with a larger `drop` contains all layers of a plan with a smaller one.
     """
     order = list(range(n_layers))
     random.Random(f"prune:{seed}").shuffle(order)

@@ -2,12 +2,11 @@
 
 Harm is the share of the skill above chance that a condition removes. It is a mean over the kept
 families; for each family, it is the mean over those tasks that have skill above chance. Its
-interval is pooled from those of the tasks (`stats.pooled`). If a task is asked under several
-protocols, which share its examples, the bounds of their intervals are averaged, as for fully
-correlated estimates.
+interval is pooled from those of the tasks (`stats.pooled`). Several protocols of a family share
+its examples, so the bounds of their intervals are averaged, as for fully correlated estimates.
 
-The change is how much runs of consecutive blocks change the residual stream on the kept tasks, with
-equal weights for all families.
+The other score is how much some consecutive blocks change the residual stream on the kept tasks,
+with equal weights for all families.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +33,7 @@ from layerroles.tasks import Task
 
 @dataclass(frozen=True)
 class Harm:
-    """Mean harm of the kept families under one condition, with its interval; NaN if unknown.
+    """Mean harm to the kept families under one condition, with its interval; NaN if unknown.
 
     Attributes:
         value: the mean harm.
@@ -50,7 +49,7 @@ class Harm:
 
 
 class PlanningSweep:
-    """A sweep of the kept tasks in one run folder, to which conditions can be added.
+    """Sweeps of the kept tasks in one run folder, which reuse the answers stored there.
 
     Args:
         model: the model to prune.
@@ -76,15 +75,19 @@ class PlanningSweep:
         self._limit, self._seed = limit, seed
 
     def intact(self) -> SweepResult:
-        """Run the intact model alone on the tasks; return the result.
+        """Run only the intact model on the tasks, and return the result.
 
         Raises:
-            InputError: a family has no skill above chance.
+            InputError: a family has no skill above chance under a protocol.
         """
         return self._run([])
 
     def harms(self, conditions: Sequence[Condition]) -> list[Harm]:
-        """Run all conditions in one sweep; return the harm of each, in the same order."""
+        """Run all conditions in one sweep, and return the harm of each in the same order.
+
+        Raises:
+            InputError: a family has no skill above chance under a protocol.
+        """
         result = self._run(conditions)
         harm_by_name = harm_of_conditions(result)
         return [harm_by_name[name_in_result(result, condition)] for condition in conditions]
@@ -106,7 +109,7 @@ class PlanningSweep:
 
 
 def harm_of_conditions(result: SweepResult) -> dict[str, Harm]:
-    """Return the harm of each condition of a result, by name; empty without conditions.
+    """Map the name of each condition of a result to its harm; empty without conditions.
 
     Raises:
         InputError: a family has no skill above chance under a protocol.
@@ -156,9 +159,9 @@ def _nothing_to_keep(family: str, protocol: str, cells: pd.DataFrame) -> str:
 
 
 def _pool_harms(families: Sequence[Sequence[Sequence[Any]]]) -> Harm:
-    """Pool the harms of rows of effects, nested as [family][protocol][task].
+    """Pool the harms of rows of `SweepResult.effects`, nested as [family][protocol][task].
 
-    The harm is unknown (NaN) if that of any row is. `n` and `n_failed` are sums over the rows.
+    The pooled harm is unknown (NaN) if the harm of any row is. `n` and `n_failed` are summed.
     """
     of_family = []
     for protocols in families:
@@ -246,9 +249,12 @@ def harm_of_layers(alone: SweepResult) -> list[Harm]:
 
 @dataclass(frozen=True)
 class Change:
-    """Mean influence or angular distance of a run of blocks, its interval, and number of examples.
+    """How much some consecutive blocks change the residual stream: influence or angular distance.
 
-    Both measure how much the run changes the residual stream. The interval is at 95%.
+    Attributes:
+        value: the mean over examples, tasks and families.
+        interval: its 95% interval; NaN if unknown.
+        n: the number of examples.
     """
 
     value: float
@@ -268,7 +274,7 @@ def measure_changes(
 ) -> list[Change]:
     """Return how much each run of `n` consecutive blocks changes the residual stream, on average.
 
-    The runs are in order of their first block.
+    The list is in order of the first block of each run.
 
     Influence is measured at all tokens, as in ShortGPT (arXiv 2403.03853), and angular distance at
     the last token, as in the paper that proposed it (arXiv 2403.17887).
@@ -280,7 +286,7 @@ def measure_changes(
         n: the number of blocks in a run.
         limit: the number of examples of each task.
         seed: the seed of the examples.
-        path: a folder that stores the measurements, for every `n`.
+        path: a folder that stores the measurements; these are for every `n`, and are reused.
     """
     probe = Similarity(position="all" if measure == "influence" else "last")
     # Each measure has its own folder, since a folder holds one frame of a probe.

@@ -2,11 +2,11 @@
 
 A cell is one task under one protocol. Two cells are compared if they share questions: two protocols
 of a task, two contexts of the same questions under one protocol, or two tasks made of the same
-documents, such as lm-eval's `mmlu` and `mmlu_generative`. Spearman's correlation over sites between
-the effects in the two cells is computed, and the two profiles of harm (one harm per site) are
-tested for a difference. For each condition, the harm in the first cell is subtracted from that in
-the second. Harm is a drop of the score divided by the cell's range from chance to intact, which
-makes cells comparable. All comparisons are paired by question.
+documents, such as lm-eval's `mmlu` and `mmlu_generative`. The effects in the two cells are
+correlated over sites (Spearman), and the two profiles of harm (one harm per site) are tested for a
+difference. For each condition, the harm in the first cell is subtracted from that in the second.
+Harm is a drop of the score divided by the cell's range from chance to intact, which makes cells
+comparable. All comparisons are paired by question.
 """
 
 import itertools
@@ -48,7 +48,7 @@ class CellPair:
     def harms(
         self, weights: Mapping[str, float], *, level: float = stats.LEVEL
     ) -> tuple[stats.Contrast, stats.Contrast]:
-        """Return each cell's weighted sum of harms over the shared questions: `one`, then `two`.
+        """Return each cell's weighted sum of the harms of conditions, over the shared questions.
 
         Args:
             weights: the weight of each condition, by name.
@@ -61,7 +61,7 @@ class CellPair:
         return one, two
 
     def effects(self, names: Sequence[str]) -> list[Float[np.ndarray, "condition question"]]:
-        """Return scores under the named conditions minus intact scores, an array for each cell.
+        """Return ablated minus intact scores under the named conditions, an array for each cell.
 
         The columns are the shared questions; NaN where one of the two scores is unknown.
         """
@@ -74,9 +74,10 @@ class CellPair:
         """Test whether the two cells have equal profiles of harm over the named conditions.
 
         Returns the p value for all conditions together and an array of p values, one per condition
-        (see `stats.profiles_differ_p`). The latter are not corrected for the number of conditions.
-        All account for the number of times that the sweep looks at its results (`stats.Looks`). A
-        condition with an unknown harm gets NaN; the first p value is NaN if all harms are unknown.
+        (see `stats.profiles_differ_p`). The p values of single conditions are not corrected for the
+        number of conditions. All p values account for the number of times that the sweep looks at
+        its results (`stats.Looks`). A condition with an unknown harm gets NaN; the p value for all
+        conditions is NaN if all harms are unknown.
         """
         changes = [harm_changes(*self.harms({name: 1.0})) for name in names]
         table = pd.concat(changes, axis=1, keys=range(len(names)))
@@ -108,7 +109,10 @@ class CellPair:
 
     @property
     def clusters(self) -> np.ndarray:
-        """The cluster of each shared question: of cell `one` if it has clusters, else of `two`."""
+        """The cluster of each shared question, as in `one` if that has clusters, else as in `two`.
+
+        A cluster is a set of questions that are not independent; see `stats.clusters`.
+        """
         one, two = (
             cell.clusters_of(examples)
             for cell, examples in zip((self.one, self.two), self.examples, strict=True)
@@ -132,7 +136,8 @@ class CellPair:
     def profiles(self) -> Iterator[tuple[dict[str, str], list[str]]]:
         """Yield the conditions that both cells have, grouped by ablation, `at` and part.
 
-        Each group is a dict of these three, and a list of the names of its conditions.
+        Each group is a dict of these three (`at` says which positions are ablated), and a list of
+        the names of its conditions.
         """
         kinds = self.one.conditions.groupby(["ablation", "at", "part"], sort=False)
         for (ablation, at, part), group in kinds:
@@ -144,9 +149,9 @@ class CellPair:
 def pairs_of(cells: Sequence[Cell]) -> Iterator[CellPair]:
     """Yield the pairs of cells that share questions and are worth comparing.
 
-    These are two protocols of a task, two tasks under one protocol, and two tasks under two
+    Such a pair is a task under two protocols, two tasks under one protocol, or two tasks under two
     protocols if neither task was asked under the other's protocol. If the model writes its answers
-    in only one of the cells, that one comes second.
+    in only one of the cells, that cell comes second.
     """
     cell_keys = {(cell.task, cell.protocol) for cell in cells}
     ordered_cells = sorted(cells, key=lambda cell: cell.written)

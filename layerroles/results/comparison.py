@@ -1,8 +1,8 @@
 """Compare two runs: two models, or one model under two settings.
 
-Conditions are matched by ablation, `at` and site, examples by their ids and prompts. Conditions and
-examples without a match are listed as lines of text. Each matched condition and example gives one
-difference of effects between the runs:
+Conditions are matched by ablation, positions (`at`) and site, examples by their ids and prompts.
+Lines of text list the conditions without a match and count the examples without one. Each matched
+condition and example gives one difference of effects between the runs:
 
     (ablated - intact in the second run) - (ablated - intact in the first run)
 """
@@ -49,17 +49,17 @@ class Comparison:
     """The comparison of two runs; every difference is the second (b) minus the first (a).
 
     Attributes:
-        frame: a row per ablation, `at`, site, task and protocol that both runs have, over the `n`
-            examples that both answered: intact scores; effects and their difference with a 95%
-            interval, `p` of a sign-flip test of no difference, and `p_adjusted`, corrected for the
-            number of sites (Holm; Benjamini and Hochberg over heads); harms and their difference
-            with an interval, NaN unless both are defined; and `detectable`, the smallest
-            difference that is detected with 80% power.
+        frame: a row per ablation, positions (`at`), site, task and protocol that both runs have,
+            over the `n` examples that both answered. It has the intact scores; the effects; their
+            difference with a 95% interval; `p` of a sign-flip test of no difference; `p_adjusted`,
+            corrected for the number of sites (by Holm; over heads and key/value groups by Benjamini
+            and Hochberg); the harms, and their difference with an interval, NaN unless both harms
+            are defined; and `detectable`, the smallest difference that is detected with 80% power.
         profiles: a row per task, protocol, ablation, `at` and part: Spearman's correlation between
-            the two runs' effects over sites and the mean difference, each with a bootstrap interval
-            over jointly drawn examples, and `p` of one test over all sites for a difference of the
-            profiles.
-        unmatched: lines of text on what only one run has and on settings that differ.
+            the two runs' effects over sites, and the mean difference of effects, each with a
+            bootstrap interval over jointly drawn examples; and `p` of one test for all sites, whose
+            null hypothesis is that the two runs' effects at each site are equal.
+        unmatched: lines of text on what only one run has, and on settings that differ.
         names: the names of the two runs' models.
 
     Example:
@@ -101,7 +101,7 @@ class Comparison:
 
 
 def compare(a: SweepResult, b: SweepResult) -> Comparison:
-    """Compare two runs: where effects differ, and whether profiles over sites agree.
+    """Compare two runs: where effects differ, and whether effects over sites are alike.
 
     Harm is defined as in `SweepResult.effects`, over the matched examples. Examples match if they
     have the same id and, if both runs store it, the same prompt.
@@ -128,7 +128,7 @@ def compare(a: SweepResult, b: SweepResult) -> Comparison:
             for run, asked in zip((a, b), names[tuple(cell_key)], strict=True)
         )
         frame.loc[family.index, "p_adjusted"] = effects.adjust_p(family["p"], part, n_more)
-        # Changes in the rarer direction are taken as chance, which changes as many the other way.
+        # Changes in the rarer direction are attributed to chance, and as many in the other one.
         background = min(family["gained"].sum(), family["lost"].sum()) / max(1, family["n"].sum())
         frame.loc[family.index, "detectable"] = effects.find_detectable(
             family, float(background), n_more
@@ -181,7 +181,7 @@ class Match:
 
 
 def match(a: SweepResult, b: SweepResult) -> tuple[list[Match], list[str]]:
-    """Return a match for each task and protocol of both runs, and lines on how the runs differ."""
+    """Return a `Match` per task and protocol that both runs have, and lines on what differs."""
     cells_a, cells_b = (
         {(cell.task, cell.protocol): cell for cell in cells_of(run)} for run in (a, b)
     )
@@ -275,9 +275,9 @@ def _ablation_parameters(run: SweepResult) -> dict[str, str]:
 
 
 def _match_conditions(one: Cell, two: Cell) -> list[tuple[str, str]]:
-    """Pair the names of conditions with the same ablation, `at` and site in both cells.
+    """Return pairs of names of conditions with the same ablation, `at` and site in both cells.
 
-    Where a cell has several such conditions, those of the same name are paired.
+    If either cell has several such conditions, those with the same name are paired.
     """
     by_site = [_names_by_site(cell) for cell in (one, two)]
     pairs = []

@@ -3,12 +3,12 @@
 A family's harm is the mean of the harms in its tasks with skill above chance. A verdict is decided
 once the whole interval of the harm lies in one region (see `results.verdict_thresholds`). A
 condition that ablates one whole layer or one head at all positions may be critical only because the
-layer writes the attention sink, at the first token. If the sweep has the same ablation
-`after_first`, which leaves the first token as it is, the verdict on such a layer or head is "sink".
-The `after_first` condition of a layer may be deferred: questions are asked under it only if the
-layer is critical when it is ablated at all positions. A sweep with `until` looks at its results
-several times and asks no further questions under a condition once the verdict on it, or the claims
-that depend on it, are decided.
+layer writes the attention sink, at the first token. If the sweep also has the same ablation
+`after_first`, which leaves the first token as it is, and the harm is shown to go away under it, the
+verdict on the layer or head is "sink" (see `judge`). The `after_first` condition of a layer may be
+deferred: questions are asked under it only if the layer is critical when it is ablated at all
+positions. A sweep with `until` looks at its results several times and asks no further questions
+under a condition once the verdict on it, or the claims that depend on it, are decided.
 """
 
 import json
@@ -24,9 +24,10 @@ from layerroles.results.cells import INTACT, Cell
 from layerroles.results.verdict_thresholds import CRITICAL, UNDECIDED, count_needed, judge_interval
 
 AFTER_FIRST = "after_first"
-# Verdict on a condition whose harm is unknown, though the family has skill.
+# The verdict on a condition whose harm is unknown although the family has skill: a task in which
+# the intact score is shown to lie above chance.
 NOT_MEASURED = "not measured"
-# Verdict in a family without a task with skill.
+# The verdict on every condition in a family without skill.
 NOT_MEASURABLE = "not measurable"
 COLUMNS = [
     *("family", "task", "protocol", "condition", "ablation", "at", "layer", "verdict"),
@@ -44,8 +45,9 @@ class Decision:
         condition: the name of the condition.
         cells: the family's cells (tasks under the protocol) with skill; empty if there are none.
         harm: the mean harm over the cells; its interval has the level of `verdict_levels`.
-        kept: the name of the condition with the same ablation `after_first`, which shows whether
-            the layer or head is a sink; None if the sweep has none.
+        kept: the name of the condition with the same ablation `after_first`, so called since the
+            first token is kept (not ablated). It shows whether the layer or head is a sink. None
+            if the sweep has no such condition.
         is_deferred: whether questions are asked under `kept` only if the layer is critical.
         spared: the mean harm under `kept`; unknown if `harm` is not critical or no questions were
             asked under `kept`.
@@ -71,9 +73,9 @@ class Decision:
 
     @property
     def may_be_sink(self) -> bool:
-        """Whether the harm is critical, and more questions may show that the layer is a sink.
+        """Whether the harm is critical and more questions may show that the layer is a sink.
 
-        False once the layer is shown to be a sink, or once more than half of the harm, or a harm
+        False once the layer is shown to be a sink. False once more than half of the harm, or a harm
         above 0.2, is shown to remain when the first token is not ablated. False also if the sweep
         has no condition that leaves the first token as it is (`kept`).
         """
@@ -127,7 +129,7 @@ def drops_by_half(harm: float, gone_low: float) -> bool:
 
     Args:
         harm: the harm if the first token is ablated too.
-        gone_low: the lower bound of the harm that is removed if the first token is spared.
+        gone_low: the lower bound of the part of the harm that sparing the first token removes.
     """
     return bool(gone_low > max(0.0, harm / 2))
 
@@ -222,9 +224,9 @@ def tabulate_decisions(
 
 
 def describe_decisions(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> str:
-    """Return a phrase: how many verdicts are decided, with how many answers and what error.
+    """Return a phrase on how many verdicts are decided, from how many answers, at what error.
 
-    Conditions of families without skill are not counted. "" for a sweep without `until`.
+    Verdicts in families without skill are not counted. "" for a sweep without `until`.
     """
     if not manifest.get("until"):
         return ""
@@ -246,10 +248,10 @@ def describe_decisions(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> st
 
 
 def describe_answers(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> str:
-    """Return a phrase: how many answers a sweep has, and their share of asking everything.
+    """Return a phrase on how many answers a sweep has, with their share of all possible answers.
 
-    "Everything" is every question up to the limit under every condition; a deferred condition (see
-    `find_waiting`) counts only for the cells in which it was asked.
+    All possible answers are those to every question, up to the limit, under every condition; a
+    deferred condition (see `find_waiting`) counts only in the cells in which it was asked.
     """
     n_answers = sum(len(cell.rows) for cell in cells)
     names = [str(entry["name"]) for entry in manifest["conditions"]]
@@ -267,10 +269,10 @@ def describe_answers(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> str:
 def verdict_levels(manifest: Mapping[str, Any]) -> dict[str, float]:
     """Map each condition's name to the confidence level of the harm interval of its verdict.
 
-    It is `1 - Decided.error`; with `Decided.simultaneous`, the error is divided by the number of
-    conditions of the same ablation, `at` and parts, so it bounds the probability that any of their
-    verdicts in one family under one protocol is wrong. The map is empty for a sweep without
-    `until`; the level is then 95%.
+    The level is `1 - Decided.error`. With `Decided.simultaneous`, the error is first divided by the
+    number of conditions with the same ablation, `at` and parts. It then bounds the probability that
+    any of their verdicts in one family under one protocol is wrong. The map is empty for a sweep
+    without `until`; the level is then 95%.
     """
     until = manifest.get("until")
     if not until:
@@ -304,10 +306,11 @@ def find_waiting(conditions: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 def count_deferred(
     manifest: Mapping[str, Any], kind: tuple[object, object, object], asked: Collection[str]
 ) -> int:
-    """Return how many tests `after_first` a sweep deferred and then did not need.
+    """Return how many deferred conditions (see `find_waiting`) a sweep did not need to ask.
 
-    Each is planned together with a test at all positions, and counts when p values are corrected
-    although it was not asked. 0 for a sweep that defers no conditions.
+    Only those are counted for which the same ablation at all positions was asked. When p values are
+    corrected, each counts as a test, since it was planned. 0 for a sweep that defers no conditions,
+    and if `kind` is not about whole layers `after_first`.
 
     Args:
         manifest: the manifest of the run.
@@ -331,7 +334,7 @@ def find_deferred(
     """Return the hashes of the conditions that earlier answers may make unnecessary.
 
     With `only_needed`, these are the conditions of `find_waiting`. If the plan stops once claims
-    are decided, the plan's conditions of all its ablations but the first are added.
+    are decided, all conditions of its second and further ablations are added.
 
     Args:
         conditions: entries of a manifest.
@@ -362,7 +365,7 @@ def ablations_asked(conditions: Sequence[Mapping[str, Any]], plan: Mapping[str, 
 
 
 def _pairs_by_name(conditions: Sequence[Mapping[str, Any]], part: str = "block") -> dict[str, str]:
-    """Map conditions `after_first` to the same ablation at all positions, by name.
+    """Map the name of each `after_first` condition to that of the same ablation at all positions.
 
     Args:
         conditions: entries of a manifest.

@@ -1,8 +1,8 @@
 """Effects of every condition on scores and answer format, and the smallest detectable drop.
 
 An effect is a mean paired difference, ablated minus intact: negative means that the ablation hurts.
-A row of the table is one condition in one task and protocol. If a run has one ablation with several
-settings, labels such as `clip[length=0.25]` distinguish them.
+A row of the table is one condition in one cell (a task under a protocol). If a run has one ablation
+with several settings, labels such as `clip[length=0.25]` distinguish them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -103,8 +103,8 @@ def _row(cell: Cell, about: dict[Any, Any], harm_level: float) -> dict[str, Any]
 def _format_columns(cell: Cell, name: str) -> dict[str, float]:
     """Return a condition's `format` columns: the share of answers in the shots' format.
 
-    Shots are the worked examples in the prompt. The columns are the intact and the ablated share,
-    and their difference (ablated minus intact) with its interval and p value.
+    Shots are the worked examples in the prompt. The columns are the share of the intact model, that
+    under the condition, and their difference (ablated minus intact) with its interval and p value.
     """
     intact, form, clusters = cell.answered_by_both(name, of="form")
     n_asked = cell.n_asked([name])
@@ -229,9 +229,9 @@ def score_interval(
     *,
     level: float = stats.LEVEL,
 ) -> stats.Interval:
-    """Return the interval of a mean score, corrected for clusters: Wilson's for 0/1 scores.
+    """Return the interval of a mean score: Wilson's for 0/1 scores, else a bootstrap interval.
 
-    Other scores get a bootstrap interval.
+    It accounts for clusters (examples that are not independent).
     """
     if unit != "accuracy" or not stats.is_binary(scores):
         interval = stats.mean_interval(scores, rng, level=level)
@@ -241,9 +241,11 @@ def score_interval(
 
 
 def count_looks_as_tests(cell: Cell, n_asked: int) -> float:
-    """Return the factor by which looks raise a p value from `n_asked` questions; 1 without looks.
+    """Return the factor by which repeated looks raise a p value from `n_asked` questions.
 
-    A test at a look is as strict as one that is corrected for this many tests (`Looks.adjust_p`).
+    A look is one of several times at which a sweep judges its results; the factor is 1 without
+    looks. A test at a look is as strict as a single test that is corrected for a number of tests
+    equal to this factor (`Looks.adjust_p`).
     """
     small_p = 1e-9
     return cell.looks.adjust_p(small_p, n_asked) / small_p
@@ -278,7 +280,7 @@ def find_detectable(family: pd.DataFrame, background: float, n_more: int = 0) ->
 def measure_design_effect(
     changes: Float[np.ndarray, " example"], clusters: stats.Clusters
 ) -> float:
-    """Return the factor by which clusters raise the variance of a mean change; 1 without any."""
+    """Return the factor, at least 1, by which clusters raise the variance of a mean change."""
     if not stats.are_clusters(clusters):
         return 1.0
     return stats.design_effect(changes - changes.mean(), clusters)
@@ -295,10 +297,10 @@ def mean_or_nan(values: Float[np.ndarray, " example"]) -> float:
 
 
 def label_conditions(frame: pd.DataFrame) -> "pd.Series[str]":
-    """Return each row's label: the condition's name without the site and `at` at its end.
+    """Return each row's label: its condition's name without the site and positions at the end.
 
     The label of `clip[length=0.25] L0 after_first` is `clip[length=0.25]`. It is "" if the name
-    does not end in site and `at`, as for a name given by the user.
+    does not end in the site and positions (`at`), as a name given by the user may not.
     """
     sites = frame[["condition", "site", "at"]].drop_duplicates()
     label_of = {

@@ -1,4 +1,4 @@
-"""Tabulate the numbers that were measured beside the score."""
+"""Tabulate the numbers that protocols measured for each answer, besides its score."""
 
 import json
 import math
@@ -26,7 +26,7 @@ def _iterate_numbers(details: dict[str, Any]) -> Iterator[tuple[str, int | None,
     for measure, value in details.items():
         listed = isinstance(value, list)
         for step, item in enumerate(value if listed else [value]):
-            # A missing number of a list becomes NaN, so that the other numbers keep their index.
+            # A missing number in a list becomes NaN, so that the other numbers keep their index.
             if isinstance(item, int | float):
                 yield measure, step if listed else None, float(item)
             elif listed and item is None:

@@ -52,9 +52,9 @@ def _range(numbers: Sequence[int]) -> str:
 def _is_past_first_look(result: "SweepResult") -> bool:
     """Return whether a run with `until` has answered all questions up to its first look.
 
-    A look is a number of questions after which the run looks at its results. Conditions that
-    earlier answers may make unnecessary (`find_deferred`) are left out. False for a run without
-    `until`.
+    A look is a number of questions after which the run looks at its results. Answers are not
+    required under conditions that earlier answers may make unnecessary (`find_deferred`). False for
+    a run without `until`.
     """
     manifest, cells = result.manifest, cells_of(result)
     if not manifest.get("until"):
@@ -93,12 +93,13 @@ class SweepResult:
         frame: a row per condition, task, protocol and example, including the intact model's.
         manifest: what was run: model, versions, seed, cells (task x protocol), conditions.
         examples: a row per task and example: prompt, answer, evidence, question (the question's
-            name in all tasks that ask it; empty if the example's id is its name) and contexts
-            (digests of the context read under each protocol, as JSON); may be empty.
+            name in all tasks that ask it; empty if the example's id is its name), cluster (the
+            name of its cluster; empty if none) and, as JSON by protocol, contexts (a digest of the
+            context that is read) and guesses (the score of the best guess). May be empty.
 
-    `result[name]` is the part of one task, family, protocol or condition, as in
-    `result["retrieval"]["generation"]`, or of all conditions of one ablation and setting, as in
-    `result["clip[length=0.25]"]`. The part for a condition also contains the intact rows, and its p
+    `result[name]` is the part of the result for one task, family, protocol or condition, as in
+    `result["retrieval"]["generation"]`, or for all conditions of one ablation and setting, as in
+    `result["clip[length=0.25]"]`. The part for a condition also contains the intact rows. Its p
     values in `effects` stay corrected over all conditions of the sweep; `compare` corrects over the
     conditions that it is given.
 
@@ -154,14 +155,14 @@ class SweepResult:
         Wilson's, that of its effect Tango's; other scores have bootstrap intervals. `p` is that of
         McNemar's exact test (0/1 scores) or a sign-flip test; `p_adjusted` is corrected over the
         conditions of one ablation, `at` and part in one task and protocol: by Holm, or by Benjamini
-        and Hochberg over heads and key/value groups. Layers that were not ablated `after_first`,
-        since they are not critical at all positions, count as tests too. `detectable` is the
-        smallest drop that `n` examples show with 80% power after these corrections, that for looks
-        included (`stats.minimum_detectable`).
+        and Hochberg over heads and key/value groups. If a layer was not ablated `after_first`
+        because ablating it at all positions is not critical, it still counts as a test.
+        `detectable` is the smallest drop that `n` examples show with 80% power after these
+        corrections, including that for looks (`stats.minimum_detectable`).
 
         `n_changed` counts the examples for which an edit changed a write (what a site adds to the
-        residual stream): 0, for example, if an ablation acts on generated tokens and the answer is
-        one token.
+        residual stream). It is 0, for example, if an ablation acts on generated tokens and the
+        answer is one token.
 
         `harm` is `-effect / (intact - chance)`: 1 if all skill above chance is lost. It is NaN
         unless a chance level is known, the intact score is shown to lie above it, and the ablation
@@ -205,13 +206,13 @@ class SweepResult:
         questions under a condition once its verdict is decided. The estimated harms of such
         conditions are biased away from 0 (docs/statistics.md says by how much).
 
-        The part of some conditions (`result["skip L0"]`) has their verdicts in the whole result:
-        whether a layer is a sink is judged by its ablation `after_first`, in the part or not.
+        A part of a result, such as `result["skip L0"]`, gives the verdicts of the whole result: the
+        ablation `after_first`, which shows whether a layer is a sink, need not be in the part.
 
         Example:
             result.decisions().value_counts(["family", "protocol", "verdict"])
         """
-        # The whole result has the conditions `after_first` that tell sinks.
+        # The whole result has the `after_first` conditions that show which layers are sinks.
         keys = {(cell.task, cell.protocol) for cell in self._cells}
         whole = self._whole or self
         cells = [cell for cell in whole._cells if (cell.task, cell.protocol) in keys]
@@ -229,9 +230,9 @@ class SweepResult:
         `spearman` is the rank correlation between the two cells' effects over the `n_sites`
         conditions that both have, with a bootstrap interval (`low`, `high`) over the `n` shared
         questions, drawn jointly for all sites and both cells (`stats.profile_agreement`). It is NaN
-        for fewer than 3 sites, or if a profile is flat. Few examples make profiles noisy, which
-        lowers the correlation. The interval is widened to account for that; the estimate is not
-        corrected.
+        for fewer than 3 sites, or if a cell's effects are equal at all sites. With few examples,
+        effects are noisy, which lowers the correlation. The interval is widened to account for
+        that; the estimate is not corrected.
 
         `p` is the p value of one test for all sites; the null hypothesis is that the two profiles
         of harm are equal (`stats.profiles_differ_p`).
@@ -257,7 +258,7 @@ class SweepResult:
         *,
         level: float = stats.LEVEL,
     ) -> stats.Contrast:
-        """Return a weighted sum of the harms of conditions in one task and protocol.
+        """Return a weighted sum of the harms of conditions in one task under one protocol.
 
         Two such sums can be compared with `stats.difference_of`, which pairs shared questions. NaN
         if the harm of a condition is not defined (see `effects`).
@@ -291,7 +292,7 @@ class SweepResult:
         return cell.harm(weights, level=level)
 
     def measures(self) -> pd.DataFrame:
-        """List the numbers that protocols measured beside the score, a row per number.
+        """List the numbers that protocols measured besides the score, a row per number.
 
         Columns: condition, task, protocol, example, measure, step (the 0-based index in a list; NA
         for a single number), value (true is 1, false 0, a missing number of a list NaN). Other
@@ -343,9 +344,9 @@ class SweepResult:
         return joined[[*order, "response"]].reset_index(drop=True)
 
     def __getitem__(self, name: str) -> "SweepResult":
-        """Return the part of one task, family, protocol or condition, looked for in that order.
+        """Return the part for one task, family, protocol or condition, searched for in that order.
 
-        A name that is none of these may be a label, a condition's name without site and `at`:
+        Last, `name` may be a label: a condition's name without site and positions (`at`).
         `result["clip"]` holds the conditions `clip L0`, `clip L1 after_first` and so on, but not
         `clip[length=0.25] L0`.
 
@@ -440,7 +441,7 @@ class SweepResult:
         return [str(name) for name in self.frame[column].unique()]
 
     def _unknown(self, name: str) -> str:
-        """Return the error text for an unknown name: the nearest known name, and what there is."""
+        """Return the error text for an unknown name: the nearest known one, and what there is."""
         conditions = self._names("condition")
         near = nearest_name(name, self._ipython_key_completions_())
         hint = f"did you mean {near!r}? " if near else ""

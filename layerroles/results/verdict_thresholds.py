@@ -1,7 +1,7 @@
 """The verdict on a harm: the first region in the table below that contains its interval.
 
 Harm is the share of the skill above chance that an ablation removes; negative if it adds skill. The
-regions overlap and cover all numbers, so every true harm lies inside one, and enough questions
+regions overlap and cover all numbers, so every true harm lies inside a region, and enough questions
 decide any verdict. A verdict is wrong if the true harm lies outside its region.
 
 | verdict | harm |
@@ -26,7 +26,7 @@ UNDECIDED = "undecided"
 
 @dataclass(frozen=True)
 class Region:
-    """A range of harm, and the verdict that says that the true harm lies in it.
+    """A range of harm, and the verdict that claims that the true harm lies in this range.
 
     Attributes:
         verdict: the verdict.
@@ -47,7 +47,7 @@ class Region:
         return bool(self.low < interval.low and interval.high < self.high)
 
 
-# In this order: the first that holds an interval gives the verdict.
+# In order: the first region that holds the whole interval of a harm gives the verdict.
 REGIONS = (
     Region("critical", CRITICAL, math.inf),
     Region("spare", -SPARE, SPARE, closed=True),
@@ -69,9 +69,9 @@ def judge_interval(interval: stats.Interval) -> str:
 def count_needed(harm: stats.Contrast, n: int) -> float:
     """Return how many questions would decide an undecided harm, if its estimate stayed the same.
 
-    The width of an interval is taken to shrink with the square root of the number of questions; in
-    a fixed number of clusters it shrinks more slowly. NaN if the harm is decided or not known;
-    infinite if the interval has no bound.
+    The width of an interval is assumed to shrink with the square root of the number of questions;
+    in a fixed number of clusters it shrinks more slowly. NaN if the harm is decided or not known;
+    infinite if a bound of its interval is infinite.
 
     Args:
         harm: the harm, measured on `n` questions.

@@ -5,25 +5,26 @@ verdict under one kind of ablation, from the conditions that each ablate one who
 family and protocol, a layer is
 
 - critical: the interval of its harm lies above 0.2, and it is not a sink;
-- sink: the interval of its harm under `at="all"` lies above 0.2, and keeping what the layer writes
-  to the residual stream at the first token (`at="after_first"`, paired by question) is shown to
-  remove more than half of that harm and to leave less than 0.2. If only the removal of half is
-  shown, the layer stays critical, and `Roles.verdict` names it as partly a sink, with both numbers;
+- sink: the interval of its harm under `at="all"` lies above 0.2, but if the layer is not ablated at
+  the first token (`at="after_first"`, same questions), more than half of that harm is shown to go
+  away, and less than 0.2 to remain. If only the former is shown, the layer stays critical, and
+  `Roles.verdict` calls it partly a sink, with both harms;
 - spare: the interval lies within -0.1 and 0.1;
 - partial: the interval lies between 0 and 0.4;
 - helps: the interval lies below 0, so the model does better without the layer;
 - undecided: none of these. More questions decide more layers (column `needed` of `Roles.layers`);
-- not measured: the harm of the layer is unknown. No condition of the sweep ablates it, no score was
-  finite, or the ablation had no position to act at.
+- not measured: the harm of the layer is unknown, since in one of the family's tasks the layer was
+  not ablated, no score was finite, or the ablation had no position to act at;
+- not measurable: the intact model has no skill above chance.
 
 A layer is general when it is critical for every measured family, the copying control among them
-(family language, whose answers need no skill except writing them), and specific when it is critical
-for one family and, by its interval, below 0.2 for every other. Harm over depth is summarized by the
-mean harm of the first third of layers minus that of the last third. All intervals include the
-uncertainty of the intact score; all comparisons are paired by question. Families are compared only
-within a protocol. Several tasks of a family count equally.
+(family language, whose answers need no skill except writing them). It is specific when it is
+critical for one family, and the interval of its harm lies below 0.2 for every other. Harm over
+depth is summarized by the mean harm of the first third of layers minus that of the last third. All
+intervals include the uncertainty of the intact score; all comparisons are paired by question.
+Families are compared only within a protocol. Several tasks of a family count equally.
 
-Before a run is finished (`SweepResult.interim`) there are estimates and intervals, and no verdicts:
+Before a run is finished (`SweepResult.interim`) there are estimates and intervals, but no verdicts:
 every measured layer is undecided.
 """
 

@@ -1,10 +1,11 @@
 """The claim that a context changes which layers matter, tested on the same questions.
 
 Questions are compared one by one, between two cells; a cell is one task under one protocol. The
-number for each layer is its harm with the context minus that without, minus the mean of this change
-over layers. The claim holds if any layer changes, so the intervals are simultaneous over layers.
-Where conditions with the first token kept (`after_first`) were swept, the same layer has to change
-under these too. Only a layer that was ablated so in both cells can show that.
+number for each layer is its harm with the context minus its harm without, minus the mean of this
+change over layers. The claim holds if the harm of any layer changes, so the intervals are
+simultaneous over layers. If conditions that keep the first token (`after_first`) were swept, the
+harm of the same layer has to change under these too. Only layers that were ablated `after_first` in
+both cells can show that.
 """
 
 import math
@@ -26,8 +27,8 @@ CONTEXT = "Retrieval augmentation changes which layers matter"
 def claims_on_contexts(result: SweepResult, kinds: Sequence[AblationKind]) -> Iterator[Claim]:
     """Yield the claim that a context changes which layers matter, for each pair of tasks.
 
-    Both tasks of a pair ask the same questions, one of them after a text with evidence, the
-    context.
+    Both tasks of a pair ask the same questions. One of them shows a text with evidence, the
+    context, before each question.
     """
     for pair in pairs_of(cells_of(result)):
         ordered = _order_by_context(result.examples, pair)
@@ -81,8 +82,8 @@ def _adds_context(with_context: pd.DataFrame, without: pd.DataFrame) -> bool:
 def _find_changes(kinds: Sequence[AblationKind], pair: CellPair) -> list[Finding]:
     """Return one finding per kind of ablation on the claim that the harm of some layer changes.
 
-    If kinds of other mechanisms show changes too, a kind shows the claim only if one of these kinds
-    shows that the harm of the same layer changes in the same direction.
+    If kinds with other mechanisms show changes too, a kind shows the claim only if at least one of
+    them shows that the harm of the same layer changes in the same direction.
     """
     changes_by_kind = [_measure_changes(kind, pair) for kind in kinds]
     shown_by_kind = [_shown_layers(changes_at) for changes_at in changes_by_kind]
@@ -107,7 +108,7 @@ def _find_changes(kinds: Sequence[AblationKind], pair: CellPair) -> list[Finding
             bool(lacking) or (changes_at[0].known and not changes_at[-1].known)
         )
         open_changes = [changes for changes in changes_at if not changes.sign]
-        one_side = all(changes.sign > 0 for changes in changes_at)  # of different layers so far
+        one_side = all(changes.sign > 0 for changes in changes_at)  # but not for the same layer
         is_near = undecided and not lacking and any(changes.is_near for changes in changes_at)
         words = [changes_at[0].words]
         if lacking:
@@ -136,7 +137,7 @@ def _find_changes(kinds: Sequence[AblationKind], pair: CellPair) -> list[Finding
 
 
 def _measure_changes(kind: AblationKind, pair: CellPair) -> list["_Changes"]:
-    """Return the changes of layers' harm between the two cells of a pair, as a list.
+    """Return the changes of layers' harm between the two cells of a pair, one item per `at`.
 
     The first item is for ablation at `kind.harms.at`. If the sweep has conditions with
     `at="after_first"`, which keep the first token, a second item is for these.
@@ -146,7 +147,7 @@ def _measure_changes(kind: AblationKind, pair: CellPair) -> list["_Changes"]:
 
 
 def _shown_layers(changes_at: Sequence["_Changes"]) -> frozenset[tuple[int, int]]:
-    """Return the pairs (layer, sign of the change of its harm) that are in `shown` of all items."""
+    """Return the pairs (layer, sign) that are in `_Changes.shown` of all items."""
     return frozenset.intersection(*(changes.shown for changes in changes_at))
 
 
@@ -178,8 +179,8 @@ class _Changes:
             for layer, name in names.items()
             if name is not None and name in other_conditions
         }
-        # For a layer that is not critical and was not ablated `at`, it is the condition at all
-        # positions.
+        # These layers are not critical and were not ablated `at`; the condition at all positions
+        # is used for them.
         self.not_asked = {
             layer for layer, name in by_layer.items() if pair.one.conditions.at[name, "at"] != at
         }
@@ -205,11 +206,11 @@ class _Changes:
 
     @property
     def shown(self) -> frozenset[tuple[int, int]]:
-        """Pairs (layer, sign) of the layers whose harm is shown to change from cell one to two.
+        """Pairs (layer, sign) of the layers whose harm is shown to change between the cells.
 
-        The sign is 1 if the interval of the change lies above `SMALLEST`, -1 if it lies below its
-        negative. Intervals are simultaneous over layers. Layers of `not_asked` are left out. Empty
-        unless all layers were measured.
+        The sign is 1 if the interval of the change lies above `SMALLEST`, -1 if it lies below
+        `-SMALLEST`. Intervals are simultaneous over layers. Layers of `not_asked` are left out.
+        Empty unless all layers were measured.
         """
         sides = {
             layer: int(change.interval.low > SMALLEST) - int(change.interval.high < -SMALLEST)
@@ -223,9 +224,9 @@ class _Changes:
 
     @property
     def sign(self) -> int:
-        """1 if some layer's harm is shown to change by more than the smallest effect.
+        """1 if any layer's harm is shown to change by more than the smallest effect.
 
-        -1 if all are shown to change by less, else 0.
+        -1 if every layer's harm is shown to change by less, else 0.
         """
         if not self.known:
             return 0
@@ -236,7 +237,7 @@ class _Changes:
 
     @property
     def is_near(self) -> bool:
-        """Whether some layer's harm is shown to change, but none by over twice the smallest effect.
+        """Whether a change is shown not to be 0, and all intervals lie within twice `SMALLEST`.
 
         More questions may then decide `sign`, but not by enough to matter. False if `sign` is
         decided.
@@ -284,10 +285,10 @@ class _Changes:
 
 
 def _condition_of(harms: Harms, pair: CellPair, place: Place, at: str) -> str | None:
-    """Return the name of the condition that ablates one place `at`; None if there is none.
+    """Return the name of the condition that ablates one layer `at`; None if there is none.
 
-    For a layer that is not critical, this is the condition at all positions, unless the one `at`
-    was asked as many questions in both cells.
+    For a layer that is not critical, this is the condition at all positions, unless in both cells
+    as many questions were asked under the condition `at`.
     """
     first = pair.one.task, pair.one.protocol
     name, at_all = (harms.asked_condition(*first, place, each) for each in (at, harms.at))

@@ -1,6 +1,6 @@
-"""Claims on a model and its base, paired by question.
+"""Claims that compare a model with its base, the model that it was distilled or trained from.
 
-The number is the mean harm of all layers in the base model minus that in the other.
+The number is the base's mean harm over all layers minus the model's, paired by question.
 """
 
 from collections.abc import Iterator, Sequence
@@ -56,14 +56,15 @@ def _compare_robustness(
     differences: Sequence[str],
     mechanism: str,
 ) -> Finding:
-    """Return the finding of one kind on whether the model is more robust than its base.
+    """Return the finding of one kind of ablation on whether the model is more robust than its base.
 
-    The finding has sign 0 if that ablation or the number of layers differs between the two runs.
+    The finding has sign 0 if the base was not ablated in the same way, at the same positions and
+    with one setting, or has another number of layers.
 
     Args:
         kind: the kind of ablation, in this model's run.
         base: the base's run.
-        matched: a task and protocol that both runs have, with their cells and conditions.
+        matched: the rows of both runs for a task and protocol that both have, the base's first.
         differences: the differences between the runs, a line each.
         mechanism: the mechanism of the ablation of the same name in the base's run; empty if none.
     """
@@ -77,7 +78,7 @@ def _compare_robustness(
 
     try:
         of_base = Harms(base, kind.ablation, harms.at)
-    except InputError as error:  # swept elsewhere, or at several settings
+    except InputError as error:  # swept at other positions, or at several settings
         text = f"{kind.ablation}: not compared, in the base's run {error}"
         return Finding(kind.ablation, kind.mechanism, 0, text)
     if of_base.n_layers != harms.n_layers:

@@ -1,22 +1,22 @@
 """Decide claims: compare numbers with a smallest effect, under several kinds of ablation.
 
 A claim is about one or more numbers, and each number has a smallest effect of interest, by default
-.05 of the skill above chance. A kind of ablation shows a claim if the intervals of all its numbers
-lie above their smallest effect, and shows the opposite if one of the intervals lies below. Which of
-these it shows, if any, is its finding; a finding is open if more questions may decide it. A claim
-is
+.05 of the skill above chance. A kind of ablation shows the claim if the interval of every number
+lies above that number's smallest effect, and shows the opposite if the interval of one lies below.
+The finding of a kind is which of these it shows, if any; it is open if more questions may decide
+it. A claim is
 
 - supported: two kinds show it, and none shows the opposite;
-- contradicted: two kinds show the opposite, and none shows it;
+- contradicted: two kinds show the opposite, and none shows the claim;
 - not shown: neither of these; the evidence says what is missing, or that the number is known to lie
   near its smallest effect (between 0 and twice that effect);
 - not measurable: the intact model has no skill above chance, so there is no harm to measure;
 - described: it has numbers, but there is no rule to decide it.
 
-Kinds are distinguished by mechanism (deletion, mean, resample, noise; see `results.mechanisms`). If
-the sweep also ablated all positions but the first (`after_first`), a number counts only if it lies
-on the same side of its smallest effect there too. Ablating an attention sink, which is often at the
-first token, breaks every task, which says nothing about a skill.
+Ablations with the same mechanism (deletion, mean, resample, noise; see `results.mechanisms`) count
+as one kind. If the sweep also ablated all positions but the first (`after_first`), a number counts
+only if it lies on the same side of its smallest effect there too. The first token is often an
+attention sink, and ablating a sink breaks every task, so that says nothing about a skill.
 """
 
 import math
@@ -43,7 +43,7 @@ Key = tuple[str, str]  # family, protocol
 
 @dataclass(frozen=True, eq=False)
 class AblationKind:
-    """A kind of ablation: its harms, and its mechanism, such as "deletion" ("" if none)."""
+    """A kind of ablation: its harms, and its mechanism, such as "deletion" ("" if not declared)."""
 
     harms: Harms
     mechanism: str
@@ -110,13 +110,13 @@ class Number:
 
     @property
     def _between(self) -> list[stats.Contrast]:
-        """The values (`measured`, `kept`) not shown to lie above or below the smallest effect."""
+        """Those of `measured` and `kept` that are not shown to be above or below `smallest`."""
         values = [self.measured, *([] if self.kept is None else [self.kept])]
         return [contrast for contrast in values if not self._side(contrast)]
 
     @property
     def words(self) -> str:
-        """Text with the estimate and its interval, or that says that the number is not known."""
+        """Text with the estimate and its interval, or a note that the number is not known."""
         if not self.measured.known:
             return f"{self.quantity} not known (it takes skill, and every layer that it is about)"
         text = f"{self.quantity} {format_estimate(*self.measured.numbers)}"
@@ -143,8 +143,8 @@ class Number:
     def needed(self) -> float:
         """The number of questions that would decide `sign` if the estimate stayed the same.
 
-        Computed for `measured`, or for `kept` if `measured` is decided or not known. NaN if neither
-        is both known and undecided; infinite if the estimate equals the smallest effect.
+        Computed for `measured` if it is known and undecided, else for `kept` if that is; NaN if
+        neither is. Infinite if the estimate equals the smallest effect.
         """
         for contrast in (self.measured, self.kept):
             if contrast is None or not contrast.known or self._side(contrast):
@@ -165,7 +165,7 @@ class Finding:
 
     Attributes:
         ablation: name of the kind.
-        mechanism: mechanism of the kind; empty if it declares none, so that no claim rests on it.
+        mechanism: mechanism of the kind; empty if it declares none and so counts for no claim.
         sign: 1 if the kind shows the claim, -1 if it shows the opposite, 0 if neither.
         words: the finding as text, with its numbers.
         numbers: records of ablation, quantity, estimate, low, high, and n, the number of questions.
@@ -174,11 +174,11 @@ class Finding:
         is_open: whether more questions may decide `sign`.
         asks_kept: whether `sign` is 0 only because of the numbers with the first token kept
             (`Number.kept`); those at `Harms.at` alone would decide it.
-        lacks_kept: whether `asks_kept` is true and the numbers with the first token kept are not
-            known, for not all questions about them were asked.
+        lacks_kept: whether `sign` is 0, and numbers with the first token kept that it depends on
+            are not known, since not all questions about them were asked.
         kept_layers: layers that have to be ablated with the first token kept to decide `sign`,
             whether or not they are critical.
-        disagrees: whether `sign` is 0 because another kind shows the claim of other layers.
+        disagrees: whether `sign` is 0 because another kind shows the claim for other layers.
         is_near: whether a number is known to lie so near its smallest effect that more questions
             would not decide `sign`.
     """
@@ -233,9 +233,10 @@ def find_by_kind(
 
     Args:
         kinds: the kinds of ablation.
-        keys: the families and protocols in which the numbers are measured. The finding of a
-            kind that was not run on all their tasks with skill has sign 0.
-        measures: a function for each number, which measures it under one kind.
+        keys: the families and protocols in which the numbers are measured. The finding has sign 0
+            for a kind that was not run on all tasks of these that have skill and that the first
+            kind was run on.
+        measures: for each number, a function that measures it under one kind.
     """
     return [
         make_finding(kind, [measure(kind.harms) for measure in measures])
@@ -254,7 +255,7 @@ def was_asked(kind: AblationKind, first: AblationKind, keys: Sequence[Key]) -> b
 
 
 def not_asked(kind: AblationKind) -> Finding:
-    """Return the finding of a kind that was not run on all tasks of a claim: sign 0, open."""
+    """Return an open finding with sign 0, for a kind that was not run on all tasks of a claim."""
     return Finding(
         kind.ablation,
         kind.mechanism,
@@ -265,7 +266,7 @@ def not_asked(kind: AblationKind) -> Finding:
 
 
 def left_undecided(finding: Finding) -> Finding:
-    """Return a copy of a finding, with sign 0 and closed: more questions would not decide it."""
+    """Return a copy of a finding with sign 0 that is not open: more questions do not decide it."""
     return replace(finding, sign=0, needed=math.nan, is_open=False, is_near=False)
 
 
@@ -277,8 +278,8 @@ def measure_number(
 ) -> Number:
     """Return a number of a claim under one kind of ablation.
 
-    Its value is measured with ablation at `harms.at` and, if the sweep has conditions with
-    `at="after_first"`, which keep the first token, with these too.
+    Its value is measured with ablation at `harms.at`. If the sweep has conditions with
+    `at="after_first"`, which keep the first token, it is also measured with these.
 
     Args:
         harms: the harms under that kind.
@@ -291,7 +292,7 @@ def measure_number(
 
 
 def explain_unmeasured(harms: Harms, keys: Iterable[Key]) -> str:
-    """Explain which harms are not measurable, and why; empty if all are measurable."""
+    """Return text on which families' harm is not measurable, and why; empty if there are none."""
     reasons = {
         (family, protocol): explain_unmeasurable(harms.intact_rows(family, protocol))
         for family, protocol in keys
@@ -391,9 +392,14 @@ def decide_status(findings: Sequence[Finding]) -> tuple[str, str]:
 
 
 def _explain_undecided(findings: Sequence[Finding], decided: set[str]) -> str:
-    """Return text on what would decide a claim: another kind of ablation, or more questions.
+    """Return text on why a claim is not decided.
 
-    If a number is known to lie near its smallest effect, the text says that instead.
+    Mostly it is what would decide the claim: another kind of ablation, or more questions. If a
+    number is known to lie near its smallest effect, the text says that instead.
+
+    Args:
+        findings: the findings of all kinds.
+        decided: the mechanisms that show the claim or its opposite.
     """
     if near := [finding.ablation for finding in findings if finding.is_near]:
         return f"by {', '.join(near)} the number lies within its smallest effect of the border"
@@ -413,8 +419,9 @@ def _explain_undecided(findings: Sequence[Finding], decided: set[str]) -> str:
 def _describe_needed(findings: Sequence[Finding]) -> str:
     """Return text on how many questions would decide a claim under each kind of ablation.
 
-    If no such count is known, the text names the kinds that were not run on all tasks; empty if
-    there are no such kinds.
+    If no such count is known, the text names the kinds that were not run on all tasks; else those
+    that do not show the claim with the first token kept; else it says that the kinds show it for
+    different layers. Empty if none of these holds.
     """
     needed = [
         f"{finding.ablation} {_format_count(finding.needed)}"

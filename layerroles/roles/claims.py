@@ -1,9 +1,9 @@
 """Decide the claims of the literature from a sweep, by its kinds of ablation.
 
-Verdicts on layers rest on one kind of ablation, the judged kind. A claim also takes a second kind,
-of another mechanism. `literature`, `protocol_claims`, `added_context_claims`, `base_model_claims`
-and `critical_heads` measure what the claims are about; `claim_status` has the rule that decides
-them.
+Verdicts on layers rest on one kind of ablation, here called the judged kind. A claim is decided
+only if a second kind with another mechanism (such as mean instead of deletion) agrees.
+`literature`, `protocol_claims`, `added_context_claims`, `base_model_claims` and `critical_heads`
+measure the numbers of the claims; `claim_status` has the rule that decides them.
 """
 
 from collections import Counter
@@ -51,7 +51,7 @@ def claims_on_layers(
 
     Args:
         result: a sweep with conditions that ablate one whole layer each.
-        ablation: the judged kind of ablation (see the module); others in the sweep serve as second
+        ablation: the kind of ablation on which verdicts rest; others in the sweep serve as second
             kinds.
         mechanism_of: map from the name of each ablation to its mechanism, such as "deletion"; None
             for the map from `results.mechanisms`.
@@ -63,7 +63,7 @@ def claims_on_layers(
 
 
 def _claims_on_layers(result: SweepResult, kinds: Sequence[AblationKind]) -> Iterator[Claim]:
-    # The claims are listed by the first kind, so it has to be the one run on the most families.
+    # Claims are made for the families of the first kind, so that has to be the one with the most.
     by_families = sorted(kinds, key=lambda kind: -len(kind.harms.keys))
     yield from literature.literature_claims(by_families, CONTROL)
     yield from protocol_claims.claims_on_protocols(by_families)
@@ -104,10 +104,10 @@ def decide_claims(
 
     Args:
         result: a sweep.
-        kinds: its kinds of ablation, first the judged kind (see the module).
+        kinds: its kinds of ablation; the first is the one on which verdicts rest.
         base: a sweep of the model that the model of `result` was distilled or trained from; None if
             there is none.
-        probes: probe frames; only `similarity` is used.
+        probes: probe frames; only those of the probe `similarity` are used.
     """
     if base is not None:
         check_result(base)
@@ -130,9 +130,9 @@ def decide_claims(
 
 
 def _lesser_skills(result: SweepResult) -> dict[str, str]:
-    """Map families to text on the narrower skills of their tasks (`Task.skill`).
+    """Map families to text on the narrower skills that their tasks test (`Task.skill`).
 
-    A family is left out if one of its tasks names no narrower skill.
+    A family is left out if one of its tasks names no such skill.
     """
     skills_of: dict[str, set[str]] = {}
     for cell in result.manifest.get("cells", []):
@@ -148,9 +148,9 @@ def _lesser_skills(result: SweepResult) -> dict[str, str]:
 def measure_kinds(
     result: SweepResult, judged_kind: str, at: str | None = None
 ) -> list[AblationKind]:
-    """Return the judged kind of ablation, then the other kinds that act at the same positions.
+    """Return the kind of ablation on which verdicts rest, then others at the same positions.
 
-    Other kinds that were swept at several settings, such as noise scales, are left out.
+    Other kinds that were swept at several settings, such as two noise scales, are left out.
 
     Args:
         result: a sweep.
@@ -180,11 +180,11 @@ def _ablation_kinds(result: SweepResult) -> list[str]:
 
 
 def choose_kind(result: SweepResult, ablation: str | None) -> str:
-    """Return the kind of ablation that verdicts rest on: `ablation`, or the only one if None.
+    """Return the kind of ablation on which verdicts rest: `ablation`, or the only one if None.
 
     Raises:
-        InputError: no condition ablates one whole layer, the kind is unknown, or none is given and
-            the sweep has several.
+        InputError: no condition ablates one whole layer, the kind is unknown, or `ablation` is None
+            and the sweep has several.
     """
     kinds = _ablation_kinds(result)
     if ablation is None:

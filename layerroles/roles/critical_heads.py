@@ -1,9 +1,10 @@
 """Find the heads that a family needs, by ablating heads one at a time or jointly.
 
-Heads get verdicts by the rules for layers: a head is critical if the interval of its harm lies
-above 0.2. A sweep may ablate hundreds of heads, so their p values are corrected by Benjamini and
-Hochberg (`heads_of`). A single head seldom reaches 0.2, since other heads stand in for it. Heads
-that matter jointly are found by ablating them jointly (`carried_by_few`).
+Heads get verdicts by the same rules as layers: a head is critical if the interval of its harm lies
+above 0.2. A sweep may ablate hundreds of heads, so their p values are corrected by the method of
+Benjamini and Hochberg (`heads_of`). The harm of a single head is seldom above 0.2, since other
+heads stand in for it. Heads that matter jointly are found by ablating them jointly
+(`carried_by_few`).
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ from layerroles.roles.wording import format_estimate
 FEW = "A few heads carry the family"
 # Largest share of all heads that counts as few: "under 5%" retrieve (Wu et al., arXiv 2404.15574).
 FEW_HEADS = 0.05
-# Fewest sets of other heads, all of them harmful, that can contradict the claim on few heads.
+# The claim on few heads can be contradicted only with this many sets of other heads, all harmful.
 _FEWEST_DRAWS = 5
 COLUMNS = [
     *("ablation", "at", "family", "protocol", "layer", "head", "n", "n_failed"),
@@ -37,13 +38,13 @@ COLUMNS = [
 def heads_of(result: SweepResult, at: str) -> pd.DataFrame:
     """Return the table `Roles.heads`: harm and verdict of each head that was ablated alone.
 
-    Empty if no head was. For an unfinished run, every measured head is undecided, and
+    Empty if no head was ablated alone. For an unfinished run, every measured head is undecided, and
     `attrs["interim"]` of the table says how much of the run is done.
 
     Args:
         result: a sweep.
-        at: the ablation positions on which verdicts on layers rest. Those on heads rest on the same
-            positions if heads were ablated there, else on `all`, else on the first by name.
+        at: the ablation positions on which verdicts on layers rest. Verdicts on heads rest on the
+            same positions if heads were ablated there, else on `all`, else on the first by name.
     """
     frames = []
     for kind in dict.fromkeys(single_site_conditions(result, "head")["ablation"]):
@@ -85,12 +86,12 @@ def _p_values(harms: Harms, frame: pd.DataFrame) -> dict[str, "pd.Series[float]"
 def carried_by_few(result: SweepResult, at: str = "all") -> Iterator[Claim]:
     """Yield the claim that a few heads carry a family, for each family and protocol.
 
-    The harm of single heads cannot decide the claim, since other heads stand in for them. Of the
-    sets of heads that were ablated jointly, those that hold at most 5% of all heads are considered.
-    The chosen set is the first that can be compared with two or more other sets. These have as many
-    heads in each layer, but share no head with the chosen set (as from
-    `random_heads(model, ablation, like=chosen)`). The claim is about the harm of the chosen set and
-    its excess over the mean harm of the other sets. Nothing is yielded before the run is finished.
+    The harm of single heads cannot decide the claim, since other heads stand in for them. So sets
+    of heads that were ablated jointly are compared, each of at most 5% of all heads. The chosen set
+    is the first in the sweep for which two or more other sets have as many heads in each layer, and
+    none of these shares a head with it. `random_heads(model, ablation, like=chosen)` makes such
+    sets. The claim is about the harm of the chosen set, and about the excess of this harm over the
+    mean harm of the other sets. Nothing is yielded before the run is finished.
     """
     if result.interim:
         return
@@ -121,7 +122,13 @@ def carried_by_few(result: SweepResult, at: str = "all") -> Iterator[Claim]:
 
 @dataclass(frozen=True)
 class _HeadSet:
-    """A condition that ablates several heads, and the names of these heads."""
+    """A set of heads that one condition ablates jointly.
+
+    Attributes:
+        condition: the name of the condition.
+        ablation: the kind of ablation.
+        heads: the names of the heads, such as "L3.H7".
+    """
 
     condition: str
     ablation: str
@@ -129,7 +136,7 @@ class _HeadSet:
 
     @property
     def layers(self) -> tuple[tuple[str, int], ...]:
-        """Pairs of a layer's name and the number of these heads in it, sorted."""
+        """Pairs of a layer's name, such as "L3", and how many of the heads it has; sorted."""
         return tuple(sorted(Counter(head.partition(".")[0] for head in self.heads).items()))
 
 
@@ -163,8 +170,9 @@ def _choose_set(
     `carried_by_few` says which sets can be compared.
 
     Args:
-        sets: sets that one kind of ablation ablated, in the order of the sweep.
-        heads: the heads chosen under another kind, to which the set must be equal; empty for any.
+        sets: the sets ablated by one kind of ablation, in the order of the sweep.
+        heads: the heads chosen under another kind, which have to be chosen here too; empty if none
+            were chosen yet.
     """
     for head_set in sets:
         if heads and head_set.heads != heads:
@@ -218,7 +226,7 @@ def _mean_harm(cells: Sequence[Cell], weights: Mapping[str, float]) -> stats.Con
 def _excess_over_others(
     cells: Sequence[Cell], chosen: _HeadSet, others: Sequence[_HeadSet]
 ) -> stats.Contrast:
-    """Return harm of the chosen set minus the mean harm of the others.
+    """Return the harm of the chosen set minus the mean harm of the other sets.
 
     The interval includes the spread between the other sets, which were drawn at random.
     """

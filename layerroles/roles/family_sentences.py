@@ -1,4 +1,7 @@
-"""The sentence on one family under one protocol: column `claim` of `Roles.frame`."""
+"""The sentence on one family under one protocol: column `claim` of `Roles.frame`.
+
+Early minus late harm is the mean harm of the first third of layers minus that of the last third.
+"""
 
 import math
 from typing import Any
@@ -11,7 +14,7 @@ from layerroles.roles.wording import BETTER_WITHOUT, format_estimate, format_lay
 
 
 def explain_unmeasurable(cell: pd.DataFrame) -> str:
-    """Explain why a family's harm under a protocol is not measurable; empty if measurable.
+    """Return text on why a family's harm is not measurable; empty if it is measurable.
 
     Args:
         cell: the family's intact scores under the protocol, a row per task.
@@ -34,13 +37,13 @@ def explain_unmeasurable(cell: pd.DataFrame) -> str:
 def describe_family(
     line: dict[str, Any], reason: str, tasks_left_out: list[str], evidence: str
 ) -> str:
-    """Return the sentence for column `claim` of `Roles.frame`: `reason` if harm is not measurable.
+    """Return the sentence for column `claim` of `Roles.frame`; only `reason` if that is not empty.
 
     Args:
         line: the family's row of `Roles.frame`.
-        reason: why harm is not measurable; empty if it is.
+        reason: why harm is not measurable; empty if it is measurable.
         tasks_left_out: the tasks that are not above chance.
-        evidence: text on what the claim rests on.
+        evidence: text on the kinds of ablation under which this was seen.
     """
     if reason:
         return f"{reason[0].upper()}{reason[1:]}."
@@ -80,10 +83,10 @@ def describe_agreement(
     """Return text on whether a second kind of ablation agrees on early minus late harm.
 
     Args:
-        line: the family's row of `Roles.frame`.
+        line: the family's row of `Roles.frame`, from the first kind.
         other: early minus late harm under the second kind.
         ablation: the name of the second kind.
-        both_hold: whether, under both kinds, the sign stays the same if the first token is not
+        both_hold: whether the sign stays the same, under both kinds, if the first token is not
             ablated; see `Harms.holds_with_first_token_kept`.
     """
     first = sign_of(float(line["ci_low"]), float(line["ci_high"]))

@@ -1,11 +1,10 @@
 """The harm of each layer, or of each head, under one ablation, and weighted sums over layers.
 
 Harm is `(intact - ablated) / (intact - chance)`: 1 if an ablation removes the whole skill above
-chance. A family's harm under a protocol is the mean over its tasks that have such skill, which
-count equally. A place is a layer or a head. Every number here is a `stats.Contrast`: its interval
-includes the uncertainty of `intact - chance`, and it stores the influence of each question, so that
-layers, positions, protocols, contexts and tasks that share questions are compared question by
-question.
+chance. A family's harm under a protocol is the mean over its tasks that have such skill, with equal
+weights. A place is a layer or a head. Every harm here is a `stats.Contrast`: its interval includes
+the uncertainty of `intact - chance`, and it stores the influence of each question. So layers,
+positions, protocols, contexts and tasks that share questions are compared question by question.
 """
 
 import functools
@@ -56,9 +55,17 @@ class Harms:
             has conditions that act there, else the first of its positions by name.
         part: `"block"` for whole layers, or `"head"`.
 
+    Attributes:
+        places: the ablated layers or heads, as (layer, head); head is -1 for a whole layer.
+        swept: the layers of `places`.
+        n_layers: the number of layers of the model.
+        keys: the pairs (family, protocol) that were asked under this ablation.
+        after_first: whether `at` is "all" and the sweep also has conditions `after_first`, which
+            ablate all positions but the first.
+
     Raises:
-        InputError: no condition acts at these positions, or a layer or head is ablated twice by
-            this kind.
+        InputError: no condition acts at these positions, or this kind ablates a layer or head
+            twice at the same positions, such as with two settings.
     """
 
     def __init__(
@@ -82,7 +89,7 @@ class Harms:
         self.after_first = self.at == "all" and bool(AFTER_FIRST in ats or self._only_if_critical)
         self.places = sorted({place for _, _, place, _ in self._condition_at})
         levels = verdict_levels(result.manifest)
-        # The level of the interval that decides about a place.
+        # The confidence level of the interval that decides the verdict on a place.
         self._levels = {
             place: levels.get(condition, stats.LEVEL)
             for (_, _, place, at), condition in self._condition_at.items()
@@ -111,7 +118,7 @@ class Harms:
 
     @functools.cached_property
     def effects(self) -> pd.DataFrame:
-        """The rows of `SweepResult.effects` on single places, of this kind of ablation."""
+        """The rows of `SweepResult.effects` for this kind of ablation of one layer or head."""
         effects = self.result.effects()
         places = effects["head" if self.part == "head" else "layer"].notna()
         return effects[
@@ -183,7 +190,7 @@ class Harms:
     def _judge(
         self, place: Place, harm: stats.Contrast, spared: stats.Contrast, gone: stats.Contrast
     ) -> str:
-        """Return the verdict on a place (layer or head); for the contrasts, see `results.judge`.
+        """Return the verdict on a place (layer or head); for other arguments, see `results.judge`.
 
         Before the run is finished, the verdict is "undecided" or "not measured". A critical layer
         whose answers under `after_first` are still missing may be a sink, so it is undecided too.
@@ -227,14 +234,17 @@ class Harms:
         return self._condition_at.get((task, protocol, place, at))
 
     def asked_condition(self, task: str, protocol: str, place: Place, at: str) -> str | None:
-        """Return the name of the condition at `at` that ablates one place; None if not asked."""
+        """Return the name of the condition that ablates one place `at`; None if it was not asked.
+
+        Unlike `condition`, it never returns the condition at all positions instead.
+        """
         return self._condition_at.get((task, protocol, place, at))
 
     def level_of_sums(self, task: str, protocol: str) -> float:
-        """Return the confidence level to use for intervals of sums over all places of a task.
+        """Return the confidence level of intervals of sums over all places, for one task.
 
-        It is above 95% if the sweep looked at its results several times, so that the intervals of
-        all looks together hold at 95% (see `stats.Looks`).
+        It is above 95% if the sweep judges its results at several numbers of questions (looks), so
+        that the intervals of all looks together hold at 95% (see `stats.Looks`).
         """
         names = [self.condition(task, protocol, place) for place in self.places]
         return self.cell_of(task, protocol).level(name for name in names if name is not None)
@@ -244,7 +254,7 @@ class Harms:
         return self._cell_by_key[task, protocol]
 
     def skill(self, task: str, protocol: str) -> float:
-        """Return the intact score minus chance, by which effects are divided."""
+        """Return the intact score minus chance, the divisor of harm."""
         return self._skills[task, protocol]
 
     def scores(self, task: str, protocol: str) -> pd.DataFrame:
@@ -266,7 +276,8 @@ class Harms:
     ) -> stats.Contrast:
         """Return a weighted sum of the harms of places, averaged over the tasks with skill.
 
-        `stats.NO_CONTRAST` if there is no such task, or a place was not measured in one of them.
+        `stats.NO_CONTRAST` (unknown) if there is no such task, or one in which a place was not
+        measured.
 
         Args:
             family: a family.
@@ -330,15 +341,15 @@ class Harms:
 
     @staticmethod
     def mean_over(layers: Iterable[int], sign: float = 1.0) -> dict[Place, float]:
-        """Return equal weights of whole layers that sum to `sign`, as `Harms.harm` takes them."""
+        """Return equal weights for layers that sum to `sign`, as an argument of `Harms.harm`."""
         chosen = list(layers)
         return {(layer, -1): sign / len(chosen) for layer in chosen}
 
     def holds_with_first_token_kept(self, family: str, protocol: str) -> bool:
         """Return whether early minus late harm keeps its sign if the first token is not ablated.
 
-        A sign is that of an interval which excludes 0. True if the interval at `self.at` contains
-        0, or if `self.after_first` is false, so that there is nothing to compare with.
+        True if the interval at `self.at` contains 0, or lies on the same side of 0 as that under
+        `after_first`. True also if `self.after_first` is false: there is nothing to compare with.
         """
         judged = self.early_minus_late(family, protocol)
         if not self.after_first or not (judged.interval.low > 0 or judged.interval.high < 0):
@@ -355,10 +366,10 @@ class Harms:
     ) -> stats.Contrast:
         """Return the mean harm of all layers under `protocol` minus that under `other`.
 
-        The comparison is over questions that were asked under both protocols, of tasks of the
-        family with skill under both (or of two tasks that ask the same questions), and is averaged
-        over tasks. `stats.NO_CONTRAST` if there are no such questions, or if not all layers of the
-        model were swept.
+        The questions are those that were asked under both protocols, in one task or in two tasks of
+        the family, with skill under both. The difference is averaged over such tasks.
+        `stats.NO_CONTRAST` if there are no such questions, or if not all layers of the model were
+        swept.
 
         Harm under protocols in which the model writes is computed in two ways. If the score of
         guessing is subtracted from the intact score, harm is overestimated, since a broken model
@@ -393,9 +404,9 @@ class Harms:
         return any(pair.one.protocol != pair.two.protocol for pair in pairs)
 
     def both_have_skill(self, family: str, protocol: str, other: str) -> bool:
-        """Return whether the protocols share questions that count for `mean_harm_apart`.
+        """Return whether the protocols share questions that `mean_harm_apart` uses.
 
-        These are questions asked under both protocols, of tasks with skill under both.
+        These were asked under both protocols, in tasks with skill under these.
         """
         pairs = pairs_of(self._asked_both_ways(family, protocol, other))
         return any(
@@ -413,7 +424,7 @@ class Harms:
         return cell.task in self.tasks(cell.family, cell.protocol)
 
     def precision(self) -> pd.DataFrame:
-        """Return a table with a row per task with skill.
+        """Return a row per protocol and task with skill: its scores, and how small a drop is found.
 
         Columns: family, protocol, task, unit, n, clusters (the number of clusters of questions; 0
         if there are none), intact, chance, and detectable: the median over conditions of the

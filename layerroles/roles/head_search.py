@@ -2,10 +2,10 @@
 
 Measuring a head's harm under generation takes a run per head and many examples. `HeadSearch` starts
 from a screen, which gives all heads a cheap score: how much zeroing the head lowers the answer's
-log-probability on a few examples, or what a probe measured. The best by this score are confirmed
-(their harm is measured), and a random sample of the rest, the heads that are screened out, is
-audited (measured too). The share of heads in the sample that turn out to matter, times the number
-of heads screened out, estimates how many the screen missed; the interval is exact
+log-probability on a few examples, or what a probe measured. The best by this score are confirmed:
+their harm is measured. The rest are screened out, and a random sample of them is audited: their
+harm is measured too. The share of heads in the sample that turn out to matter, times the number of
+heads screened out, estimates how many the screen missed; the interval is exact
 (`stats.sampled_total`).
 
 Example:
@@ -101,12 +101,12 @@ class HeadSearch:
     def judge(self, result: SweepResult, *, top: int = 10) -> "FoundHeads":
         """Decide which heads are critical, and estimate how many of them the screen missed.
 
-        The screen is the first, cheap ranking of all heads, which chose those to ablate.
+        The screen is the first, cheap ranking of all heads.
 
         Args:
             result: a sweep that holds the conditions of `conditions()`; others are ignored.
-            top: the number of heads with the most harm for which misses are estimated, in addition
-                to those of the critical heads.
+            top: misses are estimated for the critical heads, and also for this number of heads with
+                the largest harm.
 
         Raises:
             InputError: the sweep is not finished, lacks a head of `conditions()` or has
@@ -158,11 +158,11 @@ class FoundHeads:
             stage (confirmed, audited or screened out), and for those that were swept n, harm,
             harm_low, harm_high, p, p_adjusted and verdict, as in `Roles.heads`.
         misses: a row per family, protocol and `wanted`, the heads that are looked for ("critical",
-            or the "top 10" by harm), with numbers of heads: found (wanted and confirmed),
-            screened_out (not confirmed), audited, hits (wanted and audited), and missed,
-            missed_low, missed_high (the estimated number of wanted heads among all that were
-            screened out, with its 95% interval; NaN if none was audited). An audited head counts as
-            a top head if its harm exceeds the smallest harm of the confirmed top heads.
+            or the "top 10" by harm). The other columns are numbers of heads: found (wanted and
+            confirmed), screened_out (not confirmed), audited, hits (wanted and audited), and
+            missed, missed_low, missed_high (the estimated number of wanted heads among all that
+            were screened out, with its 95% interval; NaN if none was audited). An audited head
+            counts as a top head if its harm exceeds the smallest harm of the confirmed top heads.
     """
 
     frame: pd.DataFrame

@@ -1,10 +1,10 @@
-"""Claims of the literature on the depth at which families are harmed.
+"""Claims of the literature on the layers (early, middle or late) that a family needs.
 
 The claims are those of "Demystifying the Roles of LLM Layers in Retrieval, Knowledge, and
 Reasoning" (arXiv 2510.02091). `claim_status` has the rule that decides them. Claims on protocols
 are in `protocol_claims`, on heads in `critical_heads`, on contexts in `added_context_claims`, and
-on a model and its base in `base_model_claims`. A family leans on shallow layers if the mean harm of
-the first third of layers exceeds that of the last third.
+on a model and its base in `base_model_claims`. A family leans on shallow layers if its mean harm is
+larger over the first third of layers than over the last third.
 """
 
 import math
@@ -45,8 +45,7 @@ def literature_claims(kinds: Sequence[AblationKind], control: str) -> Iterator[C
     """Yield the claims on depth that ablations of single layers can test.
 
     Args:
-        kinds: kinds of ablation at the same positions, first the one that was run on the most
-            families.
+        kinds: kinds of ablation at the same positions; the first was run on the most families.
         control: the copying control: a family whose answers are as long as those of other families
             but need no skill except writing them.
     """
@@ -90,15 +89,15 @@ def _claims_on_shallow(kinds: Sequence[AblationKind], control: str) -> Iterator[
 def _compare_with_copying(
     verb: str, alone: Sequence[Finding], beyond: Sequence[Finding], both_findings: Sequence[Finding]
 ) -> str:
-    """Return text on whether a family leans on a depth, and whether more than copying does.
+    """Return text on whether a family needs a part of the depth, and more than copying does.
 
-    Empty if the family is not shown to lean on the depth.
+    Empty if neither `alone` nor `both_findings` support the claim.
 
     Args:
-        verb: the verb of the text, such as "leans".
-        alone: findings on the family's own harm, one per kind.
+        verb: the verb of the text, "leans" (on shallow layers) or "needs them" (deeper layers).
+        alone: findings on the family's own harm, one per kind of ablation.
         beyond: findings on the family's harm minus that of copying.
-        both_findings: findings on both numbers together.
+        both_findings: findings on the claim about both numbers together.
     """
     statuses = [decide_status(findings)[0] for findings in (alone, beyond, both_findings)]
     return _describe_against_copying(verb, *statuses)
@@ -121,7 +120,7 @@ def _early_minus_late(harms: Harms, key: Key) -> Number:
 def _difference_over_depth(
     harms: Harms, key: Key, other: Key, quantity: str = "beyond copying"
 ) -> Number:
-    """Measure the early minus late harm of family `key` minus that of family `other`."""
+    """Return the early minus late harm of the family `key` minus that of the family `other`."""
 
     def measured(at: str) -> stats.Contrast:
         return stats.difference_of(
@@ -171,10 +170,10 @@ def _claims_on_deep(kinds: Sequence[AblationKind], control: str) -> Iterator[Cla
 def _judge_need(kind: AblationKind, protocol: str, control: str | None) -> Finding:
     """Return the finding of one kind on whether reasoning needs the middle and the last third.
 
-    A third of the layers is needed if, after subtracting the harm to the family `control`, the mean
-    harm of its layers is above the smallest effect or the harm of one layer is above 0.2. It is not
-    needed if the mean is shown to be below the smallest effect, and every layer below 0.2. If
-    `control` is None, nothing is subtracted.
+    All harms are those to reasoning minus those to the family `control`; if `control` is None,
+    nothing is subtracted. A third of the layers is needed if the mean harm of its layers is shown
+    to be above the smallest effect, or the harm of one of its layers above 0.2. It is not needed if
+    the mean is shown to be below the smallest effect, and the harm of every layer below 0.2.
     """
     harms = kind.harms
     nothing = Finding(kind.ablation, kind.mechanism, 0, "")
@@ -207,7 +206,7 @@ def _judge_need(kind: AblationKind, protocol: str, control: str | None) -> Findi
         if need.mean.known
     )
     sign = signs[0] if len(set(signs)) == 1 else 0
-    # At the first positions that do not decide it.
+    # Of the first `at` at which the sign is 0.
     open_needs = next((n for n, own in zip(needs.values(), signs, strict=True) if not own), ())
     needed = [need.needed for need in open_needs if not math.isnan(need.needed)]
     asks_kept = not sign and signs[0] != 0
@@ -230,7 +229,7 @@ class _Need:
     """Test of whether reasoning needs the layers `part`, by harm at the positions `at`.
 
     Attributes:
-        mean: the mean harm of the layers, minus that to the copying control if it is given.
+        mean: the mean harm of the layers, minus that to the copying control if one is given.
         sign: 1 if the layers are needed, -1 if not, 0 if undecided; see `_judge_need`.
         needed: the number of questions that would decide `sign`; NaN if decided or not known.
         is_near: whether the harms are known to lie so near the limits of `_judge_need` that more
@@ -270,7 +269,7 @@ class _Need:
             else max(by_singles, default=math.nan)
         )
         self.needed = math.nan if self.sign else by_mean
-        # More questions would neither show it by the mean, nor by a single layer.
+        # More questions would show a need neither by the mean nor by a single layer.
         reach = max(single.interval.high for single in singles)
         is_near_alone = any(single.interval.low > CRITICAL - SMALLEST for single in singles)
         self.is_near = reach < CRITICAL + SMALLEST and (

@@ -1,4 +1,4 @@
-"""Turn a sweep into roles: layer verdicts, lists of layers per family, contrasts over depth."""
+"""Turn a sweep into roles: layer verdicts, lists of layers per family, harm over depth."""
 
 import dataclasses
 import itertools
@@ -38,7 +38,7 @@ from layerroles.roles.result import Roles, Sentence
 from layerroles.roles.verdict_sentences import interim_sentence, verdict_sentences
 from layerroles.roles.wording import Setting, sign_of
 
-# Label of the contrast between ablation at `Harms.at` and at all positions but the first.
+# Label of the difference: harm under ablation at `Harms.at` minus at all positions but the first.
 _KEPT = f"{{}} - {AFTER_FIRST}"
 _MEAN = ("mean_harm", "mean_harm_low", "mean_harm_high")
 
@@ -53,24 +53,24 @@ def localize(
 ) -> Roles:
     """Say which layers each family needs, under each protocol, and how sure that is.
 
-    For an unfinished run (`result.interim`) there are only estimates and intervals: if a run were
-    stopped as soon as a verdict looks right, verdicts would be wrong in more than 5% of cases.
+    For an unfinished run (`result.interim`) there are estimates and intervals, but no verdicts: if
+    runs were stopped as soon as a verdict looks right, more than 5% of verdicts would be wrong.
 
     Args:
         result: a sweep with conditions that ablate one whole layer each.
         probes: probe frames, measured on the same tasks; only rows of the intact model are used.
         ablation: the ablation on which verdicts on layers rest, required if the sweep has several.
-            The others serve claims, which take two kinds, unless they were swept at several
-            settings.
+            The others, unless swept at several settings, serve as the second kind of ablation that
+            a claim needs.
         at: the ablation positions on which verdicts and claims rest, such as `"prompt"`; by default
             `"all"` if the sweep has conditions that act there, else the first by name.
         base: a sweep, on the same questions, of the model that the swept model was distilled or
             trained from: `Roles.claims` then says whether the swept model reasons more robustly.
 
     Raises:
-        InputError: no single-layer block condition, an unknown or ambiguous ablation, positions
-            at which no condition acts, a layer that is ablated twice in the same way, or a probe
-            frame of an unknown kind.
+        InputError: no condition ablates one whole layer; `ablation` is unknown, or not given though
+            the sweep has several; no condition acts at the positions `at`; the ablation was swept
+            at several settings; or a probe frame is not of a registered probe.
 
     Example:
         lens = lr.probes.LogitLens().measure(model, tasks, limit=8)
@@ -253,7 +253,7 @@ def _make_setting(result: SweepResult, harms: Harms, second: Sequence[str]) -> S
 def _find_leanings(harms: Harms) -> dict[tuple[str, str], int]:
     """Map family and protocol to 1 if early layers matter more, -1 if late ones do, else 0.
 
-    The intervals are simultaneous over the families of a protocol.
+    This is decided by intervals that are simultaneous over the families of a protocol.
     """
     leanings = {}
     for family, protocol in harms.keys:
@@ -264,10 +264,11 @@ def _find_leanings(harms: Harms) -> dict[tuple[str, str], int]:
 
 
 def _find_differences(harms: Harms) -> frozenset[tuple[str, str, str, str]]:
-    """Return the keys (at, protocol, family, against) of contrasts shown to differ from 0.
+    """Return the keys (at, protocol, family, against) of differences shown not to be 0.
 
-    The intervals are simultaneous over the contrasts of one kind under a protocol: those between
-    families, or those between `harms.at` and `after_first`.
+    The differences are those of `early_minus_late` in `Roles.contrasts`, between families or
+    between `harms.at` and `after_first`. Intervals are simultaneous over all differences of one of
+    these two kinds under a protocol.
     """
     differences = set()
     for protocol in dict.fromkeys(protocol for _, protocol in harms.keys):

@@ -1,12 +1,13 @@
 """Compare how probes and ablation rank layers and heads, and how several seeds rank heads.
 
 `probe_agreement` computes, for each task and protocol, Spearman's rank correlation over sites
-(layers or heads) between what a probe measured at a site and the cost of ablating it (`intact -
-ablated`, to which harm is proportional). A probe reads the intact model and an ablation breaks it,
-so agreement is evidence that the probe measures what matters. It is no more than that. Both may
-follow depth, so the layer number is correlated with the cost too, as if it were a probe. A site may
-matter through later sites, which a probe does not measure, and other sites may stand in for a site
-that a probe ranks high. A correlation over 30 layers says nothing about differences within a layer.
+(layers or heads) between what a probe measured at a site and the cost of ablating the site. The
+cost is `intact - ablated`, to which harm is proportional. A probe reads the intact model and an
+ablation breaks it, so agreement is evidence that the probe measures what matters. It is not proof:
+both may follow depth, so the layer number is correlated with the cost too, as if it were a probe.
+Nor does disagreement prove the opposite: a site may matter through later sites, which a probe does
+not measure, and other sites may stand in for a site that a probe ranks high. A correlation over 30
+layers says nothing about differences within a layer.
 
 `rank_stability` compares the rankings of heads under several seeds: a ranking on which seeds
 disagree should not be used.
@@ -58,11 +59,12 @@ def probe_agreement(
 
     - for a lens or `decision`, the gain over the layer before (in `logprob` or `margin`);
     - for `similarity`, each numeric column, for the layer's own block (`n` = 1);
-    - for `attribution`, what attention and MLP write together;
-    - for a probe of heads, the largest value among the layer's heads, in each example;
-    - for any other probe, each of its numeric columns.
+    - for `attribution`, the logit that attention and MLP write together;
+    - for a probe of heads, each numeric column: in each example, the largest value among the
+      layer's heads;
+    - for any other probe, each numeric column.
 
-    A row `depth` correlates the cost with the number of the layer itself.
+    Rows with probe `depth` correlate the cost with the layer number.
 
     Args:
         result: a sweep.
@@ -72,14 +74,15 @@ def probe_agreement(
 
     Returns:
         A row per probe, measure, part (block or head), ablation, at, task and protocol: n_sites,
-        n (examples), spearman (positive where the probe is larger at sites whose ablation costs
-        more), with a 95% bootstrap interval (`low`, `high`) for which the examples are drawn
-        jointly for all sites, for the probe and for the ablation; see `stats.profile_agreement`.
-        NaN for fewer than 3 sites, for equal values at all sites, or if the intact score is not
-        above chance.
+        n (examples), spearman (positive if the probe is larger at sites whose ablation costs
+        more), low and high (its 95% bootstrap interval; examples are drawn jointly for all sites,
+        for the probe and for the ablation; see `stats.profile_agreement`). NaN for fewer than 3
+        sites, for equal values at all sites, or if there is a chance level and the intact score is
+        not above it.
 
     Raises:
-        InputError: no probe frame, or a sweep without such single-site conditions.
+        InputError: no frame, a frame of an unknown probe, or no single layer or head that was both
+            measured and ablated on the same task.
 
     Example:
         attention = lr.probes.Attention().measure(model, tasks, limit=16)
@@ -116,7 +119,7 @@ class _Profile:
         probe: the probe's name.
         measure: the name of the measure.
         part: `block` if places are whole layers, or `head`.
-        values: the table, with a row per task and example and a column per place: (layer, head), or
+        values: a table with a row per task and example, and a column per place: (layer, head), or
             (layer, -1) for a whole layer.
     """
 
@@ -226,10 +229,11 @@ def _correlate(
 def _align(
     harms: Harms, task: str, protocol: str, probe_table: pd.DataFrame
 ) -> tuple[Float[np.ndarray, "site example"], Float[np.ndarray, "site example"], stats.Clusters]:
-    """Return costs of ablation, probe values, and the cluster of each example.
+    """Return the costs of ablation, the probe values, and the cluster of each example.
 
     The sites and examples are those that both the sweep and the probe measured. A cost is the
-    intact score minus the ablated score.
+    intact score minus the ablated score. Examples of one cluster (such as a template) are not
+    independent.
     """
     scores = harms.scores(task, protocol)
     condition_of = {place: harms.condition(task, protocol, place) for place in harms.places}
@@ -259,10 +263,11 @@ def rank_stability(
         seed: seed of the bootstrap.
 
     Returns:
-        A row per task: family, task, seeds (how many), n (examples per seed, the fewest), rho
-        (Spearman's correlation, averaged over pairs of seeds), low, high (95% interval; examples
-        are resampled within each seed). An example of several seeds counts in the first of them
-        only: shared examples would make rankings alike. NaN if this leaves a seed without examples.
+        A row per task: family, task, seeds (how many), n (of examples, for the seed with the
+        fewest), rho (Spearman's correlation, averaged over pairs of seeds), low, high (its 95%
+        interval; examples are resampled within each seed). An example that several seeds share is
+        used for the first of them only, since shared examples make rankings alike. NaN if this
+        leaves a seed without examples.
 
     Raises:
         InputError: fewer than two frames, a frame without the columns, or frames of different
@@ -301,7 +306,7 @@ def rank_stability(
 
 
 def _without_shared_examples(tables: list[pd.DataFrame]) -> list[pd.DataFrame]:
-    """Return the tables, each without the columns (examples) of those before it."""
+    """Return the tables, each without the columns (examples) that an earlier table has."""
     seen: set[str] = set()
     kept = []
     for table in tables:

@@ -1,6 +1,6 @@
 """Summarize probes per family: where answers emerge, and which heads and layers stand out.
 
-`claims_on_neighbours` describes how alike neighbouring layers are, without a verdict.
+`claims_on_neighbours` describes how similar neighbouring layers are, without a verdict.
 """
 
 import math
@@ -18,7 +18,8 @@ from layerroles.roles.wording import format_estimate
 
 ALIKE = "Neighbouring layers are similar"
 TOP_HEADS = 3
-# Least share of the evidence written for a retrieval score to count (Wu et al., 2404.15574).
+# Retrieval scores count if the model wrote at least this share of the evidence (Wu et al., arXiv
+# 2404.15574).
 FOUND = 0.5
 COLUMNS = [
     "probe",
@@ -46,18 +47,20 @@ def summarize_probes(probes: Sequence[pd.DataFrame]) -> pd.DataFrame:
       from which the answer stays at rank 0 (-1 is the embedding), with its order-statistic
       interval.
     - `decision`: one row with the same columns; the layer is the first from which the margin of the
-      right option over the others stays above 0.
+      right option over the best other option stays above 0.
     - `attention`: a row for each of the three heads (`site`, such as L16.H3) with the largest mean
-      share of attention on the evidence, beside the share that even attention would give.
+      share of attention on the evidence (`evidence`); `uniform` is the share that the evidence
+      would get if attention were spread evenly.
     - `retrieval_score`, `head_scores`: for each `measure`, a row for each of the three heads with
       the largest mean `value`. Retrieval scores are averaged over the examples in which the model
       wrote at least half of the evidence.
     - `similarity`: a row for each of the three layers whose block changes the residual stream least
       (`influence`, at the answering position or over all tokens, as it was measured).
-    - `attribution`: a row for each of the three layers that write most of the answer's logit.
+    - `attribution`: a row for each of the three layers that add most to the answer's logit.
 
-    The named heads and layers have the largest values of many, so these are biased upward. Other
-    registered probes are left out.
+    The heads and layers in the last four items are those with the most extreme values of many, so
+    these values are biased: too small for `similarity`, else too large. Other registered probes are
+    left out.
 
     Raises:
         InputError: a frame that no registered probe produced.
@@ -80,9 +83,9 @@ def emergence_layers(lens: pd.DataFrame) -> "pd.Series[float]":
 def claims_on_neighbours(similarity: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """Yield a row of `Roles.claims` per family on how similar neighbouring layers are.
 
-    The row has the mean angular distance of the residual stream over one block, as a share of pi,
-    and the status "described", which is no verdict. Yields nothing if the frame of the similarity
-    probe has no angular distances.
+    The row has the mean angle by which one block turns the residual stream, as a share of pi, and
+    the status "described", which is no verdict. Yields nothing if `similarity`, a frame of that
+    probe, has no angular distances.
     """
     if "angular" not in similarity:
         return
@@ -132,11 +135,11 @@ def _first_lasting_layer(
 def _summarize_depth(
     frame: pd.DataFrame, first: Callable[[pd.DataFrame], "pd.Series[float]"]
 ) -> list[dict[str, object]]:
-    """Return one row that summarizes at which layer something emerges.
+    """Return one row that summarizes at which layer an answer or a choice emerges.
 
     Args:
         frame: a probe's rows.
-        first: a function that returns the layer of each example; NaN if there is none.
+        first: a function that returns that layer for each example; NaN if there is none.
 
     Returns:
         `n` (the number of examples), `emerged` (the share of them that have a layer), and

@@ -1,9 +1,9 @@
-"""Claims that one protocol needs more of the depth than another, and the parts of the difference.
+"""Claims that ablating layers harms more under one protocol than under another, and why.
 
 Ablation may harm scores more under generation than under likelihood for two reasons: generation is
-scored more strictly, and the model writes the answer itself. If the protocol `exact` was run too,
-the difference is split into these two parts: `exact` scores a given answer, as right only if greedy
-decoding would write it.
+scored more strictly, and the model writes the answer itself. The difference is split into these two
+parts if the protocol `exact` was run too. `exact` scores a given answer, and counts it as right
+only if greedy decoding would write it.
 """
 
 import itertools
@@ -44,7 +44,7 @@ def claims_on_protocols(kinds: Sequence[AblationKind]) -> Iterator[Claim]:
         protocols = [protocol for same, protocol in first.keys if same == family]
         written = [protocol for protocol in protocols if _is_written(protocol)]
         scored = [other for other in protocols if not _is_written(other) and other != EXACT]
-        # Nats have no chance level, and so no harm.
+        # Scores in nats have no chance level, so harm is not defined.
         with_chance = [p for p in protocols if first.intact_rows(family, p)["chance"].notna().any()]
         split_protocols = with_chance if EXACT in protocols else []
         stricter = {
@@ -84,7 +84,7 @@ class _ProtocolDifference:
     def claim(self, claim: str, note: str) -> Claim:
         """Return a claim about this difference.
 
-        Unless the claim is `MORE`, it is undecided if the two protocols show the model different
+        A claim other than `MORE` is left undecided if the two protocols show the model different
         texts before the answer.
         """
         findings = self._found if claim == MORE else self._as_part
@@ -143,7 +143,7 @@ def _harm_difference(harms: Harms, family: str, protocol: str, scored: str) -> N
 def _explain_unpaired(harms: Harms, family: str, protocol: str, scored: str) -> str:
     """Return text on why two protocols cannot be compared though each has a task with skill.
 
-    Empty if they can be compared, or if the only reason is that layers are missing.
+    Empty if they can be compared, or cannot for another reason, such as layers not swept.
     """
     if not harms.shares_questions(family, protocol, scored):
         return f"no question of {family} was asked under both"

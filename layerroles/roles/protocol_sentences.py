@@ -19,7 +19,7 @@ from layerroles.roles.wording import (
     format_layers,
 )
 
-_SHOWN = 5  # the most pairs or heads that are named, worst first
+_SHOWN = 5  # at most so many pairs or heads are named, those with the largest numbers
 _ENDS = ["difference", "ci_low", "ci_high"]
 
 
@@ -93,14 +93,14 @@ def _say_depth(
 def _say_first_token_kept(
     protocol: str, changed: pd.DataFrame, contrasts: pd.DataFrame
 ) -> list[str]:
-    """Return a sentence, in a list, on how early minus late harm changes with the first token kept.
+    """Return a list with a sentence on early minus late harm with the first token kept.
 
-    Empty if `changed` has no rows.
+    The token is kept if it is not ablated (`after_first`). Empty if `changed` has no rows.
 
     Args:
         protocol: the protocol.
         changed: the rows of `Roles.contrasts` for families with a change that is shown.
-        contrasts: all rows of `Roles.contrasts` under the protocol.
+        contrasts: all rows of `Roles.contrasts` under the protocol with a known difference.
     """
     kept_by_family = contrasts[contrasts["at"] == AFTER_FIRST].set_index("family")
     changes = [
@@ -169,7 +169,7 @@ def _drops_by_half(layers: pd.DataFrame) -> "pd.Series[bool]":
 
 
 def _format_sinks(sinks: pd.DataFrame) -> str:
-    """Return text on each sink's harm, its harm if the first token is not ablated, and the drop."""
+    """Return text on each layer's harm, its harm with the first token kept, and the drop."""
     lines = []
     for layer, rows in sinks.groupby("layer"):
         harms = [
@@ -196,7 +196,10 @@ def _say_general(protocol: str, rows: pd.DataFrame, measured: set[str], setting:
 
 
 def _say_spread(protocol: str, rows: pd.DataFrame) -> list[str]:
-    """Return a sentence, in a list, on how many layers each family's harm is spread over."""
+    """Return a list with a sentence on how many layers each family's harm is spread over.
+
+    Empty if this is not known for any family.
+    """
     known_rows = rows[rows["effective"].notna()]
     if known_rows.empty:
         return []
@@ -211,7 +214,11 @@ def _say_spread(protocol: str, rows: pd.DataFrame) -> list[str]:
 
 
 def _say_precision(protocol: str, layers: pd.DataFrame, tasks: pd.DataFrame) -> list[str]:
-    """Return a sentence, in a list, on the width of intervals and families with few questions."""
+    """Return a list with a sentence on how wide intervals are, and how many verdicts are undecided.
+
+    It also names the families with too few questions to show that a layer is spare, and the drops
+    in accuracy that are detected. Empty if no harm is known.
+    """
     known_layers = layers[layers["harm"].notna()]
     if known_layers.empty:
         return []
@@ -261,7 +268,10 @@ def _say_power(tasks: pd.DataFrame) -> str:
 
 
 def _say_pairs(protocol: str, pairs: pd.DataFrame) -> list[str]:
-    """Return a sentence, in a list, on pairs of layers that back each other up."""
+    """Return a list with a sentence on pairs of layers that back each other up.
+
+    Empty if no pair was measured.
+    """
     pairs = pairs[pairs["verdict"] != "not measurable"]
     by_family = []
     for family, rows in pairs.groupby("family", sort=False):
@@ -285,7 +295,7 @@ def _say_pairs(protocol: str, pairs: pd.DataFrame) -> list[str]:
 
 
 def _say_heads(protocol: str, heads: pd.DataFrame) -> list[str]:
-    """Return a sentence for each kind of ablation and `at`, with each family's critical heads.
+    """Return a sentence per kind of ablation and `at` that names each family's critical heads.
 
     Args:
         protocol: the protocol.

@@ -13,14 +13,16 @@ from layerroles.roles.wording import format_estimate, format_layers
 
 @dataclass(frozen=True)
 class Sentence:
-    """A sentence of the verdict.
+    """A sentence of the verdict (`Roles.verdict`).
 
     Attributes:
         text: the sentence, with its numbers.
-        about: the topic: `setting`; `depth` (early against late), `layers` (verdicts on layers),
-            `spread`, `precision`, `pairs`, `heads`; `protocols` (mean harm under each),
-            `unmeasured`, `noise` (of rounding), `failures`; or the name of a probe.
-        protocol: the protocol that it is about; empty if it is about all or none.
+        about: the topic: `setting` (what was run); `depth` (early against late layers), `layers`
+            (their verdicts), `spread` (of harm over layers), `precision`, `pairs` (of layers) or
+            `heads`; `protocols` (comparisons between protocols or contexts); `unmeasured`
+            (families without skill), `noise` (of rounding), `failures` (scores that are not
+            finite); or the name of a probe.
+        protocol: the protocol that the sentence is about; empty if it is about several or none.
     """
 
     text: str
@@ -45,32 +47,35 @@ class Roles:
             (over all layers swept) and claim, a sentence.
         layers: a row per family, protocol and layer: n, n_failed, harm, harm_low, harm_high;
             after_first_harm, after_first_low, after_first_high (harm under `after_first`, NaN if
-            not measured); gone, gone_low, gone_high (paired harm under "all" minus harm under
-            "after_first"); verdict (critical, sink, spare, partial, helps, undecided, not measured,
-            or not measurable without skill); and needed, how many questions would decide an
-            undecided layer if its estimate stayed the same (NaN for other verdicts).
-        contrasts: a row per quantity, at, protocol, family and against, with difference, ci_low and
-            ci_high: `early_minus_late` of a family minus that of another (`against`) under one
-            protocol; `early_minus_late` of a family alone (`against` empty) under "after_first",
-            and by how much "all" exceeds it (`at` "all - after_first"); `mean_harm` over all layers
-            of a family, under one protocol minus another.
-        claims: a row per claim of the literature, family and protocol: status (supported,
-            contradicted, not shown, not measurable, described), reason (why it is not shown or not
-            measurable, else empty), smallest (effect of interest), evidence in words, and numbers,
-            a list of records of ablation, quantity, estimate, low, high, n (questions).
+            not measured); gone, gone_low, gone_high (harm under "all" minus harm under
+            "after_first", paired by question); verdict (critical, sink, spare, partial, helps,
+            undecided, not measured, or, without skill, not measurable); and needed, how many
+            questions would decide an undecided layer if its estimate stayed the same (NaN for
+            other verdicts).
+        contrasts: differences, a row per quantity, at, protocol, family and against, with
+            difference, ci_low and ci_high. The quantity `early_minus_late` is the mean harm of the
+            first third of layers minus that of the last third: for a family minus for another
+            (`against`); for a family alone (`against` empty) under "after_first"; and for a family
+            under "all" minus under "after_first" (`at` "all - after_first"). The quantity
+            `mean_harm` is a family's mean harm over all layers, under one protocol minus another.
+        claims: a row per claim of the literature, family and protocol (for some claims, per task or
+            pair of tasks): status (supported, contradicted, not shown, not measurable, described),
+            reason (why it is not shown or not measurable, else empty), smallest (effect of
+            interest), evidence (text), and numbers (a list of dicts with the keys ablation,
+            quantity, estimate, low, high and n, the number of questions).
         pairs: a row per family, protocol and pair of layers (layer, other) that was ablated
-            jointly: n, harm, harm_low, harm_high, explained (by the two single ablations), excess,
-            excess_low, excess_high, p, p_adjusted and verdict (backup, none, undecided).
+            jointly: n; harm, harm_low, harm_high; explained (the harm that the two single ablations
+            explain); excess, excess_low, excess_high (of the harm over that); p, p_adjusted and
+            verdict (backup, none, undecided, not measurable).
         heads: a row per ablation, at, family, protocol, layer and head that was ablated alone,
-            with the columns of `layers`, p and p_adjusted (over heads).
+            with the columns of `layers` except needed, and with p and p_adjusted (over heads).
         probes: what the probes measured per family (see `summarize_probes`); empty without probes.
         ablation: the kind of ablation on which the verdicts rest.
         at: the ablation positions on which verdicts and claims rest.
         sentences: the sentences of the verdict.
         interim: how much of the run is done, such as "8 of 32 questions"; "" if it is finished.
-            Until then every measured layer, head and pair is undecided, all lists of layers but
-            `undecided` are empty, `claims` has no rows, and `effective` counts sinks, since none is
-            identified.
+            Until then every measured layer, head and pair is undecided, the other lists of layers
+            are empty, `claims` has no rows, and `effective` counts sinks, since none is identified.
 
     Example:
         roles = lr.localize(result)

@@ -1,17 +1,17 @@
-"""How far a claim holds: its number in several set-ups, and what makes it differ.
+"""In how many set-ups a claim holds, and which factors change the number that it is about.
 
-A verdict on one template, one set of shots, one kind of ablation and one dtype is a verdict on that
-set-up. `judge_setups` takes the claim's number and interval in every set-up and says in how many
-the claim holds. The verdict on a set-up is
+A verdict from one template, one set of shots, one kind of ablation and one dtype holds for that
+set-up only. `judge_setups` takes the claim's number and interval in every set-up and says in how
+many the claim holds. The verdict on a set-up is
 
 - holds: the 95% interval lies above the claim's smallest effect;
 - contradicted: the interval lies below the smallest effect;
 - undecided: the interval includes the smallest effect;
 - not measurable: there is no number, since the intact model is not shown to be above chance.
 
-Part of the spread of the numbers is sampling error: `stats.heterogeneity` subtracts it. Set-ups
-that ask the same questions have correlated errors, which makes their differences more certain than
-two separate intervals suggest.
+Part of the spread of the numbers is sampling error, which `stats.heterogeneity` subtracts. Set-ups
+that ask the same questions have correlated errors, so their differences are more certain than two
+separate intervals suggest.
 """
 
 import math
@@ -44,9 +44,9 @@ class Robustness:
             (scores), number, low, high, and verdict (holds, contradicted, undecided, or not
             measurable).
         spread: a row per factor: means (of the number, by level), range (of the means),
-            range_by_chance (which sampling error alone exceeds in 5% of cases) and share (of the
-            variance between set-ups, without what sampling error adds). Two more rows have the
-            shares of sampling error and of the rest (interactions of factors).
+            range_by_chance (a range that sampling error alone exceeds in 5% of cases) and share
+            (of the variance between set-ups, without what sampling error adds). Two more rows have
+            the shares of sampling error and of the rest (interactions of factors).
         observed_sd: the standard deviation of the number between set-ups.
         sampling_sd: the standard deviation that sampling error alone would give.
         between_sd: the standard deviation of the true numbers between set-ups, with its interval.
@@ -67,10 +67,9 @@ class Robustness:
 
     @property
     def sentence(self) -> str:
-        """Text on how many set-ups the claim holds in, the other verdicts, and the spread.
+        """Text on how many set-ups the claim holds in, and how its number differs between them.
 
-        Such as "... holds in 15 of 16 reasonable set-ups", where 16 set-ups were tried. The spread
-        is that of the claim's number between set-ups.
+        For example "... holds in 15 of 16 reasonable set-ups", where 16 set-ups were tried.
         """
         counts = self.frame["verdict"].value_counts()
         n, n_holds = len(self.frame), int(counts.get(HOLDS, 0))
@@ -133,7 +132,7 @@ def judge_setups(
     Args:
         setups: a row per set-up, with a column for each factor and the columns number, low and high
             (the 95% interval; NaN if not measurable). Other columns are kept.
-        factors: the columns that are factors; those with one level are not analysed.
+        factors: the columns that are factors; those with one level do not enter `spread`.
         claim: the claim, in words.
         smallest: the smallest effect of interest.
         correlation: the correlations of the numbers' errors; None if they are independent.

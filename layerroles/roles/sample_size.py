@@ -1,4 +1,4 @@
-"""How many examples it takes to call a layer spare."""
+"""How many examples it takes to call a layer spare: to show that its harm is within ±0.1."""
 
 import bisect
 import functools
@@ -15,9 +15,9 @@ _MOST = 100_000
 
 
 def reach_unchanged(tasks: pd.DataFrame, n: int | None = None) -> float:
-    """Return how far from 0 the harm interval of a layer reaches if no answer changes.
+    """Return how far from 0 the interval of a layer's harm reaches if no answer changes.
 
-    Infinite if a task would not be above chance at its n.
+    Infinite if a task would not be above chance with that many examples.
 
     Args:
         tasks: a row per task, from `Harms.precision`.
@@ -31,7 +31,7 @@ def reach_unchanged(tasks: pd.DataFrame, n: int | None = None) -> float:
 
 
 def fewest_examples(tasks: pd.DataFrame) -> int:
-    """Return the fewest examples per task at which a layer that changes no answer is called spare.
+    """Return the fewest examples per task that show a layer to be spare if no answer changes.
 
     At most 100,000, even if these do not suffice.
     """

@@ -1,8 +1,7 @@
 """The verdict: what can be claimed from the numbers, one sentence at a time.
 
-This module has the sentences on the setting, the comparisons over protocols, the claims of the
-literature, and what the probes measured. Those on a single protocol are in
-`protocol_sentences`.
+This module has the sentences on the setting, the comparisons between protocols, the claims of the
+literature, and what the probes measured. Those on a single protocol are in `protocol_sentences`.
 """
 
 import math
@@ -144,7 +143,7 @@ def _say_no_pairs(setting: Setting) -> str:
 
 
 def _claim_sentences(claims: pd.DataFrame) -> Iterator[Sentence]:
-    """Yield a sentence for each claim of the literature, family and protocol."""
+    """Yield a sentence for each row of `Roles.claims`."""
     families = claims.groupby("claim")["family"].nunique()
     for row in records(claims):
         size = "" if math.isnan(row.smallest) else f" (by {row.smallest:g} of the skill or more)"
@@ -173,7 +172,7 @@ def _say_kinds(setting: Setting) -> str:
 
 
 def probe_sentences(probes: pd.DataFrame) -> Iterator[Sentence]:
-    """Yield a sentence for each probe in a `summarize_probes` table; its topic is the probe."""
+    """Yield a sentence for each probe in a table of `summarize_probes`."""
     for name, rows in probes.groupby("probe", sort=False):
         yield Sentence(_probe_text(str(name), rows), str(name))
 

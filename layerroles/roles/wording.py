@@ -1,4 +1,4 @@
-"""What the sentences of a verdict share: facts on the sweep, and formats of numbers and layers."""
+"""What the sentences of a verdict share: facts about the sweep, and the format of numbers."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-# The verdict "helps" in sentences.
+# How sentences name the verdict "helps".
 BETTER_WITHOUT = "helps when ablated"
 
 
@@ -26,11 +26,11 @@ class Setting:
         noise_floor: the table of `SweepResult.noise_floor`.
         tasks: a row per task with skill above chance: family, protocol, unit, n, intact, chance and
             `detectable`, the smallest drop that is detected (NaN if there is none).
-        leans: by family and protocol, 1 if early layers matter more, -1 if late ones do, else 0, by
-            simultaneous intervals for all families of a protocol.
-        apart: keys (at, protocol, family, against) of the rows of `Roles.contrasts` shown to differ
-            from 0, by simultaneous intervals for all rows of a kind (between families, or between
-            positions) under a protocol.
+        leans: by family and protocol, 1 if early layers are shown to matter more, -1 if late ones
+            are, else 0. Intervals are simultaneous for all families of a protocol.
+        apart: keys (at, protocol, family, against) of the differences in `Roles.contrasts` that
+            are shown not to be 0. Intervals are simultaneous for all differences of a kind
+            (between families, or between positions) under a protocol.
         only_needed: whether only layers that are critical at all positions were ablated
             `after_first` too.
         decided: text of `claims.describe_decided`, on how many verdicts or claims are decided; ""
@@ -61,7 +61,7 @@ def format_estimate(estimate: float, low: float, high: float) -> str:
 
 
 def format_bounds(low: float, high: float, places: int) -> str:
-    """Format an interval to follow its estimate, such as ` [3, 9]`; empty if it is NaN."""
+    """Format an interval with `places` decimals and a space before it: ` [3, 9]`; empty if NaN."""
     return "" if math.isnan(low) else f" [{low:.{places}f}, {high:.{places}f}]"
 
 
@@ -78,7 +78,7 @@ def format_layers(layers: Iterable[int]) -> str:
 
 
 def round_up(count: float) -> int:
-    """Return a count rounded up to two digits: 1300 for 1208.3."""
+    """Return a count rounded up to two significant digits: 1300 for 1208.3."""
     unit = int(10 ** max(0, math.floor(math.log10(max(count, 1))) - 1))
     return math.ceil(count / unit) * unit
 

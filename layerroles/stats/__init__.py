@@ -1,4 +1,4 @@
-"""Statistics for scores on the same examples: intervals, p values, corrections and power.
+"""Statistics for paired scores: intervals, p values, corrections for many tests, and power.
 
 All tests and intervals are two-sided, since an ablation may also help. Comparisons are paired: the
 intact model and the model under each condition (a set of ablations) answer the same examples.

@@ -5,12 +5,12 @@ them in the same way. An interval for independent examples is then too narrow. T
 widen it. First, variances are multiplied by the design effect, the variance between clusters over
 that of independent examples (E. L. Korn and B. I. Graubard, Survey Methodology 24:193, 1998), with
 the bias-reduced estimate of the variance between clusters (CR2: R. M. Bell and D. F. McCaffrey,
-Survey Methodology 28:169, 2002). Second, critical values are those of Student's t with their
-Satterthwaite degrees of freedom, in which the correlation within clusters is estimated (G. W.
-Imbens and M. Kolesar, Review of Economics and Statistics 98:701, 2016); with clusters of equal size
-they are one fewer than the clusters. Third, changes that are rare in the sample may fill whole
-clusters that were not sampled, so their design effect is shrunk toward the size of a cluster (see
-`ratio_score_test.Clustering`).
+Survey Methodology 28:169, 2002). Second, critical values are those of Student's t. Its degrees of
+freedom are Satterthwaite's, for the estimated correlation within clusters (G. W. Imbens and M.
+Kolesar, Review of Economics and Statistics 98:701, 2016); for clusters of equal size, they are the
+number of clusters minus one. Third, a change of the score that is rare in the sample may be common
+in clusters that were not sampled. So the design effect of such changes is shrunk toward the size of
+a cluster (see `ratio_score_test.Clustering`).
 """
 
 import math
@@ -25,14 +25,14 @@ from scipy import stats
 from layerroles.stats.intervals import Interval
 from layerroles.stats.ratio_score_test import DIGITS, Clustering, ValuePair, score
 
-# A name per example; examples of one name are a cluster.
+# A name per example; the examples with the same name form a cluster.
 Clusters = Sequence[Hashable] | np.ndarray
 
 
 def cluster_totals(
     values: Float[np.ndarray, "*row example"], clusters: Clusters
 ) -> Float[np.ndarray, "*row cluster"]:
-    """Sum values over the examples of each cluster; clusters are in order of first appearance."""
+    """Return the sum of values over each cluster; clusters are in order of first appearance."""
     places, names = pd.factorize(np.asarray(clusters, dtype=object))
     member = np.zeros((values.shape[-1], len(names)))
     member[np.arange(len(places)), places] = 1.0
@@ -41,7 +41,7 @@ def cluster_totals(
 
 
 def are_clusters(clusters: Clusters | None) -> bool:
-    """Return whether there are at least two clusters and at least one holds several examples."""
+    """Return whether there are two or more clusters, at least one of them with several examples."""
     return clusters is not None and 1 < len(set(clusters)) < len(clusters)
 
 
@@ -52,8 +52,8 @@ def cluster_p(
 ) -> float:
     """Return the two-sided p value of the null hypothesis that the mean of `change` is 0.
 
-    If the values are bounded, the test is the score test that `stats.clustered` inverts, else a t
-    test of the totals of clusters. NaN if these totals do not vary.
+    If the values are bounded, the test is the score test that `stats.clustered` inverts. Otherwise
+    it is a t test of the cluster totals; the p value is NaN if all totals are equal.
 
     Args:
         change: the value of each example.
@@ -77,7 +77,7 @@ def design_effect(residuals: Float[np.ndarray, " example"], clusters: Clusters) 
     """Return the factor, at least 1, by which clusters raise the variance of a mean.
 
     Args:
-        residuals: one per example, with a sum of 0, such as its value minus the mean.
+        residuals: one per example, summing to 0, such as each value minus the mean of all.
         clusters: a name per example.
     """
     return measure_clustering(residuals, clusters).design
@@ -86,12 +86,13 @@ def design_effect(residuals: Float[np.ndarray, " example"], clusters: Clusters) 
 def measure_clustering(residuals: Float[np.ndarray, " example"], clusters: Clusters) -> Clustering:
     """Estimate how clusters affect the variance of a mean.
 
-    The variance between clusters is the sum over clusters of the squared total of residuals divided
-    by `1 - size / n`, since residuals vary less than errors do. The degrees of freedom are those of
-    a sum of independent squares, one for each cluster, minus one for the mean.
+    The variance between clusters is the sum, over clusters, of `total**2 / (1 - size / n)`. Here
+    `total` is the sum of the cluster's residuals, `size` is its number of examples, and the divisor
+    corrects for residuals varying less than errors. The degrees of freedom are those of a sum of
+    independent squares, one for each cluster, minus one for the mean.
 
     Args:
-        residuals: one per example, with a sum of 0, such as its value minus the mean.
+        residuals: one per example, summing to 0, such as each value minus the mean of all.
         clusters: a name per example; with one cluster, or one example in each, the design effect
             is 1.
     """
@@ -115,7 +116,7 @@ def measure_clustering(residuals: Float[np.ndarray, " example"], clusters: Clust
 
 
 def widest(*intervals: Interval) -> Interval:
-    """Return the smallest interval that contains all known ones; unknown if none is known."""
+    """Return the smallest interval that contains all known intervals; unknown if none is known."""
     known = [interval for interval in intervals if not math.isnan(interval.low)]
     if not known:
         return intervals[0]

@@ -1,13 +1,13 @@
-"""Estimates over questions with intervals, and weighted sums and differences of estimates.
+"""Contrasts: estimates with intervals, and weighted sums and differences of such estimates.
 
 A `Contrast` holds a value, its interval, and each question's influence on the value. So two
 contrasts over the same questions are compared question by question, regardless of the task or
-protocol that asked them. Contrasts over different questions are treated as independent. Questions
-of one cluster are not independent, so they are paired by cluster. The interval of a weighted sum is
-combined from the intervals of its parts and their correlations (MOVER: G. Y. Zou and A. Donner,
-Statistics in Medicine 27:1693, 2008; for correlated estimates G. Y. Zou, Psychological Methods
-12:399, 2007): the distances from each value to its bounds add as standard errors do, separately for
-each side.
+protocol that asked them. Contrasts over different questions are treated as independent. If the
+questions come in clusters, such as those that share a template, contrasts are compared cluster by
+cluster. The interval of a weighted sum is combined from the intervals of its terms and the
+correlations between the terms (MOVER: G. Y. Zou and A. Donner, Statistics in Medicine 27:1693,
+2008; for correlated estimates G. Y. Zou, Psychological Methods 12:399, 2007): the distances from
+each value to its bounds add as standard errors do, separately for each side.
 """
 
 import dataclasses
@@ -26,21 +26,22 @@ from layerroles.stats.intervals import LEVEL, UNKNOWN, Interval
 from layerroles.stats.ratio import ratio
 from layerroles.stats.ratio_score_test import ValuePair
 
-# Added to the variance of each contrast: two questions in which no other contrast changes (see
-# `error_correlations`).
+# The variance of each contrast is computed as if there were this many more questions, in which no
+# other contrast changes (see `error_correlations`).
 _ADDED_QUESTIONS = 2.0
 
 
 @dataclass(frozen=True, eq=False)
 class Contrast:
-    """An estimate over questions, with the influence of each question.
+    """An estimate over questions, with the influence of each question on it.
 
     Attributes:
         value: the estimate; NaN if unknown.
         interval: the interval of the estimate.
-        influence: each question's contribution to the error of the value (its influence function
-            divided by the number of questions), by question; the sum is 0.
-        clusters: the cluster of each question, by question; questions in no cluster are left out.
+        influence: the contribution of each question to the error of the value: the influence
+            function, divided by the number of questions. Indexed by question; the sum is 0.
+        clusters: the name of each question's cluster, indexed by question; questions in no cluster
+            are left out.
     """
 
     value: float
@@ -55,7 +56,7 @@ class Contrast:
 
     @property
     def numbers(self) -> tuple[float, float, float]:
-        """The value, the lower and the upper bound of the interval; NaN if unknown."""
+        """The value, and the lower and upper bounds of the interval; NaN if unknown."""
         return self.value, self.interval.low, self.interval.high
 
     @property
@@ -65,7 +66,7 @@ class Contrast:
 
     @functools.cached_property
     def independent(self) -> "pd.Series[float]":
-        """The influence of each independent unit: a cluster (the sum), or a question in none."""
+        """The influence of each cluster, summed over it, and of each question in no cluster."""
         if self.clusters.empty:
             return self.influence
         names = self.influence.index.to_series()
@@ -84,7 +85,10 @@ def ratio_contrast(
     clusters: Clusters | None = None,
     level: float = LEVEL,
 ) -> Contrast:
-    """Return the ratio of two means over named questions; for the arguments, see `ratio`."""
+    """Return the ratio of two means over `questions`, a sequence of names.
+
+    The other arguments are those of `ratio`. Unknown (NaN) if the mean denominator is not above 0.
+    """
     value, interval = ratio(numerator, denominator, possible, clusters=clusters, level=level)
     if math.isnan(value):
         return NO_CONTRAST
@@ -99,8 +103,9 @@ def ratio_contrast(
 def combined(parts: Sequence[Contrast], weights: Sequence[float]) -> Contrast:
     """Return the weighted sum of contrasts.
 
-    Its interval combines those of the parts and accounts for their correlations. Questions that
-    several parts share are paired. Unknown (NaN) if a part is unknown or there are no parts.
+    Its interval is combined from the intervals of the parts and the correlations between the parts.
+    Questions that several parts share are paired. Unknown (NaN) if a part is unknown or there are
+    no parts.
     """
     if not parts or not all(part.known for part in parts):
         return NO_CONTRAST
@@ -124,19 +129,19 @@ def combined(parts: Sequence[Contrast], weights: Sequence[float]) -> Contrast:
 
 
 def difference_of(one: Contrast, two: Contrast) -> Contrast:
-    """Return the first contrast minus the second, paired by question; unknown if one of them is."""
+    """Return the first contrast minus the second, paired by question; unknown if either is."""
     return combined([one, two], [1.0, -1.0])
 
 
 def mean_of(parts: Sequence[Contrast]) -> Contrast:
-    """Return the unweighted mean of contrasts; unknown if one is unknown or there are none."""
+    """Return the unweighted mean of contrasts; unknown if any is unknown or there are none."""
     return combined(parts, [1 / len(parts)] * len(parts)) if parts else NO_CONTRAST
 
 
 def spanning(one: Contrast, two: Contrast) -> Contrast:
-    """Return the contrast nearer to 0, with an interval that covers the intervals of both.
+    """Return the contrast whose value is nearer to 0, with an interval that covers both intervals.
 
-    Unknown (NaN) if one of them is unknown.
+    Unknown (NaN) if either contrast is unknown.
     """
     if not one.known or not two.known:
         return NO_CONTRAST
@@ -145,18 +150,19 @@ def spanning(one: Contrast, two: Contrast) -> Contrast:
 
 
 def error_correlations(parts: Sequence[Contrast]) -> Float[np.ndarray, "part part"]:
-    """Return the correlations of contrasts' errors, off the diagonal strictly within -1 and 1.
+    """Return the correlation matrix of the errors of contrasts.
 
-    The variance of each contrast is computed as if there were two more questions in which no other
-    contrast changed, since agreement on 32 questions does not show that two contrasts always agree.
-    So no interval of a difference collapses to a point.
+    Entries off the diagonal lie strictly between -1 and 1, so the interval of a difference never
+    collapses to a point: the variance of each contrast is computed as if there were two more
+    questions in which no other contrast changed. Agreement on, say, 32 questions does not show that
+    two contrasts always agree.
     """
     rho = np.eye(len(parts))
     for row, first in enumerate(parts):
         for column, second in enumerate(parts[:row]):
             influence_a, influence_b = first.independent, second.independent
             shared_questions = influence_a.index.intersection(influence_b.index)
-            if not len(shared_questions):  # their clusters have different names
+            if not len(shared_questions):  # the two have no cluster name in common
                 influence_a, influence_b = first.influence, second.influence
                 shared_questions = influence_a.index.intersection(influence_b.index)
             if not len(shared_questions):

@@ -19,9 +19,9 @@ from layerroles.stats.paired import FLIPS
 
 ALPHA = 0.05
 POWER = 0.8
-# Drops are tried in steps of a thousandth, so that the number as it is printed has the power.
+# Drops are tried in steps of 1/1000, so that the printed number, not rounded, has the power.
 _STEPS = 1000
-# The least share of answers that is assumed to change by chance, even if none was seen to.
+# The share of answers that is assumed to change by chance if fewer, or none, were seen to change.
 LEAST_BACKGROUND = 0.01
 
 
@@ -43,8 +43,8 @@ def benjamini_hochberg(p: Float[np.ndarray, " condition"]) -> Float[np.ndarray, 
     """Adjust p values to control the false discovery rate (Benjamini and Hochberg 1995).
 
     If adjusted values below .05 count as findings, at most 5% of findings are false on average.
-    Meant for hundreds of tests, such as one per head, of which Holm's correction leaves almost no
-    finding. NaN values stay NaN and do not count as tests.
+    Meant for hundreds of tests, such as one per head, for which Holm's correction would leave
+    almost no findings. NaN values stay NaN and do not count as tests.
     """
     adjusted, known = np.full(p.shape, np.nan), ~np.isnan(p)
     if known.any():
@@ -81,9 +81,9 @@ def minimum_detectable(n: int, tests: int = 1, background: float = LEAST_BACKGRO
 
 def _power(n: int, tests: int, background: float, drop: float) -> float:
     gained = np.arange(n + 1)
-    # The fewest losses that are significant for each number of gains: 2 P(X <= gained) is at most
-    # 0.05 / tests for X ~ Binomial(gained + lost, 1/2). That is the probability of at least `lost`
-    # losses before the gain with number `gained + 1`, which is negative binomial.
+    # For each number of gains, the fewest losses that are significant: 2 P(X <= gained) is at most
+    # 0.05 / tests for X ~ Binomial(gained + lost, 1/2). P(X <= gained) is also the probability that
+    # `lost` losses or more precede gain number `gained + 1`; their number is negative binomial.
     needed = stats.nbinom.isf(ALPHA / tests / 2, gained + 1, 0.5) + 1
     of_rest = (background + drop) / (1 - background)
     enough = stats.binom.sf(needed - 1, n - gained, min(1.0, of_rest))
@@ -93,12 +93,12 @@ def _power(n: int, tests: int, background: float, drop: float) -> float:
 def minimum_detectable_mean(n: int, sd: float, tests: int = 1) -> float:
     """Return the smallest drop of a continuous score that a sign-flip test finds with 80% power.
 
-    Computed for Student's t, to which the sign-flip test is asymptotically equivalent (Lehmann and
-    Romano, Testing Statistical Hypotheses, section 15.2).
+    Computed for Student's t test, to which the sign-flip test is asymptotically equivalent (Lehmann
+    and Romano, Testing Statistical Hypotheses, section 15.2).
 
     Args:
         n: the number of examples.
-        sd: standard deviation of the paired differences.
+        sd: the standard deviation of the paired differences.
         tests: the number of tests to correct for; the level is `0.05 / tests`.
 
     Returns:

@@ -1,13 +1,13 @@
 """Fractional factorial designs: which combinations of the factors' levels to measure.
 
-All combinations of four templates, two numbers of shots, two kinds of ablation and two dtypes are
-32. Half of them are enough to estimate each factor's main effect, if the half is balanced: every
-level occurs equally often, and so does every pair of levels of two factors (an orthogonal array of
-strength 2; Plackett and Burman, Biometrika 33:305, 1946). A run, one combination to measure, is a
-vector of four bits. A factor of two levels is the sum modulo 2 of some of the bits, which a nonzero
-vector over GF(2) selects. A factor of four levels uses two such vectors and their sum; the three
-are called a line. Factors that use different vectors are orthogonal (Addelman, Technometrics 4:21,
-1962). Interactions of factors are not estimated.
+Four templates, two numbers of shots, two kinds of ablation and two dtypes have 32 combinations.
+Half of them are enough to estimate each factor's main effect, if the half is balanced: every level
+occurs equally often, and so does every pair of levels of two factors (an orthogonal array of
+strength 2; Plackett and Burman, Biometrika 33:305, 1946). Each of 16 runs (combinations to measure)
+is a vector of four bits. The level of a two-level factor in a run is the sum, modulo 2, of some of
+these bits; a nonzero vector over GF(2) says which bits. A factor of four levels uses two such
+vectors and their sum; the three are called a line. Factors that use different vectors are
+orthogonal (Addelman, Technometrics 4:21, 1962). Interactions of factors are not estimated.
 
     >>> fractional_factorial([4, 2, 2, 2])[:3]
     [(0, 0, 0, 0), (2, 0, 0, 1), (1, 0, 0, 0)]
@@ -21,23 +21,23 @@ from layerroles.errors import InputError
 
 _N_RUNS = 16
 _MOST_LEVELS = 4
-# Five lines that share no vector and together have all 15 nonzero vectors of four bits.
+# Five lines without a common vector, which together hold all 15 nonzero vectors of four bits.
 _LINES = ((1, 2, 3), (4, 8, 12), (5, 10, 15), (6, 11, 13), (7, 9, 14))
 
 
 def fractional_factorial(n_levels: Sequence[int]) -> list[tuple[int, ...]]:
-    """Return the combinations to measure, at most 16: tuples of 0-based levels, one per factor.
+    """Return at most 16 combinations to measure, each a tuple with one 0-based level per factor.
 
-    All combinations if there are at most 16 of them, else an orthogonal array of 16. The first has
-    the first level of every factor. In an orthogonal array, the first level of a factor
-    with three levels occurs twice as often as each of the other two.
+    All combinations if there are at most 16 of them, else an orthogonal array of 16. The first
+    combination has the first level of every factor. In an orthogonal array, the first level of a
+    factor with three levels occurs twice as often as each of the other two.
 
     Args:
         n_levels: the number of levels of each factor, 1 or more.
 
     Raises:
-        InputError: more than 16 combinations, and a factor has more than four levels or the factors
-            are too many for 16 runs.
+        InputError: there are more than 16 combinations, and a factor has more than four levels or
+            there are too many factors for 16 runs.
     """
     if math.prod(n_levels) <= _N_RUNS:
         return list(itertools.product(*(range(n) for n in n_levels)))
@@ -56,9 +56,9 @@ def fractional_factorial(n_levels: Sequence[int]) -> list[tuple[int, ...]]:
 def _assign_vectors(n_levels: Sequence[int]) -> list[tuple[int, ...]]:
     """Return the vectors over GF(2) that define the levels of each factor (see the module).
 
-    There are two vectors for a factor of three or four levels, one for two levels, none for one.
-    A factor of two levels takes, if possible, a vector that is no sum of two others, so that its
-    main effect is not mixed with an interaction of two factors.
+    There are two vectors for a factor of three or four levels, one for two levels, none for one. A
+    factor of two levels gets, if possible, a vector that is not the sum of vectors of two other
+    factors, so that its main effect is not confounded with their interaction.
     """
     lines = iter(_LINES)
     assigned: dict[int, tuple[int, ...]] = {}

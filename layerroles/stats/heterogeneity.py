@@ -37,8 +37,8 @@ def between_sd(
 ) -> IntervalEstimate:
     """Return the standard deviation of the true values between set-ups, with its interval.
 
-    The estimate is 0 if the values spread no more than sampling error alone makes them on average;
-    the interval may then still reach above 0. NaN for fewer than two set-ups.
+    The estimate is 0 if the values spread no more than sampling error alone would spread them on
+    average; the interval may then still reach above 0. NaN for fewer than two set-ups.
 
     Args:
         values: the measured number of each set-up.
@@ -84,8 +84,8 @@ def factor_spread(
     Columns: factor; means (by level: the mean of the value, adjusted for the other factors if the
     design is not balanced); range (of the means); range_by_chance (a range that sampling error
     alone exceeds in 5% of cases); share (of the variance of the values, minus the part that
-    sampling error adds; a negative share is set to 0, so the shares need not add up to 1). NaN if
-    the set-ups do not separate the factor from the others.
+    sampling error adds; a negative share is set to 0, so the shares need not add up to 1). If the
+    set-ups do not separate a factor from the others, its numbers are NaN and its `means` empty.
 
     Args:
         values: the measured number of each set-up.
@@ -101,7 +101,7 @@ def factor_spread(
         return pd.DataFrame(rows, columns=SPREAD_COLUMNS)
     columns = {name: pd.get_dummies(pd.Series(list(given))) for name, given in levels.items()}
     total = float(((values - values.mean()) ** 2).sum())
-    # A share of rounding errors would mean nothing.
+    # If all values are equal but for rounding errors, a share of their variance means nothing.
     known = total > 1e-12 * max(1.0, float((values**2).sum()))
 
     def share(squares: float) -> float:
@@ -141,7 +141,7 @@ def factor_spread(
 
 
 def _projection(columns: Sequence[pd.DataFrame], n: int) -> Float[np.ndarray, "setup setup"]:
-    """Return the matrix that projects values on a mean plus main effects of these factors."""
+    """Return the matrix that projects values onto a mean plus the main effects of these factors."""
     design = _design(columns, n)
     projection: np.ndarray = design @ np.linalg.pinv(design)
     return projection
@@ -154,7 +154,7 @@ def _design(columns: Sequence[pd.DataFrame], n: int) -> Float[np.ndarray, "setup
 def _mean_weights(
     own: pd.DataFrame, others: Sequence[pd.DataFrame], n: int
 ) -> Float[np.ndarray, "level setup"]:
-    """Return the weights of set-ups in the mean of each level, with other factors held equal."""
+    """Return, for each level, the weights of set-ups in its mean, adjusted for other factors."""
     mean_row = [np.full(column.shape[1], 1 / column.shape[1]) for column in others]
     rows = [np.concatenate([[1.0], level, *mean_row]) for level in np.eye(own.shape[1])]
     weights: np.ndarray = np.array(rows) @ np.linalg.pinv(_design([own, *others], n))

@@ -1,4 +1,4 @@
-"""Intervals of proportions, of paired differences, of means, of counts, and of their sums.
+"""Intervals of proportions, paired differences, means and counts, and of sums of estimates.
 
 For 0/1 scores, an effect is a difference of paired proportions: of `n` examples, `gained` are right
 only when ablated and `lost` only when intact, and the effect is `(gained - lost) / n`. Its interval
@@ -8,19 +8,20 @@ difference `d` with `|T(d)| <= z`, where
     T(d) = (gained - lost - n d) / sqrt(n (2 q + d (1 - d)))
     2n q^2 + (-gained - lost + (2n - gained + lost) d) q - lost d (1 - d) = 0
 
-and `q` is the probability of a loss that is most likely under `d`. Unlike a bootstrap, it keeps its
-coverage at few discordant examples and never collapses to a point. Other scores get a bootstrap.
+and `q` is the maximum-likelihood estimate of the probability of a loss, given `d`. Unlike a
+bootstrap interval, this one keeps its coverage if few examples are gained or lost, and never
+collapses to a point. Scores other than 0/1 get a bootstrap interval.
 
 A count in a finite population has a hypergeometric interval: of `population` items, `drawn` were
 sampled without replacement, and `hits` of them have a property. The interval contains each total
 for which `hits` lies outside both 2.5% tails of the hypergeometric distribution. It covers the true
 count in 95% of samples or more, and collapses to a point only if the whole population was sampled.
 
-Intervals of sums and differences are combined from the intervals of their parts: the distances from
+Intervals of sums and differences are combined from the intervals of the terms: the distances from
 each estimate to its bounds add as standard errors do, separately for each side (MOVER, the method
 of variance estimates recovery: Zou and Donner, Statistics in Medicine 27:1693, 2008; for correlated
-estimates Zou, Psychological Methods 12:399, 2007). So the combined interval is skewed if those of
-the parts are, and does not collapse to a point if theirs do not.
+estimates Zou, Psychological Methods 12:399, 2007). So a combined interval is skewed if the terms'
+intervals are, and collapses to a point only if they do.
 
     >>> tango(6, 16, 161, corrected=False)
     Interval(low=-0.1240..., high=-0.0054...)
@@ -43,7 +44,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 LEVEL = 0.95
 RESAMPLES = 4999
-# A 95% score interval of a proportion acts as if z^2 / 2 = 1.92 successes and failures were added.
+# As a 95% score interval of a proportion adds z^2 / 2 = 1.92 successes and as many failures.
 _ADDED_EXAMPLES = 2.0
 
 
@@ -81,8 +82,9 @@ def tango(
         lost: the number of examples that are right only the first time.
         n: the number of all examples.
         corrected: whether the variance is divided by n - 1, as for a sample (as Campbell,
-            Statistics in Medicine 26:3661, 2007, does for two proportions). As published, the
-            interval covers less than 93% in some cases (.9297 at n = 40 with 2% gained, 20% lost).
+            Statistics in Medicine 26:3661, 2007, does for two proportions). Without the correction,
+            as published by Tango, the interval covers less than 93% in some cases (.9297 at n = 40
+            with 2% gained, 20% lost).
         level: the confidence level of the interval.
 
     Raises:
@@ -109,7 +111,7 @@ def _upper_end(gained: int, lost: int, n: int, z: float) -> float:
             return -math.inf
         return (gained - lost - n * d) / math.sqrt(variance) + z
 
-    # T falls from 0 at the estimate to minus infinity at 1; at either end the variance may vanish.
+    # T falls from 0 at the estimate to minus infinity at d = 1; at both ends the variance may be 0.
     return float(optimize.brentq(above, (gained - lost) / n + 1e-9, 1 - 1e-12, xtol=1e-12))
 
 
@@ -118,13 +120,13 @@ def wilson(right: int, n: int, *, level: float = LEVEL) -> Interval:
     if n == 0:
         return UNKNOWN
     low, high = proportion_confint(right, n, alpha=1 - level, method="wilson")
-    # Exactly 0 and 1 where rounding falls short: a score of 0 is not above a chance of 0.
+    # Exactly 0 or 1, without rounding errors: a score of 0 must not count as above a chance of 0.
     return Interval(float(low) if right else 0.0, float(high) if right < n else 1.0)
 
 
 @functools.lru_cache(maxsize=10_000)
 def critical_value(level: float, df: float | None = None) -> float:
-    """Return the two-sided critical value of Student's t; of the normal if `df` is None."""
+    """Return the two-sided critical value of Student's t, or of the normal if `df` is None."""
     tail = (1 - level) / 2
     return float(stats.norm.isf(tail) if df is None else stats.t.isf(tail, df))
 
@@ -177,7 +179,7 @@ def resampled_counts(
     *,
     clusters: Sequence[Hashable] | np.ndarray | None = None,
 ) -> Float[np.ndarray, "resample example"]:
-    """Draw bootstrap resamples; return how often each of `n` examples is drawn in each resample.
+    """Draw bootstrap resamples; return how often each of `n` examples occurs in each resample.
 
     Examples with the same name in `clusters` are drawn together.
     """
@@ -185,7 +187,7 @@ def resampled_counts(
     if clusters is not None:
         units, _ = pd.factorize(np.asarray(clusters, dtype=object))
     n_units = int(units.max()) + 1 if n else 0
-    # Faster than a multinomial draw, which makes a binomial one for each unit.
+    # Faster than `rng.multinomial`, which makes a binomial draw for each example or cluster.
     drawn = rng.integers(n_units, size=(resamples, n_units)) if n else np.zeros((resamples, 0), int)
     drawn += n_units * np.arange(resamples)[:, None]
     counts = np.bincount(drawn.ravel(), minlength=resamples * n_units)
@@ -193,7 +195,7 @@ def resampled_counts(
 
 
 def sampled_total(hits: int, drawn: int, population: int) -> IntervalEstimate:
-    """Estimate how many items of a population have a property that `hits` of `drawn` items have.
+    """Estimate how many items of a population have a property, which `hits` of `drawn` items have.
 
     Returns the estimate and its hypergeometric interval; NaN if no item was drawn.
 
@@ -236,10 +238,10 @@ def difference(
     The interval is unknown (NaN) if a bound of one of the two is NaN or infinite.
 
     Args:
-        estimates: two numbers in one unit.
+        estimates: two numbers in the same unit.
         intervals: the interval of each number.
         correlation: the correlation of the two estimates, as from `correlation`; strictly between
-            -1 and 1, so that the interval does not collapse unless those of both parts do.
+            -1 and 1, so that the interval collapses to a point only if both given ones do.
 
     Raises:
         ValueError: the correlation is not strictly between -1 and 1.
@@ -263,10 +265,11 @@ def _combine_distances(first: float, second: float, correlation: float) -> float
 def correlation(one: Float[np.ndarray, " example"], two: Float[np.ndarray, " example"]) -> float:
     """Return the correlation of the means of `one` and `two`, strictly within -1 and 1.
 
-    Both hold a change for each of the same examples, such as the effect of an ablation on its score
-    in two models. This is Pearson's correlation, except that each variance is computed as if there
-    were two more examples in which only `one` (or only `two`) changed: agreement on all of 32
-    examples does not show that the two always agree. 0 if one of them has no change.
+    Both hold one change per example, over the same examples, such as the changes of the scores by
+    an ablation in one model and in another. This is Pearson's correlation, except that each
+    variance is computed as if there were two more examples in which only `one` (or only `two`)
+    changed: agreement on all of, say, 32 examples does not show that the two always agree. 0 if
+    either has no change.
     """
     if not one.any() or not two.any():
         return 0.0

@@ -26,18 +26,20 @@ from scipy import optimize, stats
 
 from layerroles.stats.intervals import LEVEL
 
-# The share of the error that is left after the first look, and the exponent with which this rest
+# The share of the error that is left after the first look, and the exponent with which this share
 # falls with the number of questions. Chosen by simulation with harms like those of a small model's
-# layers: few questions are needed up to 512, and the rest allows more (`benchmarks/looks.py`).
+# layers, so that few questions are needed with a limit of 512, and error is left for a higher limit
+# (`benchmarks/looks.py`).
 _LEFT = 0.95
 _POWER = 2 / 3
-# The fewest nodes for an integral; more if a look adds few questions, whose density is narrow.
+# The fewest nodes of an integral; more if a look adds few questions, since the density of what they
+# add to the sum is narrow.
 _NODES = 160
 
 
 @dataclass(frozen=True)
 class Looks:
-    """The numbers of questions at which a sweep looks at its results; may be extended.
+    """The numbers of questions after which a sweep looks at its results; may be extended.
 
     Attributes:
         sizes: increasing numbers of questions; empty if the sweep does not look before its end.
@@ -85,7 +87,7 @@ class Looks:
         return next((size for size in self.sizes if size > n), None)
 
     def extended(self, first: int, limit: int) -> "Looks":
-        """Return these looks and further ones up to `limit`, at ratios of about 1.4.
+        """Return these looks and further ones up to `limit`, each about 1.4 times the one before.
 
         Args:
             first: the first look, if there are none yet.
@@ -127,16 +129,17 @@ def _quadrature(n: int) -> tuple[np.ndarray, np.ndarray]:
 def _critical_values(sizes: tuple[int, ...], error: float) -> tuple[float, ...]:
     """Return the two-sided critical value of each look, in standard deviations.
 
-    The probability that a sum of independent normal values first exceeds its critical value at a
-    look is the error that the look spends. The density of the sums that have not exceeded any
-    critical value yet is integrated numerically from look to look.
+    They are such that, for a sum of independent normal values, the probability of exceeding the
+    critical value at a look, and at no earlier look, is the error that the look spends. The density
+    of the sums that have not exceeded a critical value yet is integrated numerically from look to
+    look.
 
     Args:
         sizes: the number of questions of each look.
         error: the error of all looks together, such as 0.05.
     """
     values: list[float] = []
-    nodes, masses = np.zeros(1), np.ones(1)  # of the sums that have not exceeded a critical value
+    nodes, masses = np.zeros(1), np.ones(1)  # of sums that have not yet exceeded a critical value
     looks = zip(itertools.pairwise([0, *sizes]), _shares(sizes), strict=True)
     for (before, size), share in looks:
         reach, step = math.sqrt(size), math.sqrt(size - before)
@@ -157,10 +160,11 @@ def _exceeding(
     spent: float,
     z: float,
 ) -> float:
-    """Return the probability that the sum at a look is over `z * reach` away from 0, minus `spent`.
+    """Return the probability of exceeding a critical value at a look, minus the error `spent`.
 
-    The sum is that of `_critical_values`; sums that exceeded an earlier critical value do not
-    count. The look's critical value is the `z` for which the result is 0.
+    It is the probability that the sum of `_critical_values` is more than `z * reach` away from 0;
+    sums that exceeded an earlier critical value do not count. The look's critical value is the `z`
+    for which the result is 0.
 
     Args:
         nodes: values of the sum at the look before, none beyond its critical value.

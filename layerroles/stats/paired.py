@@ -12,7 +12,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from layerroles.stats.intervals import LEVEL, UNKNOWN, Interval, mean_interval, tango
 
 FLIPS = 19_999
-# The most differences of which all sign patterns are tried.
+# The largest number of differences for which all sign patterns are tried.
 _ALL_SIGNS = 12
 
 
@@ -47,7 +47,7 @@ def paired_binary(
     *,
     level: float = LEVEL,
 ) -> PairedEffect:
-    """Compare 0/1 scores on the same examples: Tango's interval, McNemar's exact p.
+    """Return the effect on 0/1 scores, with Tango's interval and the p value of McNemar's test.
 
     Raises:
         ValueError: a score that is neither 0 nor 1.
@@ -70,7 +70,7 @@ def paired_continuous(
     *,
     level: float = LEVEL,
 ) -> PairedEffect:
-    """Compare continuous scores on the same examples: bootstrap interval, sign-flip p."""
+    """Return the effect on continuous scores, with a bootstrap interval and a sign-flip p value."""
     difference = ablated - intact
     if difference.size == 0:
         return NO_PAIRS
@@ -91,11 +91,12 @@ def mcnemar_p(gained: int, lost: int) -> float:
 def sign_flip_p(difference: Float[np.ndarray, " example"], rng: np.random.Generator) -> float:
     """Return the two-sided p value of a permutation test that flips the signs of differences.
 
-    Exact for up to 12 nonzero differences, since all sign patterns are tried. For more it is
-    estimated from 19,999 random patterns and is at least 1 / 20,000, small enough for a finding
-    among a thousand conditions to pass correction. 1 for fewer than two nonzero differences.
+    Exact for up to 12 nonzero differences, since all sign patterns are tried. For more differences,
+    the p value is estimated from 19,999 random patterns and is at least 1 / 20,000: small enough
+    that a finding among a thousand conditions can pass correction. 1 for fewer than two nonzero
+    differences.
     """
-    # A difference of 0 is the same under either sign.
+    # A difference of 0 is the same with either sign.
     nonzero = difference[difference != 0]
     if len(nonzero) < 2:
         return 1.0
@@ -104,7 +105,7 @@ def sign_flip_p(difference: Float[np.ndarray, " example"], rng: np.random.Genera
             (nonzero,), np.sum, permutation_type="samples", vectorized=True
         )
         return float(test.pvalue)
-    # scipy draws its patterns one by one, which for so many takes ten times as long.
+    # scipy draws random patterns one by one, which takes ten times as long for so many.
     signs = rng.integers(0, 2, size=(FLIPS, len(nonzero)), dtype=np.int8) * 2 - 1
     as_far = np.abs(signs @ nonzero) >= abs(nonzero.sum()) * (1 - 1e-12)
     return float((1 + as_far.sum()) / (1 + FLIPS))

@@ -2,10 +2,11 @@
 
 A profile is a number, such as harm, for each site (a layer or a head). Each question has a
 difference at each site, such as its harm in one setting minus that in the other. If the profiles
-are the same, all differences of a question are as likely with the opposite sign. The statistic of a
-site is the sum of its differences over the root of the sum of their squares. The statistic of the
-profiles is the largest absolute value over sites, which accounts for the number of sites and for
-the correlations between them (J. P. Romano and M. Wolf, JASA 100:94, 2005).
+are the same, a question's differences with all signs flipped are as likely as the observed ones.
+The statistic of a site is the sum of its differences divided by the root of the sum of their
+squares. The statistic of the profiles is the largest absolute value over sites, which accounts for
+the number of sites and for the correlations between them (J. P. Romano and M. Wolf, JASA 100:94,
+2005).
 """
 
 import numpy as np

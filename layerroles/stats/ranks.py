@@ -25,7 +25,7 @@ from layerroles.stats.intervals import (
 )
 
 DRAWS = 2000
-# The rank correlation of two sites is only ever 1 or -1.
+# A rank correlation over only two sites is always 1 or -1.
 _FEWEST_SITES = 3
 
 
@@ -71,12 +71,12 @@ def profile_agreement(
 def rank_stability(
     draws: Sequence[Float[np.ndarray, "site _"]], rng: np.random.Generator
 ) -> IntervalEstimate:
-    """Return Spearman's correlation of sites' mean scores, averaged over all pairs of draws.
+    """Return Spearman's correlation over sites between two draws, averaged over all pairs of draws.
 
-    A draw is a set of examples, such as those of one seed. The interval is made as in
-    `profile_agreement`, except that the examples of each draw are resampled separately, as if no
-    two draws shared examples. NaN for fewer than 2 draws or 3 sites, or if all sites of a draw have
-    the same mean score.
+    A draw is a set of examples, such as those of one seed; the mean scores of the sites on one draw
+    are correlated with those on another. The interval is made as in `profile_agreement`, except
+    that the examples of each draw are resampled separately, as if no two draws shared examples. NaN
+    for fewer than 2 draws or 3 sites, or if all sites of a draw have the same mean score.
 
     Args:
         draws: for each draw, a score per site and example, NaN if unknown; all have the same sites.
@@ -100,7 +100,10 @@ def rank_stability(
 
 
 def _interval_around(rho: float, drawn: Interval) -> Interval:
-    """Return the interval that extends from `rho` to both sides by the longer side of `drawn`."""
+    """Return an interval around `rho` that extends on both sides to the farther end of `drawn`.
+
+    Clipped to -1 and 1; unknown if `rho` or `drawn` is.
+    """
     if np.isnan([rho, drawn.low]).any():
         return UNKNOWN
     reach = max(rho - drawn.low, drawn.high - rho)
@@ -119,9 +122,9 @@ def spearman(
 ) -> Float[np.ndarray, " resample"]:
     """Return Spearman's rank correlation of each row of `one` with the same row of `two`.
 
-    NaN if all values of a row are equal, or one is NaN.
+    NaN if all values of a row are equal, or any is NaN.
     """
-    # Rounded, so that means which are equal tie.
+    # Rounded, so that equal means tie in spite of rounding errors.
     ranks = [stats.rankdata(rows.round(9), axis=1) for rows in (one, two)]
     a, b = (rank - rank.mean(axis=1, keepdims=True) for rank in ranks)
     scale = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))

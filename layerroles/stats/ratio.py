@@ -81,10 +81,10 @@ def is_above(
 ) -> bool:
     """Return whether a mean score is shown to lie above chance, so that harm has a finite interval.
 
-    0/1 scores are tested by the score test (that of Wilson's interval, with n - 1), others by
-    Student's t. If examples come in clusters, the variance of the score test is multiplied by
-    design effects (see `stats.clusters`), and Student's t is that of the totals of clusters. False
-    for fewer than two scores or if chance is NaN.
+    0/1 scores are tested by the score test (that of Wilson's interval, but with the variance
+    divided by n - 1), others by Student's t test. If examples come in clusters, the variance of the
+    score test is multiplied by design effects (see `stats.clusters`), and the t test is one of the
+    cluster totals. False for fewer than two scores or if chance is NaN.
     """
     n, chances = len(scores), np.broadcast_to(chance, scores.shape)
     skill = scores - chances
@@ -98,7 +98,7 @@ def is_above(
         threshold = critical_value(level, df) * float(values.std(ddof=1))
         return bool(values.mean() * math.sqrt(len(values)) > threshold)
     threshold = critical_value(level, clustering.df if clustering else None)
-    # The variance is taken with n - 1, as that of a sample is (see `tango`).
+    # The variance is divided by n - 1, as that of a sample is (see `tango`).
     threshold *= math.sqrt(n / (n - 1))
     if clustering is None and np.ptp(chances) == 0:
         spread = math.sqrt(chances[0] * (1 - chances[0]))
@@ -142,8 +142,8 @@ def possible_losses(
     """Return the extreme pairs (loss, skill) that an example with 0/1 scores can have.
 
     The result is the argument `possible` of `ratio`. The loss is a weighted sum over conditions,
-    `sum(w * (intact - ablated))`; the skill is `intact - chance`, for the least and the largest
-    chance of an example.
+    `sum(w * (intact - ablated))`; the skill is `intact - chance`. The pairs are given for the
+    smallest and for the largest chance of any example.
 
     Args:
         chance: the score of guessing, one number for all examples or one for each.
@@ -188,7 +188,7 @@ def ratio(
     n = len(numerator)
     if n == 0 or not denominator.mean() > 0:
         return IntervalEstimate(math.nan, UNKNOWN)
-    estimate = float(numerator.mean() / denominator.mean()) + 0.0  # no minus zero
+    estimate = float(numerator.mean() / denominator.mean()) + 0.0  # turns -0.0 into 0.0
     if n < 2:
         return IntervalEstimate(estimate, UNKNOWN)
     clustering = None
@@ -226,7 +226,7 @@ def _fieller_interval(
     (va, cov), (_, vb) = (np.cov(numerator, denominator) * t * t / n).tolist()
     lead, half, rest = b * b - vb, a * b - cov, a * a - va
     if va == 0:
-        return UNKNOWN  # values that are all the same say nothing of how they spread
+        return UNKNOWN  # equal values say nothing about their spread
     if lead <= 0:
         return Interval(-math.inf, math.inf)
     root = math.sqrt(max(0.0, half * half - lead * rest))

@@ -7,10 +7,11 @@ but were not seen may have weight too. `stats.ratio` uses it.
 If examples come in clusters, the variance is multiplied by the design effect, which is estimated
 from the same examples. A sample that lacks the few clusters with many losses underestimates both
 the loss and the design effect, so its interval is too narrow just where the estimate is wrong.
-Therefore the design effect of the values toward which the null hypothesis lies (losses, for a harm
-above the estimate) is shrunk toward the size of a cluster: as if another such example had been
-seen, and its whole cluster were like it. A. Agresti and B. A. Coull (The American Statistician
-52:119, 1998) add examples to a proportion for the same reason.
+Therefore, to test a harm above the estimate, the design effect of the losses is shrunk toward the
+size of a cluster: as if one more loss had been seen, in a cluster that has nothing but losses. To
+test a harm below the estimate, the same is done to the values on the other side of 0. A. Agresti
+and B. A. Coull (The American Statistician 52:119, 1998) add examples to a proportion for the same
+reason.
 """
 
 import functools
@@ -25,15 +26,16 @@ from layerroles.stats.intervals import Interval, critical_value
 # A pair of values of one example: numerator and denominator.
 ValuePair = tuple[float, float]
 DIGITS = 9  # values that agree to this number of decimals count as the same
-# The distances from the estimate at which an end is looked for; ratios beyond count as unbounded.
+# The distances from the estimate at which an end of the interval is searched. An end that lies
+# beyond them is infinite.
 _DOUBLED = tuple(0.05 * 2**step for step in range(25))
 _SCANNED = tuple(step / 40 for step in range(1, 41))
-_STEPS = 200  # of Newton's method or bisection; some 8 are taken
-# The examples that are added, each with its whole cluster, when a design effect is estimated, and
-# the weight of the examples that the null hypothesis expects, beside those that were seen. With the
-# second at 0, an interval would be as wide as that of one example per cluster if nothing changed.
-# Both were chosen by simulation (benchmarks/clusters.py): the least that cover where few clusters
-# have nearly all losses.
+_STEPS = 200  # the most steps of Newton's method or bisection; about 8 are needed
+# The number of examples, each with its whole cluster, that are added when a design effect is
+# estimated; and the weight of the examples that the null hypothesis expects, against those that
+# were seen. With a weight of 0, if no score changed, an interval would be as wide as that of one
+# example per cluster. Both were chosen by simulation (benchmarks/clusters.py): the smallest values
+# with which intervals keep their coverage if a few clusters have nearly all losses.
 _ADDED_EXAMPLES = 1.25
 _EXPECTED_WEIGHT = 0.2
 
@@ -61,7 +63,7 @@ class Clustering:
 
         Args:
             seen: the number of values on that side in the sample, computed as the sum of their
-                squares, divided by their usual square (see `score`).
+                squares divided by their weighted mean square (`usual` in `score`).
             expected: the same number under the null hypothesis.
             above: whether the side is that above 0.
         """
@@ -78,7 +80,7 @@ def score_interval(
     level: float,
     clustering: Clustering | None,
 ) -> Interval:
-    """Return the interval of a ratio of means that inverts the score test.
+    """Return the interval of a ratio of means that results from inverting the score test.
 
     Args:
         pair_counts: each distinct pair of values and the number of examples that have it.
@@ -94,7 +96,7 @@ def score_interval(
     estimate = sum(c * a for c, (a, _) in zip(counts, pairs, strict=True)) / sum(
         c * b for c, (_, b) in zip(counts, pairs, strict=True)
     )
-    # The variance is taken with n - 1, as that of a sample is (see `tango`).
+    # The variance is divided by n - 1, as that of a sample is (see `tango`).
     critical = critical_value(level, clustering.df if clustering else None) * math.sqrt(n / (n - 1))
     beyond = functools.partial(_score_excess, counts, pairs, possible, clustering, critical)
     low, high = (
@@ -123,7 +125,9 @@ def score(
     edges: Sequence[float],
     clustering: Clustering | None = None,
 ) -> float:
-    """Return the score statistic for a mean of 0, standard normal under that hypothesis.
+    """Return the score statistic of the null hypothesis that the mean is 0.
+
+    It is standard normal under the null hypothesis.
 
     Args:
         counts: the number of examples with each value.
@@ -190,7 +194,7 @@ def _find_tilt(
 def _tilt_equation(
     counts: Sequence[float], values: Sequence[float], t: float
 ) -> tuple[float, float]:
-    """Return the sum that `_find_tilt` sets to 0, and its derivative, at `t`."""
+    """Return, at `t`, the sum that `_find_tilt` brings to 0, and its derivative."""
     total = change = 0.0
     for c, v in zip(counts, values, strict=True):
         part = v / (1 + t * v)
@@ -202,14 +206,15 @@ def _tilt_equation(
 def _find_end(
     beyond: Callable[[float], float], estimate: float, side: float, *, scans: bool
 ) -> float:
-    """Find an end of an interval: the zero of `beyond` on one side of `estimate`; infinite if none.
+    """Find one end of an interval: the zero of `beyond` on one side of `estimate`, else infinity.
 
     Args:
         beyond: the absolute statistic of a ratio minus the critical value, as in `_score_excess`.
         estimate: the estimated ratio, at which `beyond` is negative.
         side: 1 for the upper end of the interval, -1 for the lower.
-        scans: whether to look for the farthest zero near the estimate. With clusters there may be
-            several: the statistic may fall again where a value that was not seen gets weight.
+        scans: whether to search for the farthest of several zeros near the estimate. With clusters
+            there may be several, since the statistic may fall again where a value that was not seen
+            gets weight.
     """
     steps = (*_SCANNED, *_DOUBLED[5:]) if scans else _DOUBLED
     inside = 0.0

@@ -1,8 +1,8 @@
-"""Detect whether other work slows this process down, by how long its threads wait for a processor.
+"""Detect whether other processes slow this one down: how long its threads wait for a processor.
 
 Linux counts the waiting time of each thread in `/proc/self/task/*/schedstat`. Threads that share a
-computation wait for the slowest of them, so a small pass takes several times as long on a busy
-machine.
+computation wait for the slowest of them, so a small forward pass takes several times as long on a
+busy machine.
 """
 
 import logging
@@ -40,7 +40,7 @@ class Contention:
         if self._has_warned or seconds < _SECONDS_WATCHED:
             return
         now = _count()
-        both = now.keys() & self._before.keys()  # threads end, and their counts with them
+        both = now.keys() & self._before.keys()  # the counts of threads that ended are gone
         ran, waited = (sum(now[t][i] - self._before[t][i] for t in both) for i in (0, 1))
         self._began, self._before = time.monotonic(), now
         share = waited / max(ran + waited, 1)
@@ -55,7 +55,7 @@ class Contention:
 
 
 def _waits_idly() -> bool:
-    """Return whether OpenMP is set to give up the processor of a thread that waits for others."""
+    """Return whether OpenMP threads are set to release their processor while they wait."""
     return os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive"
 
 

@@ -1,8 +1,8 @@
 """The rule by which a sweep with `until="decided"` or `until="claims"` stops asking.
 
 Such a sweep looks at its results after planned numbers of questions. At each of these *looks* it
-computes the verdict on each condition, or the status of each claim, and asks no more questions for
-those that are decided.
+computes the verdict on each condition, or the status of each claim. It asks no more questions about
+conditions or claims that are decided.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from layerroles.results import AFTER_FIRST
 from layerroles.sweep.work_units import SweepCell
 
 Goal = Literal["layers", "claims"]
-# What `Sweep(until=)` calls each goal.
+# The goal for each text that `Sweep(until=)` accepts.
 _NAMES: dict[str, Goal] = {"decided": "layers", "claims": "claims"}
 
 
@@ -30,8 +30,8 @@ class Decided:
     is wrong with probability `error` at most.
 
     If the goal is claims, each layer is ablated with the first kind of ablation (such as `Skip`),
-    on more and more questions, to show each claim of the literature (`Roles.claims`) or its
-    opposite. The next kind is used only for claims that then depend on it. A claim needs no more
+    on more and more questions, until each claim of the literature (`Roles.claims`) or its opposite
+    is shown. The next kind is used only for claims that then depend on it. A claim needs no more
     questions when it is supported or contradicted, or when further questions cannot decide it, for
     example because its number is known to lie between 0 and twice the smallest effect of interest.
 
@@ -41,11 +41,12 @@ class Decided:
         minutes: the time to spend, None for no limit. At every look, the conditions or claims that
             are likely to need the fewest further questions come first. The questions up to the
             first look are asked even if they take longer.
-        simultaneous: whether `error` is the probability that any verdict on the conditions of one
-            ablation of the same parts at the same positions, in one family under one protocol, is
-            wrong, instead of the probability for each verdict.
-        goal: `"layers"`, to decide the verdict on each layer, or `"claims"`. Each claim is decided
-            by 95% intervals, so `error` and `simultaneous` are for layers only.
+        simultaneous: if true, `error` is the probability that any verdict of a group is wrong,
+            instead of the probability for each verdict. A group is the verdicts in one family under
+            one protocol on the conditions with one ablation of the same parts at the same
+            positions.
+        goal: `"layers"`, to decide the verdict on each condition, or `"claims"`. Each claim is
+            decided by 95% intervals, so `error` and `simultaneous` are for `"layers"` only.
 
     Raises:
         InputError: an attribute outside its range.
@@ -93,8 +94,8 @@ def make_until(given: object, limit: int) -> Decided | None:
     """Return the rule that `Sweep(until=)` names; None if `given` is None.
 
     Raises:
-        InputError: `given` is not None, a `Decided`, "decided" or "claims", or the first look is
-            above the limit.
+        InputError: `given` is something other than None, a `Decided`, "decided" or "claims"; or the
+            first look is above the limit.
     """
     if given is None:
         return None
@@ -111,7 +112,7 @@ def make_until(given: object, limit: int) -> Decided | None:
 
 
 def check_chance(cells: Sequence[SweepCell]) -> None:
-    """Check that verdicts are possible: scores of all cells (task x protocol) have a chance level.
+    """Check that the scores of all cells (task x protocol) have a chance level, as verdicts need.
 
     Raises:
         InputError: the scores of a protocol, such as those in nats, have no chance level.
@@ -125,9 +126,9 @@ def check_chance(cells: Sequence[SweepCell]) -> None:
 
 
 def check_kinds(conditions: Sequence[Condition], n_layers: int) -> None:
-    """Check that claims can be decided: two kinds of ablation ablate each layer of the model.
+    """Check that claims can be decided: each layer is ablated by at least two kinds of ablation.
 
-    A kind is an ablation by name, such as `skip`; its mechanism is, for example, "deletion".
+    A kind is the name of an ablation, such as `skip`; its mechanism is, for example, "deletion".
 
     Raises:
         InputError: a condition ablates something other than one whole layer, or acts at positions
@@ -186,7 +187,7 @@ def extend_looks(stored: dict[str, Any], manifest: dict[str, Any]) -> dict[str, 
     """Return the looks of a resumed run, by task.
 
     A task's looks are the numbers of its questions after which the run judges its results. The
-    stored looks are kept. A higher limit adds looks up to the new limit, also if the resumed sweep
+    stored looks are kept. A higher limit adds looks up to the new limit, even if the resumed sweep
     has no `until`.
 
     Args:

@@ -1,6 +1,6 @@
-"""Estimate the tokens, operations, memory and time of a sweep on a device without running it.
+"""Estimate the tokens, operations, memory and time that a sweep takes, without running it.
 
-The engine plans every call that a run would make. The passes of each plan are counted (see
+The engine plans every call that a run would make. The forward passes of each plan are counted (see
 `engine.planning.cost`), and the speed of a device turns the counts into seconds. No weights are
 needed:
 
@@ -48,8 +48,8 @@ from layerroles.sweep.missing_work import EXPECTED_QUESTIONS
 from layerroles.sweep.sweep import Sweep
 from layerroles.sweep.work_units import EngineCall
 
-# Passes of a trial of an executor on one kind of condition, further ones if text is generated, and
-# the tokens of each.
+# A trial compares two ways to run the model, on one kind of condition. The forward passes of a
+# trial, the further passes in float32 if text is generated, and the tokens of each pass.
 _TRIED, _TRIED_WRITING = 3, 9
 _TRIED_TOKENS = N_TRIAL_REQUESTS * (TRIAL_CONTEXT + TRIAL_CONTINUATION)
 
@@ -77,8 +77,8 @@ def estimate(
 
     Raises:
         InputError: an unknown device, an invalid size or share, a model or conditions that the
-            fused executor cannot run, or a prompt longer than the model's context or sliding
-            window, if the engine cannot read beyond it.
+            fused executor (which runs many conditions in one batch) cannot run, or a prompt longer
+            than the model's context or sliding window, if the engine cannot read beyond it.
 
     Example:
         spared = lr.load("smollm2-135m", device="meta")  # no weights are read
@@ -106,7 +106,7 @@ def estimate(
         name = f"{device} ({reached} assumed)"
         speed = device_data.speed(dtype, measure_text_seconds(preparation.tokenizer))
         free_bytes, memory_bytes = int(device_data.memory) - weight_bytes, int(device_data.memory)
-    # If the weights alone do not fit, the time is that of a device with room for them.
+    # If the weights do not fit, the time is that of an equally fast device with room for them.
     allowed_memory = Budget(parse_memory(memory or max(2**30, int(FREE_MEMORY_SHARE * free_bytes))))
     parts = _estimate_tasks(sweep, engine, shape, allowed_memory, speed, generated)
     return Estimate(
@@ -130,13 +130,14 @@ class Estimate:
     Attributes:
         model: the model's name.
         dtype: the dtype of the model's weights.
-        device: the device, and how its speed was determined.
+        device: the name of the device, and how its speed was determined.
         n_conditions: the number of conditions, including the intact model.
         generated: the assumed number of generated tokens, as a share of the most allowed.
         weight_bytes: bytes of the model's weights.
         working_bytes: peak bytes in addition to the weights, without what libraries reserve.
         memory: bytes of memory of the published device; None for this machine.
-        parts: the estimate of each task, of the noise floor, and of checks and references.
+        parts: the estimate of each task, of the noise floor (running the intact model again), and
+            of checks and references.
         questions: the number of questions of each task that is assumed to be asked under each
             condition of a sweep with `until`; None for other sweeps, which ask all questions.
 
@@ -174,7 +175,7 @@ class Estimate:
 
     @property
     def tokens_written(self) -> int:
-        """Tokens to generate: the share `generated` of the most that requests allow."""
+        """Tokens to generate: the most that the requests allow, times the share `generated`."""
         return sum(part.tokens_written for part in self.parts)
 
     @property
@@ -263,11 +264,11 @@ class TaskEstimate:
     """The expected cost of one task, under all of its protocols and conditions.
 
     Attributes:
-        name: the task's label; or `noise floor`, `checks` (of the fused executor) or `references`
-            (reading their prompts).
+        name: the task's label; or `noise floor` (running the intact model again), `checks` (of the
+            engine's executor) or `references` (reading the prompts that ablations refer to).
         requests: requests times conditions.
-        passes: forward passes over packed rows (prompts packed into one sequence); the steps that
-            generate a token each are not counted.
+        passes: forward passes over packed rows (several prompts in one sequence), without the
+            steps that generate one token each.
         tokens_alone: tokens to read if each request is read alone under each condition.
         tokens_read: tokens to read with shared work done once; a token that runs through half of
             the layers counts half.
@@ -298,7 +299,7 @@ def format_size(n_bytes: int) -> str:
 
 
 def _achieved_speed(speed: Speed) -> Speed:
-    """Return the speed that a whole model achieves, given that of single large matrix products."""
+    """Return the speed expected of a whole model, given that of single large matrix products."""
     return replace(
         speed, products=MEASURED_SHARE * speed.products, attention=MEASURED_SHARE * speed.attention
     )

@@ -17,10 +17,10 @@ Plan = Mapping[str, Any]
 
 
 def count_first(plan: Plan, looks: Mapping[str, Iterable[int]], task: str, n: int) -> int:
-    """Return how many of `n` examples of a task a command asks in any case.
+    """Return how many of `n` examples of a task a command asks whatever the answers are.
 
-    A command with `until` asks the examples up to the first look in any case: the answers then
-    decide whether more are asked. Other commands ask all `n`.
+    A command with `until` asks the examples up to the first look; their answers decide whether more
+    are asked. Other commands ask all `n`.
 
     Args:
         plan: the command; see `next_cells.is_answered`.
@@ -33,7 +33,7 @@ def count_first(plan: Plan, looks: Mapping[str, Iterable[int]], task: str, n: in
 
 
 class Targets:
-    """Collects how many examples to ask.
+    """Collects how many examples to ask under each condition in each cell.
 
     `ask` and `ask_on` store in `counts`, by condition hash, task and protocol, the total number of
     examples to reach, including those already answered. Conditions that are not part of the command
@@ -51,12 +51,12 @@ class Targets:
         self._hashes = {entry["name"]: entry["hash"] for entry in result.manifest["conditions"]}
 
     def ask_on(self, cell: Cell, names: Iterable[str]) -> None:
-        """Request a cell's examples up to the next look, under conditions and the intact model.
+        """Request a cell's examples up to the next look, under the intact model and conditions.
 
         A look is a number of examples after which the results are judged. The next one is the first
-        that exceeds the number of examples asked under every one of the conditions so far (see
-        `n_asked`). After the last look, request examples up to the cell's limit. Request nothing if
-        a condition is not part of this command, or if the next look is above the limit.
+        that is larger than the number of examples that were asked under all of the conditions so
+        far (`n_asked`). After the last look, request examples up to the cell's limit. Request
+        nothing if a condition is not part of this command, or if the next look is above the limit.
         """
         names = list(names)
         if not all(self._hashes[name] in self._planned for name in names):
@@ -81,7 +81,7 @@ class Targets:
 
     @staticmethod
     def n_asked(cell: Cell, names: Iterable[str]) -> int:
-        """Return the smallest number of a cell's examples asked under any of the conditions."""
+        """Return, for the condition with the fewest, how many of a cell's examples were asked."""
         return min(cell.n_rows.get(name, 0) for name in names)
 
 

@@ -3,9 +3,9 @@
 The answers of a unit are computed and stored together (`work_units.Unit`). A cell is one task under
 one protocol. A run asks in rounds: the first examples of every task under every condition, then
 further ones. After each round the folder holds a complete, smaller sweep. Then the intact model is
-run again for the noise floor and chance. Questions that depend on earlier answers are asked last
-(see `next_cells`), up to the next *look*: the number of questions after which the results are
-judged again.
+run again, to measure the noise floor (how many answers change with the batch shape) and chance.
+Questions that depend on earlier answers are asked last (see `next_cells`), up to the next *look*:
+the number of questions after which the results are judged again.
 """
 
 import json
@@ -43,7 +43,7 @@ from layerroles.sweep.work_units import SweepCell, Unit
 log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_STEPS = 0.5
-# The text shown with the progress of questions that depend on earlier answers.
+# What the questions that depend on earlier answers are about, as shown with the progress.
 _NOW = {"look": "what is not decided yet", "sinks": "layers that may be sinks"}
 
 
@@ -56,9 +56,9 @@ class Execution:
         store: the open run folder.
         workers: the open backend.
         engine: the engine of this process.
-        expected: seconds per row by task, from the cost model, as far as they are known.
-        after_round: called with the folder's rows so far, after each round but the last and after
-            each look that follows the rounds.
+        expected: seconds per row by task, from the cost model, for the tasks for which it is known.
+        after_round: a function to call with the folder's rows so far, after each round but the last
+            and after each look that follows the rounds; None if there is nothing to call.
         minutes: the time after which questions that depend on earlier answers are no longer asked;
             None for no limit.
     """
@@ -96,7 +96,8 @@ class Execution:
         is_begun = bool(units or self._may_follow) and work.plan not in unfinished
         if is_begun:
             unfinished.append(work.plan)
-        # Not saved before: a finished run stays as it is until it is marked as unfinished.
+        # Not saved earlier, so that a finished run's manifest does not grow before it is marked as
+        # unfinished.
         store.save_manifest()
         needed = [] if units else self._needed_units()
         if is_begun and not (units or needed):
@@ -104,7 +105,8 @@ class Execution:
             store.save_manifest()
         with write_progress(store.folder, _n_rows([*units, *needed])) as advance_file:
             self._answer(units, "sweep", advance_file)
-            # The next questions depend on a family's skill, which is unknown without its chance.
+            # Which questions are next depends on whether a family has skill (a score above chance),
+            # which is not known before its chance is.
             began = time.monotonic()
             self._repeat_intact(advance_file)
             self._pace.leave_out(time.monotonic() - began)
@@ -121,8 +123,8 @@ class Execution:
     def _needed_units(self) -> list[Unit]:
         """Return units with the questions that `next_cells` chooses, given the stored rows.
 
-        The manifest keeps the numbers of examples to ask until all are answered, so that a run that
-        was killed during a look completes the same look.
+        The manifest keeps the chosen numbers of examples until all are answered, so that a run that
+        is killed on the way to a look resumes with the same questions.
         """
         if not self._may_follow:
             return []
@@ -140,12 +142,12 @@ class Execution:
         return self._units_for(needed)
 
     def _choose_in_time(self, result: SweepResult, left: float) -> dict[Key, int]:
-        """Return the numbers of examples of `next_cells`, as far as they can be asked in time.
+        """Return what `next_cells` returns, limited to what can be asked in the time left.
 
         If there is too little time for all undecided verdicts or claims, those that are expected to
-        need the fewest further questions are chosen. A claim costs far more than a verdict on a
-        layer, so at each look only half of the claims (rounded up), those that need the fewest, are
-        chosen. If there is no time for even one, logs a warning and returns an empty dict.
+        need the fewest further questions are chosen. Since a claim costs far more than a verdict on
+        a layer, at most half of the undecided claims (rounded up) are chosen at each look. If there
+        is no time for even one verdict or claim, logs a warning and returns an empty dict.
 
         Args:
             result: all rows so far.
@@ -232,11 +234,11 @@ class Execution:
                     advance(0, part.now, Outlook(left=pace.seconds_left(), picture=picture))
 
     def _end_round(self) -> Picture | None:
-        """Estimate how many rows may follow the rounds; call `after_round`; return a picture.
+        """Update the expected number of further rows, call `after_round`, and return a picture.
 
-        The picture shows the harm of each layer so far, together with the progress. It is None if
-        no condition ablates exactly one whole layer, if nothing shows the progress, or if the
-        picture could not be made.
+        The picture, the harm of each layer so far, is shown with the progress. It is None if no
+        condition ablates exactly one whole layer, if no progress is shown, or if the picture could
+        not be made.
         """
         is_shown = self._shows_layers and is_progress_shown()
         if not (self._may_follow or is_shown or self._after_round is not None):
@@ -283,7 +285,8 @@ class Execution:
             unit = units[index]
             rows = _judge_part(unit, asked_by_unit[index], part)
             store.add_rows(rows)
-            # The rows are stored; a killed run may lose a second of the time recorded for them.
+            # Not saved for every part: a killed run keeps all stored rows, and loses only the
+            # recorded time of the latest of them.
             if _add_statistics(store.manifest, part) or time.monotonic() - last_saved > 1:
                 store.save_manifest()
                 last_saved = time.monotonic()
@@ -297,7 +300,7 @@ class Execution:
         store.save_manifest()
 
     def _repeat_intact(self, advance_file: Advance) -> None:
-        """Run the intact model again in cells that lack a noise floor or chance; store both."""
+        """Run the intact model again in cells without a noise floor or chance, and store these."""
         store, prepare, asked_by_cell = self._store, self._work.prepare, self._asked
         cells = [
             cell
@@ -368,7 +371,7 @@ class _Stored:
     Attributes:
         unit: the index of the unit.
         n_rows: the number of rows.
-        now: the task and condition of the rows, as text.
+        now: the task and the last condition of the rows, as text.
         seconds: the seconds that a worker took for them.
         ends_unit: whether all rows of the unit are stored now.
     """

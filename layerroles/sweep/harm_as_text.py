@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _LAYERS_BETWEEN_NUMBERS = 10
-# A cell keeps this share of its colour at least, however wide its interval is, and loses the rest
-# up to this width, in units of harm.
+# The wider the interval of a harm, the fainter its block. At the width `_WIDEST` (in units of harm)
+# or more, a block keeps the share `_FAINTEST` of its colour.
 _FAINTEST = 0.3
 _WIDEST = 2.0
-# No spaces, which rich would drop or wrap at.
+# Not spaces, since rich would drop spaces or break lines at them.
 _CELL, _UNKNOWN, _FILLER = "\N{FULL BLOCK}", "\N{MIDDLE DOT}", "\N{BOX DRAWINGS LIGHT HORIZONTAL}"
 _LEGEND = (
     "Harm in tenths: 0 below 0.1, 9 below 1, + 1 or more; - the ablation helps by 0.1 or more; "
@@ -49,7 +49,7 @@ _LEGEND = (
 
 @dataclass(frozen=True)
 class _Strip:
-    """Harm over depth of one family under one protocol, which is shown as a row of characters.
+    """The harm of each layer for one family under one protocol, shown as a row of characters.
 
     Attributes:
         family: the family.
@@ -57,7 +57,7 @@ class _Strip:
         n: the number of scored answers of the intact model, summed over tasks.
         intact: the intact score, averaged over tasks; NaN if there is none yet.
         chance: the score of guessing, averaged over tasks; NaN if unknown.
-        why: the reason why harm cannot be measured; "" if it can.
+        why: the reason, as text, if harm cannot be measured; "" if it can.
         harms: the harm of each layer; unknown if no condition ablates the layer, or if no
             answer under that condition is stored yet.
     """
@@ -76,9 +76,9 @@ def layer_strips(result: SweepResult) -> "Table":
 
     A block is orange if ablating the layer hurts and blue if it helps, in the full colour at a harm
     of 1 or -1; the wider the interval, the fainter the block. Only one ablation at one choice of
-    positions is shown: the first ablation of the result, at the positions `all` if it has
-    conditions with `at="all"`, else at the first `at` by name. If no condition ablates exactly one
-    whole layer, the table says so.
+    positions (`at`) is shown: the first ablation of the result, at `"all"` if it has such
+    conditions, else at the `at` that comes first in the alphabet. If no condition ablates exactly
+    one whole layer, the table says so.
 
     Args:
         result: the result of a sweep, finished or not.
@@ -110,7 +110,7 @@ def layer_strips(result: SweepResult) -> "Table":
     for name in ("family", "protocol", "n", "intact", "chance"):
         is_number = name in ("n", "intact", "chance")
         table.add_column(name, no_wrap=True, justify="right" if is_number else "left")
-    # Where the table is too narrow, numbers and cells are folded at the same layers.
+    # If the table is too narrow, the layers' numbers and blocks are folded at the same layers.
     table.add_column(Text(_number_layers(len(strips[0].harms), _FILLER)), overflow="fold")
     for strip in strips:
         family, *others = map(Text, _format_names_and_scores(strip))
@@ -179,7 +179,7 @@ def _choose_conditions(result: SweepResult) -> tuple[str, dict[int, str]]:
     Returns the choice in words, for the title, and a map from each layer to the name of the
     condition that ablates it. Both are empty if no condition ablates exactly one whole layer.
     """
-    # The conditions are read here, since `Harms` also computes each effect's test and interval.
+    # Read from the cells, not with `Harms`, which would compute each effect's test and interval.
     places = {
         str(row.condition): (str(row.ablation), str(row.at), int(row.layer))
         for cell in cells_of(result)
@@ -193,7 +193,7 @@ def _choose_conditions(result: SweepResult) -> tuple[str, dict[int, str]]:
     judged = (ablations[0], "all" if "all" in ats else min(ats))
     names = [(place[2], name) for name, place in places.items() if place[:2] == judged]
     what = f": {judged[0]} at {judged[1]}"
-    condition_of = dict(reversed(names))  # the first of several settings
+    condition_of = dict(reversed(names))  # keeps the first of several settings
     if len(condition_of) < len(names):
         what += ", its first setting"
     if len(ablations) > 1:

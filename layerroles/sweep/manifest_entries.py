@@ -9,7 +9,7 @@ from layerroles.ablations import Condition
 
 
 def command_line() -> str:
-    """Return the command line of this process; the program is given without its folder."""
+    """Return the command line of this process, with the program's name but not its folder."""
     program = Path(sys.argv[0]).name
     # `python -m layerroles`
     shown = "layerroles" if program == "__main__.py" else program

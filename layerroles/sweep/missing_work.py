@@ -23,8 +23,8 @@ from layerroles.sweep.unit_sizes import UnitSizes, count_together
 from layerroles.sweep.work_units import SweepCell, Unit
 from layerroles.tasks import Example
 
-# The mean number of questions per condition that a sweep until="decided" is expected to ask: that
-# of a mixture of layers like those of SmolLM2-135M (`benchmarks/looks.py`).
+# The mean number of questions per condition that a sweep until="decided" is expected to ask: the
+# mean in simulations with a mixture of layers like that of SmolLM2-135M (`benchmarks/looks.py`).
 EXPECTED_QUESTIONS = 170
 _ONE_ROUND: Mapping[str, Any] = {
     **{"rows_at_once": {}, "examples_at_once": {}},
@@ -39,7 +39,7 @@ class Work:
     Attributes:
         cells: the cells.
         conditions: the conditions, the intact model first.
-        references: the references of the conditions.
+        references: the references (prompts with the intact model's statistics) of the conditions.
         prepare: a function that encodes examples of a cell.
         rows_at_once: the approximate maximum of rows per cell in a unit.
         coherence: whether the intact model scores the generated texts.
@@ -58,7 +58,7 @@ class Work:
     until: Goal | None = None
 
     def asked_first(self, manifest: Mapping[str, Any]) -> list[Condition]:
-        """Return the conditions that are used in any case: all but those of `find_deferred`."""
+        """Return the conditions that no earlier answers can make unnecessary (`find_deferred`)."""
         entries = [describe_condition(condition) for condition in self.conditions]
         deferred = find_deferred(entries, self.plan, only_needed=manifest["only_needed"])
         return [condition for condition in self.conditions if condition.hash not in deferred]
@@ -76,7 +76,7 @@ class Work:
         }
 
     def first_cells(self, manifest: Mapping[str, Any]) -> list[SweepCell]:
-        """Return the cells, each cut to the examples that are asked in any case (`count_first`)."""
+        """Return the cells, each cut to the examples that are asked first (`count_first`)."""
         looks = manifest["looks"]
         return [
             _cut(cell, count_first(self.plan, looks, cell.task.label, len(cell.examples)))
@@ -86,7 +86,9 @@ class Work:
     def missing(
         self, done: Mapping[Key, set[str]], manifest: Mapping[str, Any] = _ONE_ROUND
     ) -> Iterator[Unit]:
-        """Yield units with the missing answers to the questions that are asked in any case.
+        """Yield units with the missing answers to the first questions, which are always asked.
+
+        These are the examples of `first_cells` under the conditions of `asked_first`.
 
         Args:
             done: the ids of the answered examples, by condition hash, task and protocol.
@@ -101,8 +103,8 @@ class Work:
         """Yield the units that a run into an empty folder is expected to answer.
 
         Without `until`, these are all questions under all conditions, in a single round. With
-        `until`, each condition is assumed to need `EXPECTED_QUESTIONS`, and deferred conditions
-        (`find_deferred`) are left out.
+        `until`, each condition is assumed to need `EXPECTED_QUESTIONS`, and conditions that earlier
+        answers may make unnecessary (`find_deferred`) are left out.
         """
         if not self.until:
             return self.missing({})
@@ -115,8 +117,8 @@ class Work:
     ) -> Iterator[Unit]:
         """Yield units with the missing answers among the first `needed[key]` examples of each key.
 
-        No unit has examples from before and after a look (a number of questions after which the
-        results are judged). So units are the same whether the questions up to several looks are
+        No unit has examples from both sides of a look (a number of questions after which the
+        results are judged). So the units are the same whether the questions up to several looks are
         asked in one call or in several.
 
         Args:
@@ -129,7 +131,7 @@ class Work:
             wanted = {key for key, target in needed.items() if (key[1], target) == (task, n)}
             hashes = {condition for condition, _, _ in wanted}
             asked = [condition for condition in self.conditions if condition.hash in hashes]
-            if not cells or not asked:  # of another command
+            if not cells or not asked:  # the questions of another command
                 continue
             sizes = self._sizes(len(asked), manifest, rounds=False)
             ends = [size for size in manifest["looks"].get(task, ()) if size < n]
@@ -172,7 +174,7 @@ def missing_units(
     for number, task_cells, block in _split_blocks(cells, sizes):
         lacking: dict[tuple[tuple[int, ...], tuple[str, ...]], list[Condition]] = {}
         for condition in conditions:
-            # Of this condition: the examples that are missing, with the cells that miss them.
+            # The examples that are missing under this condition, and the cells that lack them.
             cells_lacking: dict[tuple[str, ...], list[int]] = {}
             for index, cell in enumerate(task_cells):
                 key = (condition.hash, *cell.names)
@@ -196,7 +198,7 @@ def missing_units(
 def _split_blocks(
     cells: Sequence[SweepCell], sizes: UnitSizes
 ) -> list[tuple[int, list[SweepCell], tuple[Example, ...]]]:
-    """Return a list of (round, cells of a task, block of its examples), in the order of answering.
+    """Return (round, a task's cells, examples) of each block, in the order in which they are asked.
 
     A block holds consecutive examples that are computed together. The round is -1 if the sweep does
     not ask in rounds. The blocks of all tasks are interleaved within a round, so that at any time

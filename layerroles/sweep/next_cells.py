@@ -1,12 +1,12 @@
 """Choose which questions to ask next, given the rows so far.
 
-After its first questions a sweep asks more only where the answers can matter. A layer may be
+After its first questions, a sweep asks more only where the answers can matter. A layer may be
 critical only because it writes the attention sink; to find out, the layer is ablated again at all
 positions but the first token (`at="after_first"`). This is done for critical layers only. A sweep
 with `until="decided"` asks more questions only under conditions whose verdict is not decided. A
 sweep with `until="claims"` asks more only for undecided claims, with each layer of the claim
-ablated by one kind of ablation. Both pause after planned numbers of questions, the *looks*, to
-see which verdicts or claims are decided by then.
+ablated by one kind of ablation. Sweeps with `until` pause after planned numbers of questions, the
+*looks*, to see which verdicts or claims are decided by then.
 
 A *cell* is one task under one protocol; it has *skill* if its intact score is shown to lie above
 chance. The choice depends only on the stored rows, the manifest and the *command* (what one call of
@@ -38,9 +38,9 @@ def next_cells(result: SweepResult, plan: Plan) -> dict[Key, int]:
 
     The numbers are totals: examples that are answered already are included.
 
-    - A deferred condition (`results.find_waiting`) needs answers in all cells of a family under a
-      protocol if the same ablation at all positions is critical there. The examples are those asked
-      under the ablation at all positions.
+    - A deferred condition (a layer's ablation `after_first`; `results.find_waiting`) needs answers
+      in all of a family's cells with skill under a protocol if the same ablation at all positions
+      is critical there. The examples are those asked under the ablation at all positions.
     - In a sweep with `until`, an undecided condition needs answers up to the next look, in all of
       the family's cells with skill. So do all conditions of a kind of ablation on which an
       undecided claim depends.
@@ -54,10 +54,10 @@ def next_cells(result: SweepResult, plan: Plan) -> dict[Key, int]:
 
 
 def ask_for(decisions: Iterable[Open], result: SweepResult, plan: Plan) -> dict[Key, int]:
-    """Return the numbers of examples of `next_cells`, for some verdicts or claims only.
+    """Return what `next_cells` returns, but for the given verdicts or claims only.
 
     Args:
-        decisions: the undecided verdicts or claims.
+        decisions: undecided verdicts or claims.
         result: all rows so far.
         plan: the command; see `is_answered`.
     """
@@ -102,7 +102,7 @@ class _Verdict:
     def more(self) -> float:
         """The expected number of further questions; NaN if not known.
 
-        0 if the layer may be a sink: whether it is one is asked first.
+        0 if the layer may be a sink, so that the questions that show whether it is come first.
         """
         if self.decision.may_be_sink:
             return 0.0
@@ -128,10 +128,9 @@ class _Verdict:
 def expected_next(result: SweepResult, plan: Plan) -> dict[str, float]:
     """Return the expected number of rows that `next_cells` will add, by task.
 
-    The number can be predicted before the questions that are asked in any case (`count_first`) are
-    answered. The width of an interval is assumed to shrink with the square root of the number of
-    examples. An undecided condition is expected to need as many questions as `results.count_needed`
-    returns.
+    The number can be predicted even before the first questions (`count_first`) are all answered:
+    the width of an interval is assumed to shrink with the square root of the number of examples. An
+    undecided condition is expected to need as many questions as `results.count_needed` returns.
     """
     if plan.get("until") == "claims":
         return expected_for_claims(result, plan)
@@ -166,8 +165,8 @@ def is_answered(
     Args:
         plan: the command, which is one call of `Sweep.run`, as a dict: `conditions`, a list of
             hashes; `cells`, a list of [task, protocol, number of examples]; and `until`, "claims"
-            if it decides claims or another text if it decides verdicts on layers. `until` is
-            missing if the command asks all questions.
+            if it asks until claims are decided, or another text if until verdicts on layers are.
+            `until` is missing if the command asks all questions.
         done: the ids of the answered examples, by condition hash, task and protocol.
         manifest: the folder's manifest.
     """

@@ -1,4 +1,4 @@
-"""Estimate the noise floor: how many answers change if the intact model runs in other batches.
+"""Measure the noise floor: how many of the intact model's answers change in other batches.
 
 Floating-point rounding depends on the shape of a batch, so a few answers change. An effect that
 changes no more answers than rounding does cannot be distinguished from noise. The noise floor is
@@ -13,7 +13,7 @@ from layerroles.protocols import Answer, Asked
 from layerroles.tasks import Example
 
 _AT_ONCE = 4
-# The relative difference up to which continuous scores count as the same.
+# Continuous scores count as the same up to this relative difference.
 _SAME = 1e-6
 
 

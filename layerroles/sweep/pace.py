@@ -1,7 +1,8 @@
 """Estimate how long the rest of a run takes, from the times of its latest units.
 
-A unit is work whose answers are computed and stored together (`work_units.Unit`). The cost of a row
-differs by up to a factor of a hundred between tasks, so each task has a speed of its own.
+A unit is work whose answers are computed and stored together (`work_units.Unit`). A row is one
+answer. The time for a row differs by up to a factor of a hundred between tasks, so each task has a
+speed of its own.
 """
 
 import time
@@ -11,9 +12,9 @@ from collections.abc import Iterable, Mapping
 from layerroles.engine import Computed
 from layerroles.sweep.work_units import Unit
 
-# The units of a task whose times are used: the latest, since units of later rounds are larger.
+# How many units of a task are averaged: only the latest, since units of later rounds are larger.
 _N_LATEST = 2
-# Generated tokens as a share of the most allowed, assumed until a unit of the task was measured.
+# The generated tokens, as a share of the most allowed, assumed until a task's first unit is stored.
 _WRITTEN = 0.5
 
 
@@ -33,9 +34,9 @@ class Pace:
         self._written: dict[str, float] = {}
         self._written_now: dict[str, float] = {}
         self._may_follow: Mapping[str, float] = {}
-        # For each task: the seconds that a row of its latest units took.
+        # By task: the seconds per row in each of its latest units.
         self._latest: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_N_LATEST))
-        # Seconds of the units that are partly stored, by their identity.
+        # Seconds of the units that are partly stored, by `id(unit)`.
         self._unit_seconds: defaultdict[int, float] = defaultdict(float)
         self._work = self._wall = self._before_pass = self._left_out = 0.0
         self._began = time.monotonic()
@@ -50,11 +51,11 @@ class Pace:
         self._may_follow = rows
 
     def leave_out(self, seconds: float) -> None:
-        """Leave seconds out of the measured time: work that no later unit repeats (a report)."""
+        """Exclude seconds from the measured time: work, such as a report, that does not recur."""
         self._left_out += seconds
 
     def leave_out_preparation(self, seconds: float) -> None:
-        """Leave the seconds before a unit's first pass out of the times of the run and the unit."""
+        """Exclude the seconds before a unit's first forward pass from the times of run and unit."""
         self.leave_out(seconds)
         self._before_pass += seconds
 
@@ -83,8 +84,9 @@ class Pace:
     def seconds_left(self, unit: Unit | None = None, computed: float = 0.0) -> float | None:
         """Return the expected seconds until all rows are stored; None if a task's speed is unknown.
 
-        A task without measured times uses the expected ones, scaled by the ratio of measured to
-        expected times of other tasks, or else the mean measured time per row.
+        For a task without measured times, the expected time per row is used, scaled by the ratio of
+        measured to expected times of other tasks. If there is no expected time either, the mean
+        measured time per row is used.
 
         Args:
             unit: the unit that is being answered.
@@ -125,7 +127,8 @@ class Pace:
             if each is None:
                 return None
             seconds += max(0.0, n) * each
-        # Several workers share the work; judging and storing rows takes time in addition.
+        # The elapsed time differs from the summed seconds of the workers: they work at the same
+        # time, and judging and storing rows takes time in addition.
         return seconds * (self._wall / self._work if self._work else 1.0)
 
 

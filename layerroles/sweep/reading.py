@@ -84,9 +84,9 @@ def _leave_out_begun_looks(
     """Return the rows up to the last complete look, since verdicts are given at looks only.
 
     A look is a number of questions after which the run judges its results. It is complete for a
-    condition in a cell if all examples up to it are answered there. Until the first look is
-    complete, the rows before the first missing example are kept, so that there are estimates; rows
-    of deferred conditions are not kept then.
+    condition, task and protocol if all examples up to it are answered there. As long as the first
+    look is not complete, the rows before the first missing example are kept, so that there are
+    estimates, except the rows of deferred conditions.
 
     Args:
         frame: all rows.
@@ -120,8 +120,8 @@ def _leave_out_begun_looks(
 def _example_table(examples: list[dict[str, Any]]) -> pd.DataFrame:
     """Return a table with a row for each task and example.
 
-    `contexts` holds digests of the prompts' contexts, and `guesses` the scores of guessing, both as
-    JSON objects by protocol. A value that a run of an earlier version lacks is "".
+    The columns `contexts` (digests of the texts that the model reads) and `guesses` (the scores of
+    guessing) hold JSON objects by protocol. A value that a run of an earlier version lacks is "".
     """
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     contexts: defaultdict[tuple[str, str], dict[str, str]] = defaultdict(dict)

@@ -1,10 +1,10 @@
-"""Fill a sweep's open references for each task; check that none contains a question asked.
+"""Fill a sweep's open references for each task, and check references for questions that are asked.
 
 A reference holds prompts, and the statistics of the intact model on them that ablations use. An
-open reference, one without a source, is filled with held-out prompts of each task. So a condition
-with an open reference becomes a different condition for each task, with the same edits and name but
-other prompts. Rows are stored under the condition that the user gave; the manifest says which
-prompts were used in each cell.
+open reference is one without prompts; for each task, it is filled with the task's held-out prompts.
+So a condition with an open reference becomes a different condition for each task, with the same
+edits and name but other prompts. Rows are stored under the condition that the user gave; the
+manifest says which prompts were used in each cell (a task under a protocol).
 """
 
 import re
@@ -17,7 +17,7 @@ from layerroles.tasks import Example, Task
 
 
 class References:
-    """The conditions of a sweep, per task; open references get the task's held-out prompts.
+    """The conditions of a sweep for each task, with open references filled from that task.
 
     Args:
         tasks: the tasks of the sweep.
@@ -50,20 +50,20 @@ class References:
     def conditions(
         self, task: str, conditions: Iterable[Condition] | None = None
     ) -> tuple[Condition, ...]:
-        """Return conditions (None for all) with open references filled from the task's prompts."""
+        """Return conditions (None for all) with open references filled from a task's prompts."""
         resolved = self._by_task[task]
         given = resolved if conditions is None else conditions
         return tuple(resolved[condition] for condition in given)
 
     def distinct_conditions(self) -> list[Condition]:
-        """Return the conditions of all tasks, with references filled, without repetitions."""
+        """Return the distinct conditions of all tasks, with open references filled."""
         return list(dict.fromkeys(one for task in self._by_task for one in self.conditions(task)))
 
     def to_manifest(self, task: str) -> dict[str, dict[str, str]]:
-        """Return the part of a task's manifest entries that says how its references were filled.
+        """Return the part of a task's manifest entries that says how open references were filled.
 
-        The key "references" maps the digest of each open reference to that of the reference made
-        for this task. Empty if there is no open reference.
+        Its key "references" maps the digest of each open reference to the digest of the reference
+        that was made for this task. Empty if there is no open reference.
         """
         made = self._open_made[task]
         if not made:

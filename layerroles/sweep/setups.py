@@ -28,7 +28,7 @@ from layerroles.tasks import Task
 
 # A model, or a function that returns the model of a dtype.
 Models = TransformerBridge | Callable[[str], TransformerBridge]
-# Factors that are no parameters of the task, with their level where they are not varied.
+# The factors that are not parameters of the task, each with the level that it has if not given.
 _SETTINGS: dict[str, object] = {
     "ablation": Skip(),
     "at": "all",
@@ -36,7 +36,7 @@ _SETTINGS: dict[str, object] = {
     "protocol": "continuation",
     "seed": 0,
 }
-# What a set-up's folder has to differ by, beside task and conditions.
+# Set-ups that differ in these have different folders, as do those that differ in task or ablation.
 _IN_FOLDER = ("dtype", "protocol", "seed")
 _MOST_CHARACTERS = 100
 
@@ -50,21 +50,21 @@ def robustness(
     claim: str = "early_minus_late",
     limit: int = 32,
 ) -> Robustness:
-    """Say in how many of at most 16 set-ups a claim holds, and which factor its number depends on.
+    """Measure in how many of at most 16 set-ups a claim holds, and which factors change its number.
 
     Every set-up asks the same questions, unless the seed is a factor. All combinations of levels
     are measured if there are at most 16, else a balanced fraction of them (see
-    `stats.fractional_factorial`). If interrupted, call it again to resume.
+    `stats.fractional_factorial`). To resume after an interruption, call it again.
 
     Args:
         model: from `load` or `prepare`; or, if `"dtype"` is a factor, a function that returns the
             model of a dtype, such as `lambda dtype: lr.load("smollm2-135m", dtype=dtype)`. Models
             are loaded one after another.
         task: the task that is asked.
-        factors: the levels of each factor, the usual one first. A factor is a parameter of the task
-            (`"template"`, `"num_fewshot"`, `"shot_order"`), `"ablation"`, `"at"`, `"dtype"`,
-            `"protocol"` or `"seed"`. A factor with one level fixes a setting; settings that are not
-            named are `Skip()` at `"all"`, `"continuation"`, seed 0.
+        factors: the levels of each factor, the usual level first. A factor is a parameter of the
+            task (such as `"template"`, `"num_fewshot"` or `"shot_order"`), `"ablation"`, `"at"`,
+            `"dtype"`, `"protocol"` or `"seed"`. A factor with one level fixes a setting. Settings
+            that are not named are `Skip()` at `"all"`, `"continuation"` and seed 0.
         path: a folder; each set-up has a run folder in it.
         claim: `"early_minus_late"`: the mean harm of the first third of layers exceeds that of the
             last third by more than 0.05; `"late_minus_early"`: the reverse; `"mean_harm"`: the mean
@@ -74,8 +74,8 @@ def robustness(
 
     Raises:
         InputError: an unknown factor, claim or layer; no factor with two levels; a level that the
-            task does not accept, or given twice; too many levels for 16 set-ups; or a model that
-            does not fit the factors.
+            task does not accept, or that is given twice; too many levels for 16 set-ups; or a
+            model, instead of a function, if `"dtype"` is a factor (or the reverse).
 
     Example:
         factors = {"seed": [0, 1], "ablation": [lr.Skip(), lr.Zero()]}
@@ -93,7 +93,7 @@ def robustness(
     numbers: dict[int, _Number] = {}
     loaded: TransformerBridge | None = None
     dtype: object = None
-    # In the order of dtypes, so that each model is loaded once.
+    # Sorted by dtype, so that the model of each dtype is loaded once.
     for at, setup in sorted(enumerate(setups), key=lambda numbered: str(numbered[1]["dtype"])):
         if loaded is None or setup["dtype"] != dtype:
             loaded, dtype = None, setup["dtype"]  # frees a model before the next one is loaded
@@ -129,7 +129,7 @@ class _Quantity:
     """Which number a claim is about, such as the harm of one layer, and how to measure it.
 
     Attributes:
-        claim: the claim as text, with a gap `{family}`.
+        claim: the claim as text, with the placeholder `{family}`.
         smallest: the smallest effect of interest.
         layer: the layer whose harm is the number; None if the number is over several layers.
         is_mean: whether the number is the mean harm over all layers, instead of the difference
@@ -147,7 +147,7 @@ class _Quantity:
         """Return the layers that the number is about.
 
         Raises:
-            InputError: the model has no such layer, or too few for thirds.
+            InputError: the model has fewer than three layers, and the number compares thirds.
         """
         if self.layer is not None:
             return [self.layer]
@@ -159,7 +159,7 @@ class _Quantity:
         return [*range(third), *range(n_layers - third, n_layers)]
 
     def measure(self, result: SweepResult) -> _Number:
-        """Return the quantity of the claim, measured on the result of one set-up's sweep."""
+        """Return the number that the claim is about, from the result of one set-up's sweep."""
         (ablation,) = set(single_site_conditions(result)["ablation"])
         harms = Harms(result, ablation)
         ((family, protocol),) = harms.keys
@@ -208,7 +208,7 @@ class _Setup:
             seed=cast(int, self["seed"]),
             noise_floor=False,
         )
-        # The same ablation of any other layer belongs in the same folder.
+        # Made for layer 0 whichever layers are ablated, so that the folder does not depend on them.
         identity = Condition({Site(0): ablation}, at=at).hash
         content = [task.label, identity, *(str(_label(self[name])) for name in _IN_FOLDER)]
         digest = hashlib.sha256("\n".join(content).encode()).hexdigest()[:8]
@@ -274,10 +274,10 @@ def _label(level: object) -> object:
 
 
 def _without_task(contrast: stats.Contrast) -> stats.Contrast:
-    """Return a contrast whose questions and clusters do not name the task.
+    """Return a contrast with the task's label removed from the names of questions and clusters.
 
-    The tasks of two set-ups have different labels but the same questions, whose names must be equal
-    so that they are paired.
+    The tasks of two set-ups have different labels but the same questions. To be paired, these must
+    have the same names.
     """
 
     def strip(name: object) -> object:

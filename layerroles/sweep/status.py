@@ -35,12 +35,12 @@ class Status:
         rows_total: answers that were missing when the run was last started, plus those that earlier
             answers made necessary since.
         host, pid: the machine and process id of the run's process.
-        started: when that process started, in clock ticks since boot, as text, which shows whether
-            its id has been reused; empty without `/proc`.
+        started: when that process started, in clock ticks since boot, as text. It shows whether the
+            process id has been reused. Empty without `/proc`.
         seconds: seconds since the run was last started.
         updated: when this status was written, in seconds since 1970.
         rows_done: answers stored since the run was last started.
-        rows_computed: about how many answers of the current unit are computed but not yet stored.
+        rows_computed: about how many answers are computed but not yet stored.
         seconds_left: the expected seconds until the remaining answers are stored; None if not
             known, while the intact model is asked again, and once the run stopped or died.
         now: the task and condition, or the step of the run, that is or was last computed, as text;
@@ -112,7 +112,7 @@ def read_status(folder: str | Path) -> Status:
 
 
 def describe_unfinished(folder: str | Path) -> str:
-    """Return a line that says that a run is unfinished; "" if it is finished or has no status."""
+    """Return a line that says that a run is unfinished; "" if it is done or of unknown status."""
     try:
         status = read_status(folder)
     except InputError:  # the rows are readable without a status
@@ -136,7 +136,7 @@ def write_progress(folder: Path, rows_total: int) -> Iterator[Advance]:
     last = began
 
     def updated(**changed: Any) -> Status:
-        seconds = time.monotonic() - began  # a clock that is set back must not change it
+        seconds = time.monotonic() - began  # monotonic, since the system clock may be set back
         return replace(status, seconds=seconds, updated=time.time(), **changed)
 
     def advance(rows: int, now: str, outlook: Outlook = NO_OUTLOOK) -> None:
@@ -186,7 +186,7 @@ def _start_time(pid: int) -> str:
     Returns "dead" for a zombie process.
     """
     try:
-        # The name, in brackets, may hold anything; state and start time are fields 3 and 22.
+        # Field 2, the name in brackets, may hold spaces; fields 3 and 22 are state and start time.
         words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return "dead" if words[0] in ("Z", "X") else words[19]
     except (OSError, IndexError):

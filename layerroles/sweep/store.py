@@ -37,7 +37,8 @@ CREATE TABLE IF NOT EXISTS examples (
     PRIMARY KEY (task, protocol, example)
 ) WITHOUT ROWID;
 """
-# What must be the same when a run is resumed; anything else may grow or is only recorded.
+# The manifest values that must be the same when a run is resumed, as paths of keys; tasks and
+# conditions may be added, and other values are only recorded.
 _SAME = (("model", "weights"), ("model", "dtype"), ("seed",), ("chat",), ("coherence",))
 # Defaults for what folders of earlier versions lack.
 _EARLIER: dict[str, Any] = {"chat": False, "coherence": False, "noise_floor": []}
@@ -61,7 +62,7 @@ class Store:
         return ids
 
     def read_answers(self, condition: str, task: str, protocol: str) -> dict[str, dict[str, Any]]:
-        """Return the stored answers of a condition in a cell: by example id, a dict by column."""
+        """Return the stored answers under a condition in a cell, by example id and column."""
         rows = self._db.execute(
             f"SELECT example, {', '.join(ROW)} FROM rows "
             "WHERE condition = ? AND task = ? AND protocol = ?",
@@ -76,7 +77,7 @@ class Store:
         return cell
 
     def add_noise_floor(self, floor: dict[str, Any]) -> None:
-        """Add a cell's noise floor to the manifest, unless it holds one from more examples."""
+        """Add a cell's noise floor to the manifest, unless one from more examples is there."""
         keys = ("task", "protocol")
         floors = _merge_items(self.manifest["noise_floor"], [floor], keys)
         order = [(cell["task"], cell["protocol"]) for cell in self.manifest["cells"]]
@@ -116,8 +117,9 @@ class Store:
             if id not in stored
         ]
         self._insert("examples", 4 + len(EXAMPLE), new)
-        # Folders of earlier versions do not name questions or clusters. The scores of guessing
-        # belong to the cell's chance, which stays where fewer examples are asked than before.
+        # Folders of earlier versions do not name questions or clusters. Scores of guessing are
+        # replaced only together with the cell's chance, which is kept if fewer examples are asked
+        # than before.
         names = ["question", "cluster"]
         names += ["guess"] if self.manifest_cell(task, protocol)["n"] == len(examples) else []
         for name in names:
@@ -155,7 +157,7 @@ class Store:
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Lock a run folder against other writers inside the `with` block; create it if missing.
+    """Lock a run folder against other writers in the `with` block; create the folder if missing.
 
     Raises:
         InputError: the folder cannot be written, another process is writing to it, or this system
@@ -306,7 +308,7 @@ def _merge_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
                 f"use another folder"
             )
     cells = _merge_items(stored["cells"], manifest["cells"], ("task", "protocol"))
-    for cell in cells:  # references of other conditions stay listed
+    for cell in cells:  # keep the references of conditions that are not asked this time
         names = cell["task"], cell["protocol"]
         noted = references.get(names, {}) | _references_by_cell(manifest["cells"]).get(names, {})
         cell |= {"references": noted} if noted else {}
@@ -322,7 +324,7 @@ def _merge_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         "looks": extend_looks(stored, manifest),
         "until": manifest["until"] or stored.get("until"),
         "asked_next": stored.get("asked_next", []),
-        # Units of earlier versions' folders stay what they are.
+        # A folder of an earlier version keeps its units (answers that are stored together).
         "rounds": stored.get("rounds", False),
         "only_needed": stored.get("only_needed", False) and manifest["only_needed"],
         "limit": max(stored["limit"], manifest["limit"]),
@@ -354,7 +356,8 @@ def _check_same_model_and_settings(
 def _references_by_cell(cells: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, str]]:
     """Return how open references were filled, by (task, protocol).
 
-    Each value maps the digest of an open reference to that of the reference made for the task.
+    Each value maps the digest of an open reference (one without prompts of its own) to the digest
+    of the reference that was made for the task.
     """
     return {(cell["task"], cell["protocol"]): cell.get("references", {}) for cell in cells}
 
@@ -373,14 +376,14 @@ def _merge_items(
 ) -> list[dict[str, Any]]:
     """Merge two lists of manifest entries; entries that are only in `new` come last.
 
-    A new entry replaces the old one with the same values of `keys`, unless it covers fewer examples
-    (`n`). The old `name` is preserved; so are the old estimates of chance if both have the same
-    `n`.
+    A new entry replaces the old one with the same values of `keys`, unless the new one covers fewer
+    examples (`n`). The old `name` is kept; so are the old estimates of chance if both entries have
+    the same `n`.
     """
     merged = {tuple(item[key] for key in keys): item for item in old}
     for item in new:
         before = merged.get(tuple(item[key] for key in keys), {})
-        # A smaller limit than before does not replace anything.
+        # With a smaller limit than before, the old entry stays.
         if before.get("n", 0) <= item.get("n", 0):
             values_kept = {"name": before["name"]} if "name" in before else {}
             if "chance_from" in before and before.get("n") == item.get("n"):

@@ -1,4 +1,4 @@
-"""Run a sweep, conditions x (task, protocol) with one row per example, into a run folder.
+"""Run a sweep: ask tasks under protocols and conditions, and store one row per answer.
 
 Example:
     sweep = Sweep(model, tasks, each_layer(model, Skip()), protocols=["generation"], limit=32)
@@ -45,7 +45,7 @@ from layerroles.sweep.work_units import EngineCall, SweepCell, distinct_conditio
 from layerroles.tasks import Example, Task, as_tasks
 
 _LIMIT, _LIMIT_UNTIL_DECIDED = 32, 512
-# Examples of each task whose work is planned, to choose the size of its units.
+# The number of examples of each task for which calls are planned, to choose the size of units.
 _N_PLANNED = 32
 
 
@@ -82,9 +82,10 @@ class Sweep:
             sums over layers use the harm at all positions.
         unit_seconds: the time that a unit of work, whose answers are computed and stored together,
             should take. A run that is killed loses the unit that is being computed. The sizes of
-            units are stored in the run folder. They follow this time only if this process runs the
-            model with the fused executor; otherwise a unit holds up to `rows_at_once` rows of each
-            cell. No unit is made so short that much is computed twice.
+            units are stored in the run folder. They depend on this time only if this process runs
+            the model, with the fused executor (many conditions in one batch); otherwise a unit has
+            up to `rows_at_once` rows of each cell. A unit is not made so small that much shared
+            work is computed again.
 
     Class attributes:
         rows_at_once: the approximate maximum of rows per cell (task under a protocol) in a unit.
@@ -212,7 +213,7 @@ class Sweep:
         asked = {cell.names: work.prepare(cell, cell.examples) for cell in self.cells}
         question_versions = _package_versions(self.cells)
         with ExitStack() as closing:
-            # A folder that another process writes to is refused before workers are started.
+            # Locked before workers are started: another process may be writing to the folder.
             closing.enter_context(lock_folder(Path(path)))
             open_backend = closing.enter_context(chosen_backend.opened(engine))
             store = closing.enter_context(
@@ -240,9 +241,9 @@ class Sweep:
 
         All conditions are included, also those that `only_needed` may skip. In a sweep with
         `until`, each condition is assumed to need `EXPECTED_QUESTIONS`, and conditions that are
-        used only if earlier answers require it (`results.find_deferred`) are left out. Units have
-        the maximum size, so work that a run repeats for smaller units is not counted. The texts
-        that `coherence` scores are not known beforehand and are left out.
+        used only if earlier answers require it (`results.find_deferred`) are left out. Each call
+        has the maximum size, so work that a run with smaller units repeats is not counted. The
+        texts that `coherence` scores are not known beforehand and are left out.
 
         Raises:
             InputError: a prompt is longer than the model's context.
@@ -283,8 +284,8 @@ class Sweep:
     ) -> dict[str, float]:
         """Add missing sizes of units to the manifest; return the expected seconds per row by task.
 
-        A task that an earlier version began in this folder, without storing a size, keeps the units
-        of that version.
+        A task that an earlier version began in this folder, without storing a size, keeps that
+        version's size of units.
         """
         begun = {task for (_, task, _), ids in done.items() if ids}
         asked = self._work(engine).asked_first(manifest)

@@ -1,12 +1,12 @@
 """Choose the questions that a sweep with `until="claims"` asks for claims that are not decided.
 
 A claim sums over all layers, so the same questions are asked with each layer ablated. The layers
-are ablated with the first kind of ablation, such as `Skip`. Once its *finding* (what this kind says
-about the claim, with numbers) shows the claim or its opposite, the next kind follows, if the claim
-depends on it (`roles.Claim.open_finding`). If the sweep has conditions with `at="after_first"`, a
-claim also has to hold with the first token kept, that is, not ablated. Once a claim depends on
-this, critical layers are also ablated `after_first`, and so are the layers whose harm a context is
-shown to change.
+are ablated with the first kind of ablation, such as `Skip`. What a kind of ablation says about a
+claim, with numbers, is its *finding*. Once the first kind's finding shows the claim or its
+opposite, the next kind follows, if the claim depends on it (`roles.Claim.open_finding`). If the
+sweep has conditions with `at="after_first"`, a claim also has to hold with the first token kept,
+that is, not ablated. Once a claim depends on this, critical layers are also ablated `after_first`,
+and so are the layers whose harm a context is shown to change.
 
 A *cell* is one task under one protocol. A *look* is a number of questions after which the results
 are judged again.
@@ -41,7 +41,7 @@ class OpenClaim:
         claim: the claim.
         finding: what this kind of ablation says about the claim so far.
         cells: the cells that the claim is about, each with this kind's conditions at all positions
-            and, if the claim depends on them, those that ablate layers `after_first`.
+            and, if the claim depends on them, this kind's conditions `after_first`.
     """
 
     claim: Claim
@@ -53,7 +53,7 @@ class OpenClaim:
         """The expected number of further questions; NaN if not known.
 
         0 if a cell has no answers yet under this kind of ablation, or if the claim depends on the
-        conditions `after_first` and their number of questions is not known.
+        conditions `after_first` and it is not known how many questions these need.
         """
         n = min((Targets.n_asked(cell, names) for cell, names, _ in self.cells), default=0)
         if not n or (self.finding.asks_kept and math.isnan(self.finding.needed)):
@@ -69,7 +69,8 @@ class OpenClaim:
           questions that the former lack.
         - If another cell of the claim is below its limit and has fewer answers, add none.
         - If there are answers, but the finding has no numbers yet, add the questions that only the
-          intact model was asked. If there are none, continue only if another cell has more answers.
+          intact model was asked. If there are no such questions, the next rule holds only if
+          another cell has more answers.
         - Add the questions up to the next look, under all of the cell's conditions.
         """
         counts = [targets.n_asked(cell, names) for cell, names, _ in self.cells]
@@ -83,7 +84,7 @@ class OpenClaim:
             elif n > fewest:
                 continue
             elif is_unknown and n < n_intact:
-                # All examples asked of the intact model may be needed to show skill.
+                # To show skill, all examples that the intact model was asked may be needed.
                 targets.ask(cell, names, n_intact)
             elif not is_unknown or n < max(counts):
                 targets.ask_on(cell, [*names, *kept])
@@ -101,8 +102,8 @@ def open_claims(result: SweepResult, plan: Plan) -> list[OpenClaim]:
     """Return the claims that a command (`plan`) may still decide, each with its conditions.
 
     Kinds of ablation that belong only to other commands in the folder are left out. The mechanism
-    of a kind is the one that it declares, since a few answers cannot show that two kinds of
-    ablation do the same.
+    of a kind (such as deletion) is the one that it declares, since a few answers cannot show that
+    two kinds do the same.
 
     Args:
         result: all rows so far.
@@ -152,7 +153,7 @@ class _Conditions:
                 self._names[entry["ablation"]] = (*names, str(entry["name"]))
 
     def of(self, claim: Claim, finding: Finding) -> tuple[CellConditions, ...]:
-        """Return the claim's `OpenClaim.cells` for the kind of ablation of the finding."""
+        """Return `OpenClaim.cells` for a claim and the kind of ablation of a finding."""
         names = self._names[finding.ablation]
         return tuple(
             (cell, names, self._kept(cell, names, finding) if finding.asks_kept else ())
@@ -163,12 +164,12 @@ class _Conditions:
         )
 
     def _kept(self, cell: Cell, names: tuple[str, ...], finding: Finding) -> tuple[str, ...]:
-        """Return the names of the conditions that ablate layers `after_first`.
+        """Return the names of the `after_first` conditions of some layers.
 
         The layers are the critical ones, and those of `Finding.kept_layers`.
 
         Args:
-            cell: a layer has to be critical in this cell's family under its protocol.
+            cell: the cell; a critical layer is critical in the cell's family under its protocol.
             names: the names of the conditions at all positions that show which layers are critical.
             finding: what these conditions say about the claim.
         """

@@ -15,13 +15,13 @@ from layerroles.sweep.work_units import EngineCall
 
 # The most conditions that are asked together; work that they share is done once.
 _CONDITIONS_AT_ONCE = 64
-# With fewer floating-point operations, a task has units of the largest size, and the speed of the
-# device is not measured for it.
+# A task with fewer floating-point operations than this has units of the largest size, and does not
+# need a measurement of the device's speed.
 _TINY = 4e10
-# The largest cost of an example in a small unit, as a multiple of its cost in a large one.
+# In a small unit, an example may cost at most this many times what it costs in a large unit.
 _MOST_REPEATED = 1.15
-# Examples of a task that are asked under every condition before the next ones; each later round
-# doubles their number.
+# The number of a task's examples that are asked in the first round; each later round doubles the
+# number asked so far.
 _FIRST_ROUND = 4
 
 
@@ -32,14 +32,14 @@ class UnitSizes:
     Attributes:
         together: the largest number of conditions in a unit (see `count_together`).
         rows_at_once: the approximate maximum of rows per cell in a unit.
-        rows_of_task: a lower maximum for some tasks (see `choose_size`).
+        rows_of_task: by task, a maximum that may be lower (see `choose_size`).
         examples_of_task: for some tasks, the smallest number of examples in a unit, if that many
             are left to ask. Units of these tasks are made smaller by fewer conditions; units of
             other tasks always have `together` conditions.
         rounds: whether examples are asked in rounds: the first few examples of all tasks under all
             conditions, then as many again, and so on.
-        looks: numbers of examples at which the results are judged, if examples are not asked in
-            rounds; a unit ends at each of them.
+        looks: numbers of examples after which the results are judged, if examples are not asked in
+            rounds; no unit has examples from both sides of such a number.
     """
 
     together: int
@@ -112,8 +112,9 @@ def choose_size(
 
     The time is predicted by the cost model and the measured speed of the device. A unit is not made
     so small that a row costs more than `_MOST_REPEATED` times what it costs in a large unit: each
-    unit computes shared work again, such as a prefix that all prompts have. If fewer examples would
-    cost too much, a unit has fewer conditions, and only the intact model's part is repeated.
+    unit computes shared work again, such as a prefix that all prompts have. If a unit with fewer
+    examples would cost too much, a unit has fewer conditions instead. Then only the intact model's
+    part of the work is repeated.
 
     Args:
         engine: the engine that answers.
@@ -125,9 +126,9 @@ def choose_size(
         most: the largest number of rows per cell in a unit.
 
     Returns:
-        The size. It has `most` rows for a very small task, and if the time cannot be predicted: the
-        model has no weights in this process (Ray workers have them), or the fused executor cannot
-        run it under these conditions.
+        The size. It has `most` rows for a very small task, and also if the time cannot be
+        predicted: the model has no weights in this process (Ray workers have them), or the fused
+        executor, which runs many conditions in one batch, cannot run it under these conditions.
     """
     if not prepared(engine.model).has_weights:
         return TaskSize(most)

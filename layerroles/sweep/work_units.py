@@ -24,7 +24,7 @@ _remembered_guess = functools.lru_cache(maxsize=64)(_find_guess)
 
 @dataclass(frozen=True)
 class SweepCell:
-    """A task under a protocol, with the examples that the sweep's seed selects."""
+    """A cell: a task under a protocol, with the examples that the sweep's seed selects."""
 
     task: Task
     protocol: Protocol
@@ -38,12 +38,15 @@ class SweepCell:
 
     @functools.cached_property
     def guess(self) -> Guess | None:
-        """The best guessing strategy and its scores; None if chance is stated by the protocol."""
+        """The best way to guess without reading the question, and its score on each example.
+
+        None if the chance that the protocol states is used instead (none for scores in nats).
+        """
         if not self.protocol.measures_chance:
             chooses = self.protocol.chooses(self.examples)
             return best_choice(self.task, self.examples, self.seed) if chooses else None
         find = _find_guess
-        if isinstance(self.task, Generated):  # its questions follow from its parameters alone
+        if isinstance(self.task, Generated):  # its questions depend on nothing but its parameters
             find = _remembered_guess
         return find(self.task, self.protocol, self.examples, self.seed)
 
@@ -60,7 +63,7 @@ class SweepCell:
             "chance": chance,
             "unit": self.protocol.unit,
             **({} if guess is None else {"chance_from": guess.strategy}),
-            # Stated only where answers are chosen, and choosing unread was better.
+            # Both are known only if answers are chosen and some way to guess beats random choice.
             **({} if guess is None or stated is None else {"random_choice": stated}),
             **({"rules": f"grading {grading}"} if grading > 1 else {}),
             **({"skill": self.task.skill} if self.task.skill else {}),
@@ -69,7 +72,7 @@ class SweepCell:
 
 @dataclass(frozen=True)
 class Unit:
-    """Work that is computed and stored together: some cells of one task, conditions and examples.
+    """Questions whose answers are computed and stored together: cells x conditions x examples.
 
     Which work is in a unit depends only on the manifest and on the rows already stored.
 
@@ -127,8 +130,8 @@ def make_cells(
 ) -> list[SweepCell]:
     """Return a cell for every task under every protocol.
 
-    A task that sets its own protocol gets one cell, under that protocol. Logs a warning if a task
-    has fewer than `limit` examples.
+    A task that sets its own protocol gets only one cell, under that protocol. Logs a warning if a
+    task has fewer than `limit` examples.
 
     Raises:
         InputError: a task is given twice, a protocol is invalid, or an example of a task cannot be

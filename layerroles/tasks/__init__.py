@@ -1,4 +1,4 @@
-"""Tasks: named sources of questions, each of one family.
+"""Tasks: named sources of questions, each of one family (what is tested, such as reasoning).
 
 Importing this package registers the built-in tasks.
 """
@@ -50,7 +50,7 @@ __all__ = [
     "task",
 ]
 
-# The harness, which builds on tasks, registers its task when it is imported: on first use.
+# The task `lm_eval` is defined in a package that imports this one: import it on first use.
 TASKS.register_module("lm_eval", "layerroles.harness")
 # The audit and the harness are imported when they are first used (PEP 562).
 _LAZY = {

@@ -1,8 +1,8 @@
-"""Find the known words that a response gives as its answer.
+"""Find which of a question's known words a response gives as its answer.
 
-A response that names the right word along with wrong ones, or denies it, has not answered. These
-functions read a response without a model: they recognize quotes, denials and refusals in English,
-and the words that a question offers.
+Known words are the possible answers that a question offers. A response that names the right word
+along with wrong ones, or denies it, is not right. These functions use no model: they recognize
+quotes, denials and refusals in English, and the known words.
 """
 
 import re
@@ -23,7 +23,7 @@ _REFUSED = re.compile(
 
 
 def normalize_marks(text: str) -> str:
-    r"""Return the text with all quotation marks as `"`, without Markdown's bold marks.
+    r"""Return the text with every quotation mark replaced by `"`, and without Markdown's `**`.
 
     Example:
         >>> normalize_marks("Peter's word is 'river', `river` or **river**")

@@ -1,4 +1,4 @@
-"""Audit a task: check whether choices give answers away, and count duplicates and clusters.
+"""Audit a task: find choices that give answers away, duplicates, and dependent questions.
 
 A protocol that compares choices measures skill only if the right choice cannot be found without
 understanding the question. The audit applies strategies that ignore the question's meaning, such as
@@ -48,9 +48,9 @@ if TYPE_CHECKING:
 _LEVEL = 0.05
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = 60
-# Scores are rounded to so many decimals: smaller differences are rounding errors.
+# Scores are rounded to this many decimals: smaller differences are rounding errors.
 _DIGITS = 9
-# Beyond this size of the exact distribution, a normal approximation is used.
+# If the exact distribution has more values than this, a normal approximation is used.
 _LARGEST_GRID = 2_000_000
 _COLUMNS = ("strategy", "n", "share", "chance", "excess", "p", "p_adjusted", "flagged")
 
@@ -59,10 +59,10 @@ _COLUMNS = ("strategy", "n", "share", "chance", "excess", "p", "p_adjusted", "fl
 class Audit:
     """Statistics of a task's questions, computed without asking a model.
 
-    Questions of one cluster are not independent. With m questions in each cluster and an
-    intraclass correlation r of a model's scores, n questions are worth n / (1 + (m - 1) r)
-    independent ones. The questions alone do not determine r, so the number of clusters and the
-    share of the largest are given.
+    Questions of one cluster, such as those with the same template, are not independent. With m
+    questions in each cluster and an intraclass correlation r of a model's scores, n questions are
+    worth n / (1 + (m - 1) r) independent ones. The questions alone do not determine r, so the
+    number of clusters and the share of the largest are given.
 
     Attributes:
         task: the task's label.
@@ -73,7 +73,7 @@ class Audit:
             has choices.
         picks: maps each strategy's name to a phrase that says what it picks.
         duplicates: number of questions with the same prompt as an earlier one.
-        contradictions: number of prompts that are asked with different answers.
+        contradictions: number of prompts shared by questions that have different answers.
         clusters: number of different values of `Example.cluster`; 0 if no question has one.
         largest_cluster: the largest cluster's share of all questions; 0 without clusters.
         distinct_answers: number of different answers divided by number of questions.
@@ -84,10 +84,10 @@ class Audit:
         guess_score: the share of questions that `guess` gets right by the task's flexible grading;
             None if `guess` is empty.
         lengths: a row per unit (characters, words, and tokens if a model was given): min, median
-            and max length of prompts with their shots, which show worked solutions.
+            and max length of prompts with their shots (worked examples, here with solutions).
         context: the model's context length in tokens; None without a model.
-        too_long: number of questions for which prompt and `max_gen_toks` together exceed `context`;
-            None without a model.
+        too_long: number of questions whose prompt, in tokens, and `max_gen_toks` together exceed
+            `context`; None without a model.
 
     Example:
         >>> import layerroles as lr

@@ -1,4 +1,4 @@
-"""The base class of tasks: named sources of questions, each of one family.
+"""The base class of tasks: named sources of questions, each of one family (see `FAMILIES`).
 
 A task provides questions, grades free-text answers and limits their length. How a question is asked
 is left to the protocol, so that one question can be asked in several ways.
@@ -24,8 +24,8 @@ from layerroles.registry import Registry, label_of, read_label
 
 FAMILIES = ("retrieval", "knowledge", "reasoning", "commonsense", "language")
 _STRIPPED = " .\"'`"
-# The letter {0} as an answer: at the start if it is no article or pronoun, before ")", "." or the
-# end, or after "answer is".
+# Where the letter {0} counts as an answer: at the start, if it is no article or pronoun; before
+# ")", "." or the end; or after "answer is".
 _AS_LETTER = (
     r"^\W*{0}(?:(?<![AI])(?![\w'\u2019])|(?=[^\w\s'\u2019]|\s+(?:is|because|since)\b))"
     r"|(?<!\w){0}(?=[.)]|\W*$)"
@@ -137,12 +137,12 @@ class Task(ABC):
     attributes, or as fields or properties if they depend on parameters.
 
     Class attributes:
-        argument: the parameter that follows a colon in the name given to `task`, such as the path
-            in `local:FILE.jsonl`; empty if no parameter does.
+        argument: the name of the parameter that `task` reads after a colon, such as `path` in
+            `local:FILE.jsonl`; empty if there is none.
         version: version of the questions and their grading; part of the label from 2 on, so that
             runs of different versions are never mixed.
-        grading: version of the grading alone, which is not part of the label: a run folder that was
-            graded by another version is refused.
+        grading: version of the grading alone. It is not part of the label, but a run folder that
+            was graded by another version is refused.
         question_packages: Python packages whose versions determine the questions; recorded in a
             run's manifest.
 
@@ -183,7 +183,7 @@ class Task(ABC):
 
     @abstractmethod
     def examples(self, limit: int, seed: int) -> list[Example]:
-        """Return the first `limit` examples in the order under `seed`.
+        """Return the first `limit` examples, in the order that `seed` gives.
 
         A larger limit only appends to the list. A finite task may return fewer than `limit`.
 
@@ -195,32 +195,32 @@ class Task(ABC):
     def held_out(self, limit: int, seed: int) -> list[str]:
         """Return up to `limit` contexts of examples that `examples(..., seed)` never returns.
 
-        They are used as the prompts of a `Reference`, for example to measure mean writes.
+        They are used as the prompts of a `Reference`, for example to measure a layer's mean output.
         """
 
     @property
     def skill(self) -> str:
         """The skill that the questions test, if it is narrower than the family name; else empty.
 
-        For example "adding numbers", for sums in the family `reasoning`. The evidence text of
-        claims about a family names the skills, if all tasks of the family have one.
+        For example "adding numbers", for sums in the family `reasoning`. If every task of a family
+        names a skill, the evidence reported for claims about the family names these skills too.
         """
         return ""
 
     def group(self, example: Example) -> str:
-        """Return the group of an example, such as its relation; empty if there are no groups.
+        """Return the group of an example, such as `capital` for facts; empty without groups.
 
         Worked examples reveal the group, so guessing may depend on it.
         """
         return ""
 
     def candidates(self, example: Example) -> list[str] | None:
-        """Return the texts of the prompt that may be guessed as its answer; by default None.
+        """Return the texts in the prompt that may be guessed as the answer; by default None.
 
-        The strategies that guess are those of `guessing`. An empty list means that no text of the
-        prompt may be guessed, because to repeat it is the tested skill. None means that any quoted
-        text of the prompt may be guessed if all answers are in quotes, any number if all answers
-        are numbers, and otherwise any text that is the answer to another question.
+        They are used to measure chance (see `guessing`). An empty list forbids guesses from the
+        prompt, because repeating its text is the tested skill. None allows any quoted text of the
+        prompt if all answers are in quotes, any number if all answers are numbers, and otherwise
+        any text that is the answer to another question.
         """
         return None
 
@@ -259,7 +259,7 @@ class Task(ABC):
         examples = [dataclasses.asdict(example) for example in self.examples(limit, seed)]
         for example in examples:
             for fields in (example, *example["shots"]):
-                # Shared questions and clusters relate examples to others: they are not content.
+                # These two fields only relate an example to others: they are not content.
                 del fields["question"], fields["cluster"]
                 if not fields["aliases"]:  # tasks of an earlier version had none
                     del fields["aliases"]
@@ -320,9 +320,9 @@ def as_tasks(given: Iterable[Task]) -> list[Task]:
 def grade_text(line: str, example: Example) -> Grade:
     """Grade a line as a short text, by the rules of `Task.grade`.
 
-    An answer of one capital letter is found within a longer line only as a capital that is not a
-    word of a sentence, such as the article "A" or "I" (see `_AS_LETTER`). An answer of nothing but
-    the characters that `normalize_text` strips is right only as the whole line.
+    If the answer is one capital letter, a longer line gives it only by a capital that is not itself
+    a word, as the article "A" and "I" are (see `_AS_LETTER`). An answer that consists only of
+    characters that `normalize_text` strips is right only as the whole line.
     """
     response, answer = normalize_text(line), normalize_text(example.answer)
     strict = response == answer if answer else line.strip() == example.answer.strip()
@@ -349,7 +349,7 @@ def has_answer_length(line: str, example: Example) -> bool:
 
 
 def normalize_text(text: str) -> str:
-    """Return a text in lower case, without surrounding quotes and full stops or repeated spaces.
+    """Return a text in lower case, with single spaces, without quotes and full stops around it.
 
     A decimal point at the start, as in ".5", is kept.
     """

@@ -1,8 +1,8 @@
-"""Grade a response by which of a set of known names it gives as its answer.
+"""Grade a response by the name that it gives as its answer.
 
-Only the first sentence counts. The right name must be the first known name in it, must not be
-negated, and no other known name may be listed with it, so that a list of all candidates scores
-nothing:
+Known names are the question's answers and choices, and further names of their kind. Only the first
+sentence counts. The right name must be the first known name in it, must not be negated, and must
+not be listed with another known name, so that a list of all candidates scores nothing:
 
 >>> paris = Example("1", "The capital of France is", "Paris", choices=("Paris", "Rome"))
 >>> for response in ("Paris. The capital of Italy is Rome.", "Paris or Rome", "not Paris"):
@@ -20,15 +20,15 @@ from functools import lru_cache
 
 from layerroles.tasks.base import Example, Grade, has_answer_length, normalize_text
 
-# How alike two spellings of a first name are: Johann and Johannes, but not Ingrid and Ingmar.
+# Above this similarity, two first names are one name: Johann and Johannes, not Ingrid and Ingmar.
 _ALIKE = 0.7
 _ARTICLE = re.compile(r"(?i)^(?:the|a|an)\s+")
 _PLURALS = {"krone": "kroner", "krona": "kronor"}
-# Letters that NFKD leaves as they are.
+# Letters that NFKD does not decompose, and what replaces them.
 _LETTERS = str.maketrans("\u2019\u0142\u0141\u00f8\u00d8\u0131", "'lLoOi")
 _MARKS = " *\"'`(:"
 _OPENING = re.compile(r"(?i)^(?:well|yes|sure|ok|okay|of course|certainly)\b[,.!:]*\s*")
-# Not after an initial (J. S. Bach) or a title (St. Petersburg).
+# The end of a sentence, not the stop after an initial (J. S. Bach) or a title (St. Petersburg).
 _SENTENCE_END = re.compile(r"(?<=[\w)\"']{2})(?<!\bDr)(?<!\bSt)(?<!\bMr)(?<!\bProf)[.!?](?=\s|$)")
 
 # What may not stand before the name: a denial, another item of a list, or a part of another name.
@@ -36,7 +36,7 @@ _DENIED = re.compile(r"(?i)\b(?:not|never|no|neither|nor|unlike|except|cannot)\b
 _LISTED = re.compile(r"(?!The\b|An?\b)[A-Z].*(?:[,;/&]|\b(?:or|and))\s*")
 # A place before the name of its country, as in "Paris, France".
 _PLACE = re.compile(r"\b[A-Z][\w.'-]*(?: (?:[A-Z][\w.'-]*|of|on|upon|de|la|al))*, (?:the )?$")
-# Capitalized words directly before a surname, and those that are not names, in lower case.
+# Capitalized words directly before a surname; then, in lower case, such words that are not names.
 _FIRST_NAMES = re.compile(r"(?:\b[A-Z][\w.-]*\s+)+$")
 _NOT_NAMES = frozenset(
     "the a an by it probably perhaps maybe dr prof professor mr mrs ms sir lord lady count author "
@@ -45,14 +45,14 @@ _NOT_NAMES = frozenset(
 )
 _RENAMED = re.compile(r"\b(?:New|North|Northern|South|Southern)\s+$")
 
-# What may not follow it: a denial, or another name with only these words between.
+# What may not follow the name: a denial, or another name with only these words in between.
 _RETRACTED = re.compile(r"(?i)\s+(?:is|was|are|were)(?:n't|\s+(?:not|wrong|no longer))\b")
 _SEPARATED = (
     r"(?:[\W\d_]|\b[A-Da-d][.)]|\b(?i:and|or|also|either|both|in|then|the|an?"
     r"|vs|versus|maybe|perhaps|possibly|no|wait|rather|actually)\b)*"
 )
-# What may follow a name that stands alone: "I do not know" does not name iodine, nor "He is a
-# singer" helium.
+# What may follow a name that must stand alone: "I do not know" does not name iodine, and "He is a
+# singer" does not name helium.
 _ALONE = re.compile(r"$|[^\w\s]|\s+(?:\(|(?:and|which|from|because|as|for|while)\b)")
 
 
@@ -64,11 +64,12 @@ def grade_name(
     alone: bool = False,
     placed: bool = False,
 ) -> Grade:
-    """Grade the first line of a response; ignore accents, case, articles, a repeated question.
+    """Grade the first line of a response; accents, case and articles are ignored.
 
-    Names of up to three letters that start with a capital are case-sensitive. Names that start with
-    a small letter, such as units, are accepted in singular and plural. A surname is not accepted
-    after the first name of another person, as in "Heinrich Mann" for Thomas Mann.
+    A repetition of the question at the start is skipped. Names of up to three letters that start
+    with a capital are case-sensitive. Names that start with a small letter, such as units, are
+    accepted in singular and plural. A surname is not accepted after the first name of another
+    person, as in "Heinrich Mann" for Thomas Mann.
 
     Args:
         response: the generated text.
@@ -125,10 +126,10 @@ def _gives_right_name(
 
 
 def _is_of_another_person(surname: str, text_before: str, example: Example) -> bool:
-    """Return whether first names stand before the answer's surname that are not the answer's own.
+    """Return whether the surname is preceded by first names that are not the answer's.
 
-    Initials and other spellings ("Sergey" for Sergei) count as its own. If the answer has only one
-    first name, further ones may follow it ("Thomas A. Edison").
+    Initials and other spellings ("Sergey" for Sergei) count as the answer's. If the answer has only
+    one first name, further ones may follow it ("Thomas A. Edison").
     """
     first_names = [
         re.findall(r"\w+", full[: -len(surname)])

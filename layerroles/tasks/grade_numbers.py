@@ -13,7 +13,7 @@ _TENS = "twenty thirty forty fifty sixty seventy eighty ninety hundred thousand"
 _WORD = rf"(?:{'|'.join(sorted(_WORDS, reverse=True))})"
 _DIGITS_IN_TEXT = re.compile(rf"(?<![\w.]){NUMBER}|(?<=[a-z=]){NUMBER}", re.IGNORECASE)
 _WORD_IN_TEXT = re.compile(rf"\b{_WORD}\b", re.IGNORECASE)
-# "thirty-two", "two hundred and twelve": not read as numbers, nor as one of their words.
+# "thirty-two", "two hundred and twelve": read neither as a number nor by one of their words.
 _ANY = "|".join(sorted({*_WORDS, *_TENS}, reverse=True))
 _COMPOUND = re.compile(rf"\b(?:{_ANY})(?:[ -](?:and )?(?:{_ANY}))+\b", re.IGNORECASE)
 _SIGN = r"[ \t]*[-–+*/×÷][ \t]*"
@@ -37,7 +37,7 @@ _DENIED_BEHIND = re.compile(
     r"|not (?:right|correct|possible|the answer)|impossible)\b",
     re.IGNORECASE,
 )
-# Between two numbers: both are offered, or the expression has not been worked out.
+# The text between two numbers that are alternatives, or parts of a calculation without a result.
 _OFFERED = re.compile(
     rf"[*\s]*(?:\w+ ){{0,2}}\w*,?\s*\bor\b\s*(?:\w+ ){{0,2}}[*\s]*|{_SIGN}|\s+to\s+",
     re.IGNORECASE,
@@ -54,8 +54,9 @@ def is_number(text: str) -> bool:
 def grade_number(response: str, answer: str) -> Grade:
     """Grade a number by value; thousands commas, `$` and trailing zeros are ignored.
 
-    Strict: the number after "answer is", or the whole response, is right. Flexible: the last number
-    in the response is right. Form: a number follows "answer is", or is the whole response.
+    Strict: the number after "answer is" is right, or, without these words, the whole response is
+    the right number. Flexible: the last number in the response is right. Form: a number follows
+    "answer is", or is the whole response.
 
     Numbers up to twenty may be words: after "answer is", or in a response without digits. Denied
     numbers ("not 12", "12 is too many") are ignored. One of several alternatives ("12 or 13"), or a

@@ -5,8 +5,9 @@ chance is measured: the guessing strategy that scores best on other questions of
 on the questions that are asked. The result is a score of guessing for each question, which can be
 paired with the model's score. For a task that generates questions, the other questions are drawn
 under another seed. A finite task is split in halves, and each half is guessed by the strategy that
-scores best on the other half. Where an answer is chosen, chance is that of a random choice, unless
-a way of choosing unread, such as the same position always, is shown to be better (`best_choice`).
+scores best on the other half. If the answer is one of given choices, chance is that of a random
+choice, unless a rule that ignores the question, such as always the second choice, is shown to be
+better (`best_choice`).
 """
 
 import functools
@@ -30,10 +31,11 @@ Guesser = Callable[[Example], Iterable[str]]
 # The choice that is taken for an example; None for a random one.
 Chooser = Callable[[Example], str | None]
 
+# How many other questions are used to compare strategies.
 _OTHERS = 2000
-_OTHER_CHOICES = 500  # lm-eval builds the prompt of each
+_OTHER_CHOICES = 500  # to compare rules for choosing; fewer, since lm-eval builds each prompt
 _FEWEST = 50
-_CHARACTERS = 1_000_000  # in all other questions, since long prompts take time
+_CHARACTERS = 1_000_000  # of all other questions together, since long prompts take time
 _CONSTANTS = 4
 _OTHER_SEED = 1_000_003
 
@@ -92,12 +94,13 @@ def best_guess(task: Task, examples: Sequence[Example], seed: int, score: Scorer
 
 
 def best_choice(task: Task, examples: Sequence[Example], seed: int) -> Guess | None:
-    """Return the best way to choose among the choices unread, and its score on each example.
+    """Return the best rule for choosing without reading the question, and its scores.
 
-    The ways are: always the choice at one position, always one text (at random where it is no
-    choice), the longest choice, and the shortest. Each half of the questions is answered by the way
-    that is right most often on the other half. Returns None if no way is shown to be better than
-    choosing at random, and for tasks that generate questions, which shuffle their choices.
+    The rules are: always the choice at one position, always one text (a random choice where there
+    is no such choice), the longest choice, and the shortest. Each half of the questions is answered
+    by the rule that is right most often on the other half. Returns None if no rule is shown to be
+    better than choosing at random. Also returns None for tasks that generate questions: these
+    shuffle their choices.
 
     Args:
         task: the task of the examples.
@@ -125,9 +128,9 @@ def best_choice(task: Task, examples: Sequence[Example], seed: int) -> Guess | N
 
 
 def _find_best_chooser(others: Sequence[Example]) -> tuple[str, Chooser] | None:
-    """Return the chooser that is right most often, with its name; None if none beats chance.
+    """Return (name, chooser) of the rule that is right most often; None if none beats chance.
 
-    Beating chance takes more than three standard errors of choosing at random.
+    To beat chance, a rule must exceed it by more than three standard errors.
     """
     if not others:
         return None
@@ -147,7 +150,7 @@ def _choice_score(example: Example, chosen: str | None) -> float:
 
 
 def _make_choosers(others: Sequence[Example]) -> Iterable[tuple[str, Chooser]]:
-    """Yield (name, chooser) for each way of choosing unread."""
+    """Yield (name, chooser) for each rule that `best_choice` compares."""
     for place in range(max(len(example.choices) for example in others)):
         yield f"always choice {place + 1}", functools.partial(_choose_place, place=place)
     for answer, _ in Counter(example.answer for example in others).most_common(_CONSTANTS):
@@ -225,7 +228,7 @@ def _expected_score(example: Example, strategy: Guesser, score: Scorer) -> float
 
 
 def _make_guessers(task: Task, others: Sequence[Example]) -> Iterable[tuple[str, Guesser]]:
-    """Yield (name, strategy) for each guessing strategy; some depend on the answers of `others`."""
+    """Yield (name, strategy) for each guessing strategy; some depend on the answers to `others`."""
     answers = Counter(example.answer for example in others)
     for answer, count in answers.most_common(_CONSTANTS):
         if count == 1:  # of no use for any other question
@@ -296,7 +299,7 @@ class _KnownAnswers:
 
 
 def _shows_choices(example: Example) -> bool:
-    """Return whether the prompt lists all choices behind letters or numbers, as in `A. Paris`."""
+    """Return whether the prompt lists all choices after letters or numbers, as in `A. Paris`."""
     return bool(example.choices) and all(
         re.search(rf"(?<!\w)\w[.):] {re.escape(choice)}", example.prompt)
         for choice in example.choices

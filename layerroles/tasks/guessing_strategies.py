@@ -32,14 +32,14 @@ ChoiceScores = list[Float[np.ndarray, "_"] | None]
 ScoreFunction = Callable[[Sequence[Example]], ChoiceScores]
 
 _NUMBER = re.compile(r"-?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?%?")
-# Features must occur in at least two choices, and at most so many are used.
+# A trigram is used if at least 2 choices contain it and it is one of the 5000 most frequent.
 _FEWEST, _MOST_FEATURES = 2, 5000
 _RIDGE = 1.0
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """A way to pick a choice.
+    """A way to pick a choice without understanding the question.
 
     Attributes:
         name: a short name, for tables.
@@ -282,7 +282,7 @@ def _learn_bigrams(
     first_counts = Counter[str]()
     for (first, _), number in pairs.items():
         first_counts[first] += number
-    size = len({second for _, second in pairs}) + 1  # one for what was never seen
+    size = len({second for _, second in pairs}) + 1  # one for unseen tokens
 
     def likelihoods(example: Example) -> list[float]:
         return [

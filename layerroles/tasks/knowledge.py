@@ -51,12 +51,12 @@ class Facts(Listed):
     unit and young (of an animal).
 
     A response is right if its first sentence names the answer or an alias before any other answer
-    of the relation, and lists no other with it; see `grade`. Wrong choices are answers of the same
-    relation, chosen so that each answer is a wrong choice three times as often as it is right,
-    except those for chemical symbols; see the module's docstring.
+    of the relation, and lists no other with it; see `grade`. Wrong choices are other answers of the
+    relation, each a wrong choice three times as often as it is right. Those for chemical symbols
+    are written by hand; see the module's docstring.
 
-    Evidence is the subject of the fact, or the answer in a context that states the fact. The id of
-    a question does not depend on the context.
+    Evidence is the subject of the fact; if a context states the fact, it is the answer in that
+    context. The id of a question does not depend on the context.
 
     Attributes:
         relations: the relations to ask, joined by `+`, as in `capital+author`; all if empty.
@@ -148,10 +148,10 @@ class Facts(Listed):
         return _relation_of(example)
 
     def candidates(self, example: Example) -> list[str] | None:
-        """Return the relation's answers that occur in the prompt if it contains distractors.
+        """Return the relation's answers that occur in a prompt with distractors.
 
-        If the parameter `context` is not `distractors`, return an empty list: with `support`, to
-        repeat the stated fact is the tested skill.
+        Without distractors, return an empty list: with `support`, repeating the stated fact is the
+        tested skill.
         """
         if self.context != "distractors":
             return []
@@ -206,7 +206,7 @@ def _known_answers(relation: str) -> frozenset[str]:
 
 @cache
 def _known_countries() -> frozenset[str]:
-    """Return the countries whose capitals are asked and those that are answers."""
+    """Return the countries whose capitals are asked, and the countries that are answers."""
     asked = frozenset(fact.prompt[slice(*fact.evidence[0])] for fact in load_facts()["capital"])
     return asked.union(*map(_known_answers, _OF_COUNTRIES))
 
@@ -251,7 +251,7 @@ def _deal_choices(rows: list[dict[str, str]]) -> dict[str, tuple[str, ...]]:
             wrong = row["wrong"].split("|")
             rng.shuffle(wrong)
         right_at = at // quarter % _CHOICES
-        n_before = _CHOICES - 1 - right_at  # facts which share choices list them in the same order
+        n_before = _CHOICES - 1 - right_at  # facts that share choices list them in one order
         choices[row["prompt"]] = (*wrong[n_before:], row["answer"], *wrong[:n_before])
     return choices
 

@@ -32,7 +32,7 @@ from layerroles.tasks.question_sources import Generated, shuffle_choices
 from layerroles.tasks.vocabulary import NAMES, PLACES, THINGS
 from layerroles.tasks.wordings import COPYING, check_template, reword
 
-# The wording in which texts are drawn.
+# Questions are drawn in the wording of template 0.
 _HEAD, _TAIL = COPYING[0].split("{body}")
 _NUMBERS = tuple(str(number) for number in range(2, 21))
 _DAYS = tuple("Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split())
@@ -43,7 +43,7 @@ _KINDS: dict[str, Sequence[str]] = {
     "place": PLACES,
     "day": _DAYS,
 }
-# Each is used at most once in a text: where a frame repeats, a copier would lose its place.
+# A text uses each frame at most once: a copying model could confuse two places with one frame.
 _FRAMES = (
     "{name} keeps {number} {things} in the {place}",
     "on {day} {name} found {number} {things} near the {place}",
@@ -52,7 +52,7 @@ _FRAMES = (
     "some of the {number} {things} that {name} likes are still in the {place}",
     "nobody took the {number} {things} that were left in the {place} on {day}",
 )
-# One passage in so many is never asked, but kept for references.
+# One passage in this many is never asked, but reserved for references.
 _HELD_OUT_PART = 5
 
 
@@ -202,7 +202,7 @@ def _split_words(text: str) -> list[str]:
 class PlainText(Task):
     """Read short passages of plain English prose; asked under `text_logprob` only.
 
-    One passage in five is never asked, but reserved for references.
+    One passage in five is never asked, but reserved for references (see `held_out`).
 
     Attributes:
         path: a text file with passages separated by blank lines; if empty, the 40 passages of this
@@ -234,7 +234,7 @@ class PlainText(Task):
             raise InputError(f"{self.path} holds no text: separate passages by blank lines")
 
     def examples(self, limit: int, seed: int) -> list[Example]:
-        """Return the first `limit` passages in the order under `seed`.
+        """Return the first `limit` passages, in the order that `seed` gives.
 
         The passage is the answer of its example; the prompt is empty.
         """

@@ -5,8 +5,8 @@ Each row is a question, with these fields:
 - `prompt` (required): the question; the answer follows it after one space. White space at its end
   is dropped.
 - `answer` (required): the right answer.
-- `choices`: possible answers, including the right one, none of them empty; a JSON list, in CSV
-  separated by `|`.
+- `choices`: possible answers, including the right one, none of them empty. In JSON, a list; in
+  CSV, texts separated by `|`.
 - `evidence`: the parts of the prompt on which the answer depends. In JSON, a list of texts that
   occur in the prompt (the first occurrence counts) or of `[start, end]` pairs of character
   positions, the end excluded; in CSV, texts separated by `|`.
@@ -55,7 +55,7 @@ class Local(Listed):
     """Ask the questions of a JSONL or CSV file with the fields `prompt` and `answer`.
 
     The file is read once, when the task is made. 64 of its questions, or a fifth if there are fewer
-    than 320, are reserved for references and never asked.
+    than 320, are never asked, but reserved for references (see `held_out`).
 
     Attributes:
         path: the file.
@@ -138,8 +138,8 @@ class Local(Listed):
         """Grade by value (`grade_number`) if the answer is a number, else as a short text.
 
         Only the first line is read. If shots show worked solutions, the whole response is read
-        instead: a text answer is what follows the last "answer is" in the last line, or else that
-        line.
+        instead: a text answer is what follows the last "answer is" in the last line, or the whole
+        last line if these words are missing.
         """
         response = response.strip()
         if not self._shows_solutions:
@@ -214,7 +214,7 @@ def read_questions(path: Path) -> QuestionFile:
 
 
 class _RowError(Exception):
-    """An invalid row; the caller adds the file and the line to the message."""
+    """An error in a row; `read_questions` adds the file and the line to its message."""
 
 
 FieldValues = dict[str, object]

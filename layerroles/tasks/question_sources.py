@@ -11,9 +11,9 @@ layer does. So each question has its own worked examples. Only questions of one 
 into account.
 
 Listed questions are put in an order that depends on the seed. The last ones are reserved: they are
-never asked, at any limit, and serve as reference prompts (`held_out`). The contexts of reserved
-questions, shots included, are made of reserved questions alone, so that no reference contains the
-answer to a question that is asked.
+never asked, at any limit, and serve as reference prompts (`held_out`), from which ablations such as
+`Mean` take their values. The contexts of reserved questions, shots included, contain reserved
+questions only, so that no reference contains the answer to a question that is asked.
 """
 
 import dataclasses
@@ -35,11 +35,11 @@ from layerroles.tasks.base import (
 )
 
 DrawExample = Callable[[random.Random, int], Example]
-# Drawing stops after so many draws in a row without a new question.
+# Drawing stops after this many draws in a row without a new question.
 _DRAWS = 1000
 SHOT_ORDERS = ("drawn", "reversed")
 _MOST_RESERVED, _SHARE = 64, 5
-# An asked question's answer is kept out of references if it answers less than this share.
+# References may state an asked question's answer only if this share of all questions have it.
 _COMMON = 0.05
 
 
@@ -92,7 +92,7 @@ class Generated(FewShot):
 
     @property
     def kinds(self) -> int:
-        """The number of kinds of questions, such as positions of the answer; by default 1.
+        """The number of kinds of questions, such as one for each answer position; by default 1.
 
         Kinds take turns: each block of `kinds` successive questions has one question of each kind,
         in random order.
@@ -126,10 +126,10 @@ class Generated(FewShot):
         return True
 
     def examples(self, limit: int, seed: int) -> list[Example]:
-        """Return the first `limit` questions under `seed`.
+        """Return the first `limit` questions that `seed` draws.
 
         Raises:
-            InputError: the parameters allow fewer different questions.
+            InputError: the parameters allow fewer than `limit` different questions.
         """
         sets = _ShotSets(self, seed)
         numbered = islice(self._number_questions("examples", seed), limit)
@@ -137,7 +137,7 @@ class Generated(FewShot):
         return [self._as_asked(example, example.shots) for example in shown]
 
     def held_out(self, limit: int, seed: int) -> list[str]:
-        """Return contexts of `limit` reserved questions, none of which is among its own shots."""
+        """Return contexts of `limit` reserved questions; no question is among its own shots."""
         sets, examples = _ShotSets(self, seed), list[Example]()
         numbered = self._number_questions("held out", seed)
         while len(examples) < limit:
@@ -197,11 +197,11 @@ def shuffle_choices(answer: str, wrong: list[str], rng: random.Random) -> tuple[
 
 @dataclass(frozen=True, kw_only=True)
 class Listed(FewShot):
-    """A task with a list of questions.
+    """A task with a fixed list of questions.
 
-    The last 64 questions in the order under a seed (or the last fifth, if there are fewer than 320)
+    A seed gives their order. The last 64 questions (or the last fifth, if there are fewer than 320)
     are reserved for references and never asked. The shots of a reserved question are reserved
-    questions too, of its group first, then of others; if there are too few, it has fewer shots.
+    questions too, first from its group, then from others; if there are too few, it has fewer shots.
 
     References must not reveal answers. So a reserved question whose answer is also that of an asked
     question is not used as a shot, nor as a prompt if its context states the answer. Answers of 5%
@@ -227,9 +227,9 @@ class Listed(FewShot):
         return example
 
     def examples(self, limit: int, seed: int) -> list[Example]:
-        """Return the first `limit` questions in the order under `seed`, without the reserved ones.
+        """Return the first `limit` questions that are not reserved, in the order that `seed` gives.
 
-        Every part of the order contains each group about in proportion to its size.
+        Every stretch of the order contains the groups about in proportion to their sizes.
 
         Raises:
             InputError: the task has no example, or too few questions for `num_fewshot`.
@@ -333,9 +333,9 @@ class Listed(FewShot):
     def _find_answers_kept_out(
         self, asked: Sequence[Example], reserve: Sequence[Example]
     ) -> set[str]:
-        """Return the answers of asked questions that references must not state.
+        """Return the answers to asked questions, normalized, that references must not state.
 
-        These are all but common answers, which at least 5% of all questions have.
+        These are the answers and aliases that fewer than 5% of all questions have as their answer.
         """
         counts = Counter(map(_normalized_answer, [*asked, *reserve]))
         fewest = _COMMON * counts.total()
@@ -368,10 +368,10 @@ def _normalized_answer(example: Example) -> str:
 def _draw_distinct(
     task: Generated, part: str, seed: int, draw: DrawExample, kinds: Iterator[int]
 ) -> Iterator[tuple[int, Example]]:
-    """Yield (kind, question) for distinct questions of a part of a task.
+    """Yield (kind, question) for distinct questions of one part of a task.
 
-    Parts are `examples`, `held out`, and the sets of `shots`; `examples` shares no question with
-    the others.
+    A part is `examples` (the asked questions), `held out`, or a set of worked examples ("shots
+    ..."). `examples` shares no question with the others.
 
     Raises:
         InputError: no new question was found in 1,000 draws.

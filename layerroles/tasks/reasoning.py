@@ -20,7 +20,7 @@ from layerroles.tasks.word_problem_distractors import wrong_numbers
 from layerroles.tasks.word_problem_steps import Story
 from layerroles.tasks.wordings import WORD_PROBLEMS, check_template, reword
 
-# The wording in which problems are drawn.
+# Problems are drawn in the wording of template 0.
 _HEAD, _TAIL = WORD_PROBLEMS[0].split("{body}")
 
 
@@ -30,9 +30,9 @@ class WordProblems(Generated):
     """Solve a word problem.
 
     Wrong choices are the results of slips: a wrong operation, a step left out or done twice, a
-    number from another step, an irrelevant number, an intermediate result, a wrong carry. 0, 1, 2
-    or 3 of them are larger than the right answer, each equally often. Evidence is the sentences of
-    the story on which the answer depends.
+    number from another step, an irrelevant number, an intermediate result, a wrong carry. Equally
+    often, 0, 1, 2 or 3 of them are larger than the right answer. Evidence is the sentences of the
+    story on which the answer depends.
 
     Attributes:
         steps: number of operations, 1 to 3.
@@ -72,7 +72,7 @@ class WordProblems(Generated):
 
     @property
     def skill(self) -> str:
-        """The tested skill if it is narrower than the family (`adding numbers`, level 1), or ""."""
+        """The tested skill, if narrower than the family: `adding numbers` (level 1), else empty."""
         return "adding numbers" if self.level == 1 else ""
 
     @property

@@ -58,7 +58,7 @@ _QUOTED = r'"([^"]+)"'
 _PAIR = re.compile(rf"{_QUOTED}\s*:\s*{_QUOTED}")
 # Number of depths of a needle, from before the first sentence to after the last.
 _DEPTHS = 9
-# Without places and words of the frames, so that every choice occurs once in a text.
+# Nouns that are neither places nor in a frame, so that every choice occurs once in a text.
 _THINGS = tuple(noun for noun in NOUNS if noun not in (*PLACES, "window"))
 _FRAMES = (
     "{name} walked past the {place} and saw a {noun} near the door.",
@@ -123,7 +123,7 @@ class KVRetrieval(Generated):
                 allowed.
         """
         super().__post_init__()
-        # The four choices are values of one object, and each word is used once.
+        # The four choices are values of one object; 60 pairs take 120 different words.
         check_whole_number(self.name, "pairs", self.pairs, 4, 60)
         check_one_of(self.name, "position", self.position, POSITIONS)
         check_one_of(self.name, "key_style", self.key_style, KEY_STYLES)
@@ -223,7 +223,7 @@ def _gives_value(response: str, example: Example) -> bool:
     text = first_paragraph(response, values)
     for pair in _PAIR.finditer(text):
         if pair[1].casefold() != key:
-            # The pair follows the answer, or stands in its place.
+            # A pair with another key is not the answer: drop it and what follows.
             text = text[: pair.start()]
             break
     keys = find_known_words(text, pairs)
@@ -327,7 +327,7 @@ class Needle(Generated):
         who, answer = rng.choice(NAMES), rng.choice(_THINGS)
         frames = _draw_frames(rng, self.words, who)
         place = _count_sentences_before(depth, len(frames))
-        # Indices in the text without the needle: behind it, they are one less than with it.
+        # Indices in the text without the needle: after its place, they are one less than with it.
         wrong_at = [
             other_place - (other_place > place)
             for other_place in rng.sample(_other_places(place, compared, len(frames)), 3)
@@ -407,7 +407,7 @@ def _gives_password(response: str, example: Example) -> bool:
         remove_denied(sentence_text) for sentence_text in re.split(r"[.!?;\n]+", paragraph)
     ]
     claims = [sentence for sentence in sentences if find_known_words(sentence, things)]
-    # After the answer, one or two words continue a list; a sentence only continues the text.
+    # One or two words after the answer continue a list; longer sentences go on with the text.
     listed = [claim for claim in claims[1:] if len(claim.split()) < 3]
     if not claims or find_known_words(" ".join([claims[0], *listed]), things) != {answer}:
         return False

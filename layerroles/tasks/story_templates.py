@@ -1,4 +1,4 @@
-"""Templates of stories, and how a story is drawn from one.
+"""Templates for the stories of word problems, and the drawing of stories from them.
 
 `stories_1.txt`, `stories_2.txt` and `stories_3.txt` hold the templates of the three levels of
 difficulty. A template is a story of three operations; the story can also end after the first or
@@ -8,8 +8,8 @@ sentence:
 - `0` gives the number at the start. `1+`, `2-`, `3*`, `3/` are the first to third operation, with
   the number in the sentence; `3~` subtracts the result so far from the number in the sentence;
   `01*` gives the start and the first operation in one sentence.
-- `1*=2` has its number in words ("twice"). `2+@0` adds the start to the result so far (`@1`: the
-  result of operation 1) and needs no sentence.
+- `1*=2`: the sentence says the number in words ("twice"). `2+@0` adds the start to the result so
+  far (`@1`: the result of operation 1) and needs no sentence.
 - `<` before the mark: an alternative sentence for the same numbers, which comes last in the story
   and replaces the other one.
 - `?` is the question, `?2` the question of a story of two operations.
@@ -31,7 +31,7 @@ from layerroles.tasks.word_problem_steps import Operation, Story, compute, work_
 LEVELS = (1, 2, 3)
 LARGEST = 100
 
-# By level and steps. Answers are uniform over these ranges, as far as a template allows.
+# Ranges of the answers, by level and number of steps: uniform, as far as a template allows.
 _ANSWERS = {1: ((8, 32), (12, 34), (16, 38)), 2: ((8, 48),) * 3, 3: ((8, 48),) * 3}
 _START = {1: (3, 24), 2: (10, 40), 3: (10, 40)}
 _SUMMAND = {1: (2, 9), 2: (2, 15), 3: (2, 15)}
@@ -141,7 +141,7 @@ class Template:
                 return None
             if slot.bounds is not None:
                 low, high = slot.bounds
-                # No number occurs twice, so that a slip with one is not mistaken for another's.
+                # No number occurs twice: a slip with one would look like a slip with the other.
                 if not low <= (by - now if op == "~" else by) <= high or by in numbers.values():
                     return None
                 numbers[place] = by

@@ -1,4 +1,4 @@
-"""Lists of plain English words, of which generated questions are made."""
+"""Lists of plain English words from which generated questions are made."""
 
 NAMES = tuple(
     """Alice Ben Carl Diana Emma Frank Grace Henry Jack Julia Kate Leo Lucy Mark Mary Nick Nora
@@ -17,7 +17,7 @@ PLACES = tuple(
     shop station store tent village yard""".split()
 )
 
-# Short nouns, no one of which is the beginning of another.
+# Short nouns, none of which is the beginning of another.
 NOUNS = tuple(
     """arrow autumn basket beach bell bird bottle branch bread bridge bucket button cabin camera
     candle castle chair cheese church circle clock cloud coffee cotton cousin crown desert diamond

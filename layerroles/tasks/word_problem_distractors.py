@@ -1,8 +1,8 @@
 """Draw wrong answers to word problems: the results of mistakes (slips) in working out a story.
 
 A reader who sees only the choices must not be able to pick the right one. So the number of wrong
-choices above the right number is distributed as if all four were drawn from the answers to problems
-of the same level and number of steps, and a number that is rarely an answer is rarely a wrong
+choices above the right number is distributed as if all four choices were drawn from the answers to
+problems of this level and number of steps, and a number that is rarely an answer is rarely a wrong
 choice. If each wrong number were the result of a single slip, the right number would be the one to
 which all others are close. So in three of four questions, one wrong number results from one slip,
 and the others from the same slip and a second one. If there are too few slips, numbers near the
@@ -20,9 +20,9 @@ WRONG = 3
 
 # Distances of near misses: slips in counting and carrying.
 _CARRIED = (1, 10, 2, 3)
-# Probability of offering a number that the story shows; the right one is rarely shown.
+# Probability of trying a wrong number that occurs in the story; the right number rarely does.
 _SHOWN = 0.2
-# Probability of offering the answer to another problem, so that common answers are often wrong.
+# Probability of trying the answer to another problem, so that common answers are often wrong ones.
 _OTHER = 0.5
 _TRIES = 40
 
@@ -93,7 +93,7 @@ class _WrongNumbers:
         return True
 
     def offer_shown(self) -> None:
-        """Add one number that occurs in the story to the wrong numbers, if one is suitable.
+        """Add to the wrong numbers one number that occurs in the story, if one is suitable.
 
         A number is suitable if it is positive, new, on a side where a number is missing (see
         `offer`), and the answer to some other problem.
@@ -103,7 +103,7 @@ class _WrongNumbers:
                 return
 
     def offer_other(self) -> None:
-        """Add the answer to some other problem to the wrong numbers.
+        """Add to the wrong numbers the answer to some other problem.
 
         Answers are drawn by frequency until one is positive, new and on a side where a number is
         missing (see `offer`); after 40 draws, nothing is added.
@@ -163,7 +163,7 @@ class _WrongNumbers:
 
 
 def _work_out_mistakes(way: _Working, unused: Sequence[int]) -> Iterator[tuple[_Working, int]]:
-    """Yield (calculation, result) for each calculation with one more mistake than `way`.
+    """Yield (calculation, result) for each calculation that differs from `way` by one mistake.
 
     A calculation is (number at the start, operations). It is yielded only if the results of all
     operations are whole numbers above 0. Mistakes may use the story's irrelevant numbers, `unused`.
@@ -184,7 +184,7 @@ def _make_mistakes(
         # An irrelevant number instead of the right one.
         wrong_operations += [Operation(operation.op, number) for number in unused]
         if operation.op == "*" and operation.of is None:
-            # The next rows of the multiplication table.
+            # Neighbouring rows of the multiplication table.
             wrong_operations += [
                 replace(operation, by=operation.by + row) for row in (-2, -1, 1, 2)
             ]

@@ -22,7 +22,7 @@ KV_RETRIEVAL = (
     'Here is a dictionary.\n{body}\nThe value of the key "{key}" is',
     'Question: What does the following object store under the key "{key}"?\n{body}\nAnswer:',
 )
-# {body} is the story with its question. The first line's first word is where generation stops.
+# {body} is the story with its question. Generation stops at the template's first word.
 WORD_PROBLEMS = (
     "Question: {body}\nAnswer:",
     "Q: {body}\nA:",
@@ -36,14 +36,14 @@ COPYING = (
     "Repeat the following sentence exactly.\n{body}\nRepeated:",
     "Original: {body}\nDuplicate:",
 )
-# {sentence} is the sentence without its end, {question} the question that its end answers.
+# {sentence} is the fact without its answer, {question} the question that asks for the answer.
 FACTS = (
     "{sentence}",
     "Q: {question}\nA:",
     "Complete the sentence with the right fact.\n{sentence}",
     "Answer the question in a few words.\nQuestion: {question}\nAnswer:",
 )
-# By relation: the sentence as a pattern, and the question that its end answers.
+# By relation: a pattern for the sentence without its answer, and the question for that answer.
 _WHO = (r"(?P<subject>.+) (?:was|were) (?P<done>\w+) by", "Who {done} {subject}?")
 _QUESTIONS = MappingProxyType(
     {
@@ -101,7 +101,7 @@ _QUESTIONS = MappingProxyType(
 
 
 def check_template(name: str, template: object, templates: Sequence[str]) -> None:
-    """Check that a task has a template of this number.
+    """Check that a task has a template with this index.
 
     Raises:
         InputError: `template` is not the index of one of `templates`.
@@ -110,7 +110,7 @@ def check_template(name: str, template: object, templates: Sequence[str]) -> Non
 
 
 def reword(example: Example, body: tuple[int, int], template: str, key: str = "") -> Example:
-    """Return the example with its body in another template.
+    """Return the example with its prompt in another template.
 
     Args:
         example: the example; its evidence lies in the body.

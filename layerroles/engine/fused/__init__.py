@@ -1,1 +1,1 @@
-"""The fused executor: requests packed into rows, read and decoded under many conditions."""
+"""The fused executor: it packs requests into rows, and computes many conditions together."""

@@ -1,7 +1,7 @@
-"""Find where the contexts of requests lie in a packed row, and take their keys and values from it.
+"""Find the contexts of requests in a packed row, and take their keys and values from it.
 
-A prefix that several contexts share, called a trunk, is stored once in the row (see
-`prefix_packing`).
+A packed row holds the tokens of many requests. A prefix that several contexts share is stored once
+in the row, as a trunk (see `prefix_packing`).
 """
 
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ class Contexts:
     Attributes:
         own: indices in the packed row of each context's tokens after its trunks, padded on the left
             with the first of these.
-        bias: minus infinity at the pads of `own`, else 0; None if there are no pads.
-        trunks: indices in the packed row of each trunk's tokens; trunks of the same contexts are
-            joined.
+        bias: attention bias: minus infinity at the pads of `own`, else 0; None without pads.
+        trunks: indices in the packed row of each trunk's tokens; trunks that belong to the same
+            contexts are joined into one.
         on_trunk: whether each request's context contains each trunk.
         ends: index in the packed row of each context's last token.
         positions: for each token of the packed row, its position in its context.
@@ -48,9 +48,10 @@ class Contexts:
 def locate_contexts(
     packed: PackedRow, contexts: Sequence[Ids], dtype: torch.dtype, device: torch.device
 ) -> Contexts:
-    """Find where contexts, given as sequences of a packed row, lie in the row.
+    """Find where in a packed row its contexts lie.
 
-    `dtype` is the dtype of the attention bias, `device` the device of all tensors.
+    `contexts` are sequences of the row. `dtype` is that of the attention bias, `device` the device
+    of all tensors.
     """
     segments = packed.segments
     trunks_of = [packed.trunks(ids) for ids in contexts]

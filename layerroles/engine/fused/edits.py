@@ -1,12 +1,14 @@
-"""Edits on a packed row: hooks on transformers' modules instead of TransformerLens hook points.
+"""Apply conditions to a packed row, with hooks on transformers' modules.
 
-The modules are those of the *twin*, a copy of the model that shares its weights (see
-`twin_model`). The tokens of a row that are under one condition form a *stretch*. An ablation
-that edits writes is called in a hook, with the tokens of its stretch. An ablation that replaces
-weights gives the *donated* weights to use instead (`Ablation.donated`). With these, copies of the
-modules (*donated modules*) are run on its stretch, and their outputs replace those of the twin's
-modules there. This is possible because modules with weights process each token independently; only
-the attention operation, which has no weights, mixes tokens.
+A packed row holds the tokens of many requests (see `prefix_packing`). Those of them that are under
+one condition form a *stretch*. The hooked modules are those of the *twin*, a copy of the model that
+shares its weights (see `twin_model`).
+
+An ablation that edits writes is called in a hook, with the tokens of its stretch. An ablation that
+replaces weights gives the *donated* weights to use instead (`Ablation.donated`). Copies of the
+twin's modules that have these weights (*donated modules*) are run on the stretch, and their outputs
+replace those of the twin's modules there. This is possible because modules with weights process
+each token independently; only the attention operation, which has no weights, mixes tokens.
 """
 
 import copy
@@ -30,11 +32,11 @@ from layerroles.sites import Site
 class TokenPass:
     """The inputs that an edit can read (`ablations.base.Pass`), for tokens of a packed row.
 
-    To the edit, each of these tokens is the only new token of a row of its own.
+    The edit gets each of these tokens as the only new token of a separate row.
 
     Args:
         positions: each token's position in its sequence.
-        marks: each token's marks (see `ablations.token_marks`).
+        marks: each token's marks: flags, such as "in the prompt" (see `ablations.token_marks`).
         ids: returns, for each token, the token ids of its sequence up to and including it; called
             only if an edit asks for them.
         prompts: each token's prompt; None if different prompts may share tokens.
@@ -66,8 +68,7 @@ class TokenPass:
     def read_at(self, row: int, pos: int) -> list[int] | None:
         """Return the token ids of a row, up to and including its new token.
 
-        While a text is written, each pass has one new token in a row, so `pos`, its index in the
-        pass, is 0.
+        `pos`, the new token's index in the pass, is always 0, since each row has one new token.
         """
         return list(self._rows[row])
 
@@ -96,7 +97,7 @@ class Stretch:
         condition: the condition.
         start, end: half-open range of the tokens in the row.
         tokens: the `Pass` of these tokens.
-        changed: whether an edit changed its write at each token; None before the first edit.
+        changed: for each token, whether an edit changed a write there; None before the first edit.
     """
 
     condition: Condition
@@ -106,13 +107,13 @@ class Stretch:
     changed: Bool[Tensor, " pos"] | None = None
 
     def record(self, differs: Bool[Tensor, "pos 1"]) -> None:
-        """Set `changed` to true at the tokens where an edit changed its write (`differs`)."""
+        """Set `changed` to true at the tokens where an edit changed the write (`differs`)."""
         flags = differs[:, 0]
         self.changed = flags if self.changed is None else self.changed | flags
 
 
 class Edits:
-    """The edits of some conditions, made once and applied to each pass.
+    """The edits of some conditions, prepared once and then applied to any number of passes.
 
     Args:
         twin: the twin whose modules are hooked.
@@ -120,8 +121,9 @@ class Edits:
         references: from `resolve_references`, for these conditions.
 
     Raises:
-        NoTwin: a site is not a module's input or output, or an ablation that is `in_place` changes
-            something other than weights of modules that process tokens independently.
+        NoTwin: what a site edits is not a module's input or output, or an ablation that is
+            `in_place` changes something other than weights of modules that process tokens
+            independently.
     """
 
     def __init__(self, twin: Twin, conditions: Sequence[Condition], references: References) -> None:
@@ -191,7 +193,7 @@ class Edits:
     def _group_by_site(
         self, stretches: Sequence[Stretch], since: int
     ) -> "tuple[dict[Site, list[Stretch]], dict[DonatedModules, list[slice]]]":
-        """Return two maps: site to stretches that are edited, `DonatedModules` to token ranges.
+        """Map each site to the stretches edited there, and donated modules to token ranges.
 
         The donated modules are to run on these ranges. Sites at layers before `since` are left out.
         For donated modules, `Stretch.changed` is set here: to true, at all tokens of the stretch,
@@ -260,12 +262,12 @@ class DonatedModules:
     Attributes:
         site: the site.
         dims: the token dimension of each module (see `Twin.token_dims`).
-        modules: maps each of the twin's modules with donated weights to its copy.
+        modules: maps each of the twin's modules that get donated weights to its copy.
 
     Raises:
-        NoTwin: a module with donated weights is not known to process tokens independently, a saved
-            buffer of a module differs from the donated one, or none of the site's modules has a
-            weight with a name in `tensors`.
+        NoTwin: a module that gets donated weights is not known to process tokens independently, a
+            saved buffer of a module differs from the donated one, or none of the site's modules has
+            a weight with a name in `tensors`.
     """
 
     def __init__(self, twin: Twin, site: Site, tensors: Mapping[str, Tensor]) -> None:
@@ -285,7 +287,7 @@ class DonatedModules:
                 raise NoTwin(f"cannot swap {path}: it is not known to process tokens independently")
             if weights:
                 self.modules[module] = replacement = copy.copy(module)
-                # All else is shared with the module.
+                # The copy shares everything else with the module.
                 replacement.__dict__["_parameters"] = module._parameters | weights
         if not self.modules:
             raise NoTwin(f"none of the tensors for {site} has a name that transformers gives")
@@ -312,7 +314,7 @@ def _make_donated(twin: Twin, edit: Ablation, site: Site) -> DonatedModules:
 def use_donated(stretches: Mapping[DonatedModules, Sequence[slice]]) -> Iterator[None]:
     """Inside the `with` block, run donated modules in place of the twin's own on some tokens.
 
-    One pass is to be run in the block.
+    The caller runs exactly one pass in the block.
 
     Args:
         stretches: maps donated modules to the ranges of tokens that they run on, ascending.
@@ -321,7 +323,7 @@ def use_donated(stretches: Mapping[DonatedModules, Sequence[slice]]) -> Iterator
         NoTwin: at the end of the `with` block, if some of the donated modules were not run.
     """
     were_run: set[DonatedModules] = set()
-    # Of two that replace the same module, a block's and its attention's, the latter wins.
+    # If a block's and a sublayer's donated modules replace the same module, the sublayer's win.
     ordered = sorted(stretches.items(), key=lambda item: item[0].site.order)
     with ExitStack() as stack:
         for module in dict.fromkeys(module for donated in stretches for module in donated.modules):

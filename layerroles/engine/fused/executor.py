@@ -3,11 +3,12 @@
 The modules are those of the *twin*, a copy of the model that shares its weights (see
 `twin_model`). Requests are packed into rows of tokens, in which each shared prefix is stored
 once (see `prefix_packing`). The requests of one row are a *group*; conditions whose texts are
-decoded together are a *wave* (see `planning.plan`). The intact model reads a row, and the streams
-that enter ablated blocks are stored (see `prefill`). Under a condition, the row is read from the
-first ablated layer on. Continuations are scored from the same pass (see `readout`). Texts are
-decoded for many conditions and requests together (see `kv_cache`), with the edits of each
-condition.
+decoded together are a *wave* (see `planning.plan`).
+
+First the intact model reads a row, and the streams that enter ablated blocks are stored (see
+`prefill`). Then the row is read under each condition, from the first ablated layer on. The scores
+of continuations come from the same pass (see `readout`). Texts are decoded for many conditions and
+requests together, with the edits of each condition (see `kv_cache`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -52,7 +53,7 @@ from layerroles.engine.requests import (
 )
 from layerroles.engine.reuse import first_changed_cache
 
-# Rows are dropped from a decoding batch when fewer than this share of them still write.
+# Finished rows are removed from a decoding batch when less than this share is unfinished.
 _COMPACT_BELOW = 0.9
 
 
@@ -65,7 +66,8 @@ class Fused:
         budget: the memory budget.
 
     Attributes:
-        on_step: called after every pass with the progress of `answer`, a `Computed`; or None.
+        on_step: called with the progress of `answer`, a `Computed`, before the first pass and after
+            every pass; or None.
     """
 
     name = "fused"
@@ -124,10 +126,10 @@ class Fused:
         conditions: Sequence[Condition],
         edits: Edits,
     ) -> Iterator[tuple[int, Mapping[int, Score | Writing]]]:
-        """Yield pairs of a condition index and a group's answers by request index.
+        """Yield pairs of a condition's index and answers to a group's requests, by request index.
 
-        There is one pair for the scores under a condition and one for the texts, as soon as they
-        are ready.
+        Each condition has one pair for the scores and one for the texts, each yielded as soon as it
+        is ready.
         """
         read = self._read_group(group, requests, [conditions[n] for n in group.conditions])
         self._count(read=float(group.n_tokens))
@@ -175,8 +177,8 @@ class Fused:
     ) -> Iterator[tuple[int, Mapping[int, Score | Writing]]]:
         """Yield pairs of an index into `conditions` and answers by request index.
 
-        The texts of all these conditions are decoded together; their keys and values are freed at
-        the end. `tokens` holds the number of tokens read under each condition, for the progress.
+        The texts of all these conditions are decoded together. Their keys and values are freed at
+        the end. `tokens` holds the number of tokens read under each condition, to report progress.
         """
         scorer, writer = read.scorer, read.writer
         rows = None if writer is None else writer.make_rows(conditions)
@@ -204,9 +206,9 @@ class Fused:
         condition: Condition,
         answers: Sequence[Score] | Sequence[Writing],
     ) -> dict[int, Score | Writing]:
-        """Map request index to answer; requests with non-finite answers are run again, alone.
+        """Return answers by request index; requests with non-finite answers are run again, alone.
 
-        A NaN of another request in the packed row may have spread to them.
+        In the packed row, a NaN may have spread to them from another request.
         """
         by_index: dict[int, Score | Writing] = dict(zip(asked, answers, strict=True))
         if read.n_sequences > 1:
@@ -223,7 +225,10 @@ class Fused:
         return self.budget.n_logits(self.twin.shape)
 
     def load_row(self, group: Group) -> LoadedRow:
-        """Return a group's packed row on the model's device, with an attention layout per piece."""
+        """Return a group's packed row on the model's device, cut into pieces that are read in turn.
+
+        Each piece has an attention layout.
+        """
         packed, prompts = group.packed, group.prompts
         if prompts is not None:
             prompts = tuple(prompts[number] for number in prompt_numbers(packed.tokens))
@@ -273,13 +278,13 @@ class Writer:
 
     def make_rows(self, conditions: Sequence[Condition]) -> RowCache:
         """Return a cache with memory for the keys and values of each condition's rows."""
-        trim_heap()  # freed rows of other sizes leave gaps that may not fit
+        trim_heap()  # freed rows of other sizes leave gaps in memory that may be too small
         n_layers = len(self._twin.blocks)
         firsts = [first_changed_cache(condition, n_layers) for condition in conditions]
         return RowCache(self._contexts, self._below, firsts, self._n_new)
 
     def begin(self, result: RowResult) -> tuple[NextTokens, list[bool]]:
-        """Return the first token of each text, and whether edits changed a write on its context.
+        """Return the first token of each text, and whether edits changed a write in its context.
 
         `result` is the result of reading the row under the condition of these texts.
         """
@@ -317,8 +322,8 @@ class Writer:
                 rows.keep(places)
                 lengths = lengths[places]
                 places = decoding.unfinished()
-            # A finished row is run on until the batch is compacted, and its tokens are ignored.
-            # Apart from `decoding.add`, the device is waited for only when rows end.
+            # A finished row is run on until the batch is compacted; its tokens are ignored.
+            # The program waits for the device only in `decoding.add`, and here when rows end.
             if len(places) != n_unfinished:
                 n_unfinished = len(places)
                 unfinished = torch.tensor(places, device=self._device)
@@ -343,7 +348,7 @@ class Writer:
         lengths of the live rows' contexts.
         """
         n_before = rows.step()
-        # Finished rows may run past the model's context; their tokens are ignored.
+        # Finished rows may run past the model's context window; their tokens are ignored.
         positions = (lengths + n_before).clamp(max=self._twin.bridge.cfg.n_ctx - 1)
         stretches = []
         for n, condition in enumerate(conditions):

@@ -1,15 +1,15 @@
 """Keys and values of the rows that are decoded together, and attention from their newest tokens.
 
 A row is a pair of a condition and a request. Rows are ordered by condition, and conditions by the
-first layer at which their contexts' keys and values differ from the intact model's. At earlier
-layers, the condition's rows are called "below": they use the intact model's keys and values, which
-are stored once. From that layer on, the condition's rows are called "above": the keys and values of
-their contexts are stored for each condition. Those of generated tokens are stored for each row. A
-trunk is a prefix that several contexts share (see `prefix_packing`); it is stored once for all of
-them.
+first layer at which the keys and values of contexts differ from the intact model's. At earlier
+layers, a condition's rows are called "below": they use the intact model's keys and values, which
+are stored once. From that layer on, its rows are called "above": they use keys and values of the
+contexts that are stored for the condition. Those of generated tokens are stored for each row. A
+trunk is a prefix that several contexts share (see `prefix_packing`); its keys and values are stored
+once for all of these contexts.
 
-Rows get longer with every token, and fewer as texts end. Their memory is allocated once: allocating
-new tensors for every change would leave gaps that take half as much memory again.
+Rows get longer with every token, and rows are removed as texts end. Their memory is allocated once:
+allocating new tensors for every change would leave gaps that take half as much memory again.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,8 +31,8 @@ from layerroles.engine.fused.partial_attention import (
     merge,
 )
 
-# Rows get longer by this many tokens at a time: attention runs over all of a row (its empty part
-# hidden), since matrix products would copy a part of a tensor first.
+# Rows are widened by this many tokens at a time. Attention runs over whole rows, with the unused
+# part masked, since matrix products would first copy a part of a tensor.
 _ROOM = 32
 # How many numbers are moved at a time, through a temporary copy.
 _AT_ONCE = 2**22
@@ -49,7 +49,8 @@ class RowCache:
         n_new: the most tokens that a row may generate.
 
     Attributes:
-        condition, request: index of each live row's condition and request.
+        condition, request: index of each live row's condition and request; rows are live until
+            `keep` removes them.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class RowCache:
         self.request = np.tile(np.arange(self.n_requests), self.n_conditions)
         self._contexts = contexts
         self._below = below
-        # At each layer, how many of the conditions have keys and values of their own.
+        # At each layer, the number of conditions with their own keys and values of contexts.
         self._n_conditions_above = [
             int(np.searchsorted(first_layers, layer, "right")) for layer in range(len(below))
         ]
@@ -110,7 +111,7 @@ class RowCache:
         return self._n_written - 1
 
     def keep(self, places: Sequence[int]) -> None:
-        """Remove all live rows except those at these ascending indices (`places`)."""
+        """Keep only the live rows at these ascending indices (`places`)."""
         index = torch.tensor(places, device=self._contexts.own.device)
         live = np.unique(self.condition[list(places)])
         for layer, n_conditions in enumerate(self._n_conditions_above):
@@ -151,7 +152,7 @@ class RowCache:
                 attend_partially(asked[:n_above], k, v, rule, bias=bias, positions=positions)
             )
         if n_above < len(asked):
-            # Every row has as many generated tokens as the first.
+            # All rows have equally many generated tokens, so the first row's bias fits all.
             generated = slice(self._n_own, None)
             positions = self._newest[:1], self._positions[:1, generated]
             k, v, bias = cache.written_k.rows, cache.written_v.rows, self._bias[:1, ..., generated]
@@ -183,12 +184,12 @@ class RowCache:
     ) -> Iterator[tuple[Tensor, PartialAttention]]:
         """Yield pairs of row indices and these rows' attention to a trunk.
 
-        The first pair is for the rows above, the second for those below (see the module); a pair
-        without rows is left out, and so are rows whose contexts do not contain the trunk. `asked`
-        holds the queries of all rows; the first `n_above` rows are above.
+        The first pair is for the rows above, the second for those below (see the module's
+        docstring). Rows whose contexts do not contain the trunk are left out, and so is a pair
+        without rows. `asked` holds the queries of all rows; the first `n_above` rows are above.
         """
         places, seen = self._contexts.trunks[trunk], slice(None)
-        if rule.window is not None:  # leave out what no row sees
+        if rule.window is not None:  # leave out keys that no row sees
             first_seen = self._contexts.shortest + self._n_written - rule.window
             seen = slice(max(0, first_seen - self._contexts.trunk_starts[trunk]), None)
             if seen.start >= len(places):
@@ -256,7 +257,7 @@ class RowCache:
     def _n_above(self, layer: int) -> int:
         """Return the number of live rows that are above at a layer; these are the first rows.
 
-        Their conditions have stored keys and values of the contexts. All later rows are below and
+        Their conditions have their own keys and values of contexts. All later rows are below and
         use the intact model's.
         """
         return int(np.searchsorted(self.condition, self._n_conditions_above[layer]))
@@ -308,7 +309,7 @@ class _LayerCache:
         self.written_v.rows[:, :, step] = v[n_above:]
 
     def widen(self, more: int) -> None:
-        # Empty places are zeros: attention multiplies them by weights of zero.
+        # Unused positions are zeros, since attention multiplies them by weights of zero.
         for buffer in (self.k, self.v, self.written_k, self.written_v):
             buffer.widen(more)
 
@@ -327,7 +328,7 @@ class RowBuffer:
     Args:
         like: a tensor with the dtype and device to use.
         n_rows, n_heads, n, width: the initial shape; the tensor is filled with zeros.
-        most: the most positions that a row may get.
+        most: the most positions that a row can be widened to.
 
     Attributes:
         rows: the tensor; replaced by `widen` and `keep`.
@@ -346,17 +347,17 @@ class RowBuffer:
         """Append `more` positions of zeros to each row."""
         old, n = self.rows, self.rows.shape[2]
         self.rows = self._view(len(old), n + more)
-        # Last rows first: a row's new place overlaps no other row that has still to move.
+        # Last rows first, so that no row is written over another that has still to move.
         for chunk in reversed(list(self._chunks(len(old)))):
             moved = old[chunk].clone()
             self.rows[chunk, :, :n] = moved
             self.rows[chunk, :, n:] = 0
 
     def keep(self, index: Int[Tensor, " kept"]) -> None:
-        """Remove all rows except those at these ascending indices."""
+        """Keep only the rows at these ascending indices."""
         old = self.rows
         self.rows = self._view(len(index), old.shape[2])
-        # First rows first: a row's new place overlaps no other row that has still to move.
+        # First rows first, so that no row is written over another that has still to move.
         for chunk in self._chunks(len(index)):
             self.rows[chunk] = old[index[chunk]]
 
@@ -376,9 +377,9 @@ class _KeyGroups:
     """Rows in groups; the rows of a group attend to the same keys.
 
     Attributes:
-        ids: for each group, which keys its rows share: the index of a request, or of a condition
-            among those that still have rows, or 0 for the intact model's trunk. Ascending.
-        index: the rows of each group; short groups are padded by repeating a row.
+        ids: for each group, whose keys its rows share, ascending: the index of a request, or of a
+            condition among those that still have rows, or 0 for the intact model's trunk.
+        index: the indices of each group's rows; short groups are padded by repeating a row.
         back: each row's index in the flattened `index`.
     """
 
@@ -401,7 +402,7 @@ def _group_by_key(keys: Int[np.ndarray, " row"], device: torch.device) -> _KeyGr
 
 
 def _select(x: Tensor, ids: Tensor) -> Tensor:
-    """Return the entries with these ascending indices; `x` itself if they are all entries."""
+    """Return the entries at these ascending indices; `x` itself if all entries are selected."""
     return x if len(ids) == len(x) else x[ids]
 
 

@@ -1,9 +1,9 @@
 """Compute the attention of a packed row's tokens, segment by segment.
 
 A packed row consists of trunks (shared prefixes) and, below them, blocks: the other tokens of one
-or several sequences (see `prefix_packing`). Blocks of like size are computed together, each with
-the mask of what its tokens see. Attention to a trunk is computed once for all tokens below it. The
-results are merged by `partial_attention.merge`.
+or several sequences (see `prefix_packing`). Blocks of similar size are computed together, each with
+a mask of the tokens that each token sees (attends to). Attention to a trunk is computed once for
+all tokens below it. The results are merged by `partial_attention.merge`.
 """
 
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ from layerroles.engine.fused.partial_attention import (
 )
 from layerroles.engine.fused.prefix_packing import PackedRow, Segment
 
-# Block sizes are rounded up to a multiple of this, so that blocks of like size run together.
+# Block sizes are rounded up to a multiple of this, so that blocks of similar size run together.
 _ROUND = 16
-# A block without branches that is longer runs by itself, each token seeing those before it.
+# A block of a single sequence that is longer than this runs alone, with causal attention.
 _LONG = 128
 
 
@@ -35,7 +35,7 @@ class _Blocks:
 
     Attributes:
         places: index in the packed row of each block's tokens; pads repeat the first token.
-        positions: position of each of these tokens in the sequences that it belongs to.
+        positions: position of each of these tokens in its sequences.
         bias: 0 where a token of a block (row) sees another (column), else minus infinity.
         rows, columns: indices into `places` of the tokens that are not pads.
     """
@@ -148,9 +148,10 @@ class AttentionLayout:
         out: Tensor,
         lse: Tensor,
     ) -> None:
-        """Merge the attention of some queries to all of these keys into `out` and `lse`, in place.
+        """Merge the attention of some queries to some keys into `out` and `lse`, in place.
 
-        `keys` is a range of the row, `queries` a range of the piece.
+        `keys` is a range of the row, `queries` a range of the piece. All queries see all keys,
+        except for keys outside of their windows.
         """
         share = q.shape[0] // k.shape[0]
         # Concatenate the queries that share a key head, so that its keys are read once.
@@ -186,7 +187,7 @@ def _repeat_heads(x: Float[Tensor, "kv_head *pos d"], share: int) -> Float[Tenso
 
 
 def count_pairs(packed: PackedRow) -> int:
-    """Count the pairs of a query and a key that attention computes over a packed row, per layer."""
+    """Count the (query, key) pairs that one layer's attention computes over a packed row."""
     trunks, total = packed.all_trunks, 0
     for index, segment in enumerate(packed.segments):
         if index in trunks:
@@ -222,7 +223,7 @@ def _build_blocks(
         places[row] = segment.start
         places[row, : segment.n] += torch.arange(segment.n)
         real[row, : segment.n] = True
-        sees[row, :, 0] = True  # repetitions see something, so that nothing is NaN
+        sees[row, :, 0] = True  # so that pads see a token, and nothing is NaN
         own = torch.ones(segment.n, segment.n, dtype=torch.bool).tril()
         if segment.sees is not None:
             own = torch.from_numpy(segment.sees)

@@ -1,6 +1,6 @@
 """Compute attention to parts of the keys that a token sees, and merge the results.
 
-The keys that a token sees are those of its own segment (a part of a packed row, see
+A token sees (attends to) the keys of its own segment (a part of a packed row, see
 `prefix_packing`), of the trunks above it (segments that hold shared prefixes), and of the tokens
 that its row has generated. Attention to each part is computed in one operation for all tokens that
 share the part's keys and values. The results are merged by the logarithms of their softmax sums,
@@ -16,18 +16,20 @@ from torch import Tensor
 from layerroles.private_apis import flash_attention, multiplies_to_float32
 
 _HALF = (torch.bfloat16, torch.float16)
-# The most attention logits that matrix products hold at once; fewer for capped logits on a CPU,
-# which no memory plan counts.
+# The most attention logits that matrix products hold at once; fewer if the logits are capped on a
+# CPU, since the memory plan does not count these.
 _MOST_LOGITS, _MOST_CAPPED = 2**24, 2**22
-# Up to this many keys, or queries that share them, matmuls with a softmax beat the fused kernel;
-# in 16 bits, whose logits are formed in float32, not for several queries of few groups and heads.
+# With at most this many keys, or this many queries that share them, matrix products with a softmax
+# are faster than the CPU's fused kernel. Not so in 16 bits (where the logits are formed in float32)
+# for several queries, if groups times heads are at most `_FEW_HEADS`.
 _FEW_KEYS, _FEW_QUERIES, _FEW_HEADS = 48, 16, 48
 # How many numbers of 16-bit keys are converted to float32 at a time: on CPUs so few that they stay
 # in the cache.
 _CONVERTED_ON_CPU, _CONVERTED = 2**20, 2**24
 
 
-# The positions in the text of queries and of keys, `[group n]`; one group stands for all.
+# Positions in the text: of the queries and of the keys, `[group n]` each; if there is a single
+# group, it stands for all.
 Positions = tuple[Tensor, Tensor]
 
 
@@ -39,7 +41,7 @@ class AttentionRule:
         factor: factor by which the products of queries and keys become logits.
         cap: the logits become `cap * tanh(logits / cap)` (Gemma-2); None leaves them unchanged.
         window: how many of the latest positions a query sees, its own included; None for all.
-        sinks: for each head, the logit of one more key, which has no value (gpt-oss).
+        sinks: for each head, the logit of an additional key without a value (gpt-oss), or None.
     """
 
     factor: float
@@ -48,7 +50,7 @@ class AttentionRule:
     sinks: Float[Tensor, " head"] | None = None
 
     def for_texts_of(self, longest: int) -> "AttentionRule":
-        """Return the rule for texts of up to `longest` tokens: no window if they fit into it."""
+        """Return the rule for texts of up to `longest` tokens; without a window if they fit it."""
         if self.window is None or longest > self.window:
             return self
         return replace(self, window=None)
@@ -79,24 +81,25 @@ def attend_partially(
 ) -> PartialAttention:
     """Compute the attention of each group's queries to its keys, without sinks (see `finish`).
 
-    A group is a set of queries that attend to the same keys. A query that sees no key gets an
-    output of 0 with a weight of 0 in `merge`.
+    A group is a set of queries that attend to the same keys. A query whose keys are all outside of
+    the window gets an output of 0 with a weight of 0 in `merge`. Without a window, each query has
+    to see a key.
 
     Args:
         q: queries.
-        k: keys, as many heads as queries.
+        k: keys, with as many heads as the queries.
         v: values.
         rule: how the layer attends.
         bias: added to the logits: 0 where a query sees a key, minus infinity where not; None if all
             keys are seen. Not combined with `causal`.
         causal: query i sees keys 0 to i; needs as many keys as queries.
-        positions: the positions of queries and keys; needed if the rule has a window, unless
+        positions: the positions of queries and keys; needed if the rule has a window; not used if
             `causal`.
     """
     are_many = k.shape[2] > _FEW_KEYS and q.shape[2] > _FEW_QUERIES
     if q.dtype in _HALF and q.shape[2] > 1:
         are_many |= q.shape[0] * q.shape[1] <= _FEW_HEADS
-    # The kernel knows no others.
+    # The fused kernel supports no other cases.
     fits = q.shape[3] == v.shape[3] and rule.cap is None and rule.window is None
     if q.device.type == "cpu" and fits and (causal or are_many):
         mask = None if bias is None else bias.expand(q.shape[0], -1, q.shape[2], -1)
@@ -150,20 +153,20 @@ def _attend_by_matmul(
     bias: Float[Tensor, "#group #head #n_q n_k"] | None,
 ) -> PartialAttention:
     """Compute attention by matrix products; the logits of all queries are held at once."""
-    # In place throughout: the logits are the largest thing here.
+    # Operations are in place, since the logits are the largest tensor here.
     logits = _multiply_in_float32(q, k).mul_(rule.factor)
     if rule.cap is not None:
         logits.div_(rule.cap).tanh_().mul_(rule.cap)
     if bias is not None:
         logits.add_(bias)
     highest = logits.amax(-1, keepdim=True)
-    if rule.window is not None:  # minus infinity if all keys are hidden
+    if rule.window is not None:  # it is minus infinity where all keys are hidden
         highest.clamp_(min=torch.finfo(highest.dtype).min)
     weights = logits.sub_(highest).exp_()
     total = weights.sum(-1, keepdim=True)
-    if rule.window is not None:  # 0 if all keys are hidden, else at least 1
+    if rule.window is not None:  # it is 0 where all keys are hidden, else at least 1
         total.clamp_(min=1)
-    # Divided last, where rounding errs least; first in float16, where long sums would overflow.
+    # Dividing last has the smallest rounding error; in float16, long sums would then overflow.
     if v.dtype == torch.float16:
         out = (weights.div_(total).to(v.dtype) @ v).float()
     else:
@@ -186,7 +189,7 @@ def _multiply_in_float32(
     q = q.float()
     if n >= len(k):
         return torch.bmm(q, k.float()).view(shape)
-    # Into one buffer: new memory would cost more than the products.
+    # One buffer is reused: allocating memory for each chunk would take longer than the products.
     buffer = torch.empty_like(k[:n], dtype=torch.float32)
     logits = q.new_empty(len(q), q.shape[1], k.shape[2])
     for start in range(0, len(k), n):

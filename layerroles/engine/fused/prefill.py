@@ -1,12 +1,13 @@
-"""Read a packed row: once by the intact model, then under each condition.
+"""Read a packed row: once with the intact model, then under each condition.
 
-The intact model's pass is recorded: the streams that enter the ablated blocks are stored. Under a
+A packed row holds the tokens of many requests, in parts called segments (see `prefix_packing`). The
+intact model's pass is recorded: the streams that enter the ablated blocks are stored. Under a
 condition, the row is read from the condition's first ablated layer on.
 
 A row that would take too much memory at once is read in pieces. Each piece passes through all
 blocks before the next piece starts. Its tokens attend to the stored keys and values of earlier
-pieces; intermediate values of the blocks are held for one piece only. Pieces are cut between
-segments (see `prefix_packing`), or within segments in which each token sees all earlier ones.
+pieces; intermediate values of the blocks are held for one piece only. Rows are cut between
+segments, or within segments in which each token attends to all earlier ones.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,8 +29,8 @@ from layerroles.engine.fused.prefix_packing import BLOCK, PackedRow, token_ids
 from layerroles.engine.fused.twin_model import Twin
 from layerroles.engine.reuse import edited_block, first_recomputed, recorded_layers
 
-# Called with a layer, its keys and its values, `[head pos d_head]`, once those of the whole row are
-# known.
+# Called with a layer, its keys and its values, `[head pos d_head]`, when those of all of the row's
+# tokens are computed.
 StoreKeys = Callable[[int, Tensor, Tensor], None]
 # Called with a piece's slice of the row; returns the context manager in which the piece is run.
 Around = Callable[[slice], AbstractContextManager[None]]
@@ -43,7 +44,7 @@ class LoadedRow:
         packed: the row.
         tokens: the token ids.
         positions: each token's position in its sequences.
-        marks: each token's marks (see `ablations.token_marks`).
+        marks: each token's marks: flags, such as "in the prompt" (see `ablations.token_marks`).
         prompts: each token's prompt; None if different prompts may share tokens.
         layouts: the pieces in which the row is read, each with its attention layout.
     """
@@ -95,15 +96,15 @@ class RowResult:
     """The result of reading a row under a condition.
 
     Attributes:
-        stream: the stream after the last norm.
-        changed: whether an edit changed its write at each token; None for the intact model.
+        stream: the residual stream after the last norm.
+        changed: for each token, whether an edit changed a write there; None for the intact model.
     """
 
     stream: Float[Tensor, "pos d_model"]
     changed: Bool[np.ndarray, " pos"] | None
 
     def changed_on(self, path: Int[np.ndarray, " place"]) -> bool:
-        """Return whether an edit changed its write at any token whose index is in `path`."""
+        """Return whether an edit changed a write at any of the tokens with these indices."""
         return self.changed is not None and bool(self.changed[path].any())
 
 
@@ -170,8 +171,8 @@ class IntactPass:
     def replay(self, condition: Condition, edits: Edits, store_keys: StoreKeys | None) -> RowResult:
         """Read the row under a condition, from the first layer that has to run; return the result.
 
-        `store_keys` is called with the keys and values of each layer that is run. Under the intact
-        condition, no layer is run.
+        `store_keys`, unless None, is called with the keys and values of each layer that is run. For
+        the intact condition, no layer is run again.
         """
         if condition.is_intact:
             return self.result
@@ -190,7 +191,7 @@ class IntactPass:
                 stream = edits.edit_block(block, stretch, entered, stream)
             with self._twin.starting_at(first, stream), edits.apply([stretch], since=first):
                 yield
-            assert stretch.changed is not None  # every edit records where it changed something
+            assert stretch.changed is not None  # set by every edit
             changed.append(stretch.changed)
 
         stream = read_row(self._twin, self.row, edited, store_keys)
@@ -200,7 +201,7 @@ class IntactPass:
 def read_row(
     twin: Twin, row: LoadedRow, around: Around, store_keys: StoreKeys | None
 ) -> Float[Tensor, "pos d_model"]:
-    """Run the model over a row; returns the stream after the last norm.
+    """Run the model over a row; returns the residual stream after the last norm.
 
     Args:
         twin: the model.

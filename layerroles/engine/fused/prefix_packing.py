@@ -1,15 +1,15 @@
 """Pack token sequences into rows in which each shared prefix is stored only once.
 
-The sequences form a tree of prefixes. A long prefix shared by many tokens below it becomes a
-*trunk*, to which all tokens below it attend. The rest is cut into *blocks* (not the model's): a
-block is a small tree of at most `BLOCK` tokens, or the rest of one sequence, of any length. In it,
-a token sees only its own sequence up to itself. The *segments* (trunks and blocks) are concatenated
-in one packed row: a trunk, then everything below it.
+The sequences form a tree of prefixes. A long prefix followed by many tokens becomes a *trunk*: all
+tokens below it in the tree *see* it (attend to it). The rest is cut into *blocks* (not those of the
+model): a block is a small tree of at most `BLOCK` tokens, or the rest of one sequence, of any
+length. In a block, a token sees only its own sequence, up to itself. The *segments* (trunks and
+blocks) are concatenated in one *packed row*: a trunk, then everything below it.
 
-Requests are packed as sequences of numbers. Two requests may share a token only if the edits at the
-token are the same for both, so a number holds the token's id and its marks (see
-`ablations.token_marks`). For ablations that read whole prompts, the number also holds the number of
-the prompt.
+Each token of a request is packed as a number. Two requests may share a token only if the edits at
+the token are the same for both, so the number holds the token's id and its marks (flags, such as
+"in the prompt"; see `ablations.token_marks`). If an ablation reads whole prompts, the number also
+holds the prompt's index.
 """
 
 from bisect import bisect_right
@@ -28,13 +28,13 @@ Numbers = Int[np.ndarray, " token"]
 
 # The most tokens of a block of several sequences: attention is computed between all of its tokens.
 BLOCK = 256
-# A shared prefix of fewer tokens is read separately by each sequence.
+# A shared prefix of fewer tokens does not become a trunk, and may be stored repeatedly.
 _SHORTEST_TRUNK = 16
-# A row with a sequence that exceeds the limit by itself may grow by this factor.
+# If the first sequence of a row exceeds the limit by itself, the row may be longer by this factor.
 _ADDED = 1.25
-# The other sequences of such a row share at least this fraction of their tokens with the previous.
+# Each later sequence of such a row shares at least this fraction of its tokens with the previous.
 _ALIKE = 0.75
-# The bits of a number at which a token's marks, and its prompt, begin.
+# The bits of a number at which the token's marks, and its prompt's index, begin.
 _MARKS, _PROMPT = 32, 40
 
 
@@ -43,20 +43,22 @@ class SequenceEncoder:
 
     Args:
         requests: all requests that will be packed together.
-        apart: if true, different prompts share no tokens, and numbers also hold a prompt number.
+        apart: if true, different prompts share no tokens, and numbers also hold the index of the
+            token's prompt (its prompt number).
     """
 
     def __init__(self, requests: Iterable[Scored | Written], *, apart: bool) -> None:
         self._prompt_numbers: dict[Prompt, int] | None = None
-        self._known: dict[int, int] = {}  # each number is held once
+        self._known: dict[int, int] = {}  # equal numbers become one object, to save memory
         if apart:
             prompts = dict.fromkeys(request.prompt for request in requests)
             self._prompt_numbers = {prompt: number for number, prompt in enumerate(prompts)}
 
     def encode(self, request: Scored | Written) -> Ids:
-        """Return the numbers for a request's context and continuation, without the last token.
+        """Return the numbers of the tokens that the model reads for a request.
 
-        A request to generate has no continuation; the numbers are those of the whole context.
+        These are the context and, if there is a continuation, the continuation without its last
+        token.
         """
         prompt = 0
         if self._prompt_numbers is not None:
@@ -76,17 +78,17 @@ class SequenceEncoder:
 
 
 def token_ids(numbers: Sequence[int]) -> Numbers:
-    """Return the token ids that numbers of a `SequenceEncoder` hold."""
+    """Return the token ids held by numbers of a `SequenceEncoder`."""
     return np.array(numbers, dtype=np.int64) & ((1 << _MARKS) - 1)
 
 
 def token_marks(numbers: Sequence[int]) -> Numbers:
-    """Return the token marks that numbers of a `SequenceEncoder` hold."""
+    """Return the token marks held by numbers of a `SequenceEncoder`."""
     return (np.array(numbers, dtype=np.int64) >> _MARKS) & ((1 << (_PROMPT - _MARKS)) - 1)
 
 
 def prompt_numbers(numbers: Sequence[int]) -> Numbers:
-    """Return the prompt numbers that numbers of a `SequenceEncoder` hold; 0 unless `apart`."""
+    """Return the prompt numbers held by numbers of a `SequenceEncoder`; 0 unless `apart`."""
     return np.array(numbers, dtype=np.int64) >> _PROMPT
 
 
@@ -97,10 +99,10 @@ class Segment:
     Attributes:
         start: index of the first token in the packed row.
         n: number of tokens.
-        trunks: indices of the trunks above, which all tokens of the segment see whole; outermost
-            first.
+        trunks: indices (in `PackedRow.segments`) of the trunks above, outermost first; all tokens
+            of the segment see all tokens of these trunks.
         sees: which of the segment's tokens (columns) each of them (rows) sees; None if each token
-            sees itself and all earlier ones.
+            sees itself and all earlier ones of the segment.
         below: for a trunk, the index in the packed row at which the last segment below it ends; for
             a block, the index at which the block ends.
     """
@@ -140,12 +142,12 @@ class PackedRow:
         return self.segments[self.segment_of[ids]].trunks
 
     def own_places(self, ids: Ids) -> Int[np.ndarray, " place"]:
-        """Return the indices in the row of a sequence's tokens that are not in a trunk."""
+        """Return the indices, in the row, of those tokens of a sequence that are in no trunk."""
         return self.paths[ids][sum(self.segments[trunk].n for trunk in self.trunks(ids)) :]
 
 
 def shared_lengths(ordered: Sequence[Ids]) -> list[int]:
-    """Return how many first tokens each sequence shares with the one before it; 0 for the first."""
+    """Return how many first tokens each sequence shares with the previous one; 0 for the first."""
     return [0, *(_common_length(one, two) for one, two in pairwise(ordered))]
 
 
@@ -165,8 +167,9 @@ def pack_rows(
     Args:
         sequences: the sequences; repeated ones are packed once.
         max_tokens: the most tokens of a row, a single longer sequence excepted.
-        max_sequences: the most sequences of `counted` in a row; None for any number.
-        counted: the sequences that `max_sequences` counts; by default all.
+        max_sequences: the most sequences of a row, where only those in `counted` count; None for
+            any number.
+        counted: the sequences that count; by default all.
     """
     ordered = sorted(set(sequences))
     groups: list[list[Ids]] = []
@@ -174,7 +177,7 @@ def pack_rows(
     for sequence, shared in zip(ordered, shared_lengths(ordered), strict=True):
         counts = max_sequences is not None and (counted is None or sequence in counted)
         grown = n + len(sequence) - shared
-        # Beyond the bound, only sequences that continue the same long prefix are added.
+        # A row beyond the limit only gets sequences that share most of their tokens with the last.
         is_other = grown > max_tokens and shared < _ALIKE * len(sequence)
         if not groups or (counts and not n_left) or grown > most or is_other:
             groups.append([])
@@ -215,8 +218,8 @@ def pack_row(sequences: Sequence[Ids]) -> PackedRow:
     return _RowBuilder(ordered, shared_lengths(ordered)).packed
 
 
-# A part of the trie that is still to be laid out: a half-open range of the sorted sequences, the
-# number of their tokens that are laid out already, and the trunks above.
+# A part of the prefix tree that is still to be laid out: a half-open range of the sorted sequences,
+# the number of first tokens of each that are laid out already, and the trunks above.
 _Range = tuple[int, int, int, tuple[int, ...]]
 
 
@@ -227,8 +230,8 @@ class _RowBuilder:
         self.ordered = ordered
         self.shared = shared
         self.packed = PackedRow()
-        self.paths: list[list[Sequence[int]]] = [[] for _ in ordered]  # so far, in parts
-        # Ranges still to do, last first; a trunk's index alone closes it.
+        self.paths: list[list[Sequence[int]]] = [[] for _ in ordered]  # the parts laid out so far
+        # What is still to do, last step first: ranges to lay out, and indices of trunks to close.
         todo: list[_Range | int] = [(0, len(ordered), 0, ())]
         while todo:
             step = todo.pop()
@@ -247,9 +250,9 @@ class _RowBuilder:
 
         The range is half-open. Its sequences share their first `depth` tokens, which are laid out
         already, in `trunks`. Left to do, in order, are ranges of sequences to lay out, and after
-        them the index of their trunk, which is then closed.
+        them the index of their trunk, which is then closed (its `below` is set).
         """
-        while a < b and len(self.ordered[a]) == depth:  # it ends with the trunk
+        while a < b and len(self.ordered[a]) == depth:  # this sequence ends with the trunk
             a += 1
         if a == b:
             return []
@@ -285,7 +288,7 @@ class _RowBuilder:
             path = path[:n_shared]
             for position in range(depth + n_shared, len(self.ordered[i])):
                 path.append(len(tokens))
-                if b - a > 1:  # else each token sees all before it
+                if b - a > 1:  # in a block of one sequence, each token sees all earlier ones
                     rows.append(list(path))
                 tokens.append(self.ordered[i][position])
                 positions.append(position)

@@ -3,7 +3,7 @@
 A model in 16 bits computes its logits in 16 bits, in which the two best of four letters tie in 6%
 of MMLU's questions (docs/results/rounding.md); next tokens may tie, too. The logits of scored
 tokens and of the few most likely next tokens are therefore computed again in float32, from the same
-stream. The rest of the vocabulary enters only a log-sum-exp, which is computed in float32 from the
+stream. All other logits are used only in a log-sum-exp, which is computed in float32 from the
 model's own logits.
 """
 
@@ -28,9 +28,9 @@ from layerroles.engine.requests import Score, Scored
 
 # Rows whose float32 logits are held at once: few, so that they stay in the processor's cache.
 _CHUNK = 8
-# More than any vocabulary has tokens.
+# Larger than any token id: index in the row and token id are combined into one number.
 _MANY = 2**32
-# Number of a row's likeliest tokens whose logits are computed in float32, to find the likeliest.
+# Number of a row's likeliest tokens whose logits are computed again in float32 and compared.
 _N_LIKELY = 8
 
 
@@ -41,8 +41,8 @@ class Scorer:
         twin: the model.
         packed: the row.
         requests: the requests to score, by index.
-        sequences: the packed sequences by request index; each holds the context and the
-            continuation without its last token.
+        sequences: for each request index, the packed sequence: the context and the continuation
+            without its last token.
         n_logits: the number of tokens whose logits are held at once.
     """
 
@@ -62,7 +62,8 @@ class Scorer:
             for path, request in zip(self._paths, requests.values(), strict=True)
         ]
         self._ends = np.cumsum([len(places) for places in scored_at])
-        # Each place is read out once, and each of its tokens is scored once, for all requests.
+        # For each place (index in the row), logits are computed once for all requests, and each
+        # token is scored once.
         ids = np.concatenate([np.array(request.continuation) for request in requests.values()])
         pairs, self._pair_of = np.unique(
             np.concatenate(scored_at) * _MANY + ids, return_inverse=True
@@ -111,11 +112,11 @@ class Scorer:
 def _summarize_logits(
     logits: Float[Tensor, "pos d_vocab"], n_likely: int
 ) -> tuple[Float[Tensor, " pos"], Int[Tensor, "pos n_likely"], Bool[Tensor, " pos"]]:
-    """Return each position's log-sum-exp, likeliest tokens, and whether its logits are finite."""
+    """Return each position's log-sum-exp, its likeliest tokens, and if all logits are finite."""
     logits = logits.float()
     is_one = n_likely == 1
     likely = logits.argmax(-1, keepdim=True) if is_one else highest_tokens(logits, n_likely)
-    # A softmax is one kernel: the sum is what it takes from a logit.
+    # A log-softmax is a single kernel; what it subtracts from each logit is the log-sum-exp.
     before, after = (x.gather(-1, likely).amax(-1) for x in (logits, logits.log_softmax(-1)))
     return before - after, likely, all_finite(logits)
 

@@ -1,9 +1,9 @@
-"""A second model (the twin) of transformers' own modules, whose attention the engine computes.
+"""The twin: a second model, made of transformers' own modules; the engine computes its attention.
 
-A bridge replaces a model's modules in place. The twin is therefore built from the model's
-configuration, on the meta device, and then shares the tensors of the bridge. Nothing here is
-specific to a model family: every causal language model works whose attention uses transformers'
-attention interface.
+A `TransformerBridge` replaces a model's modules in place. The twin is therefore built from the
+model's configuration, on the meta device, and then gets the bridge's tensors, without copies.
+Nothing here is specific to a model family: every causal language model works whose attention uses
+transformers' attention interface.
 """
 
 import copy
@@ -106,7 +106,7 @@ class Twin:
         if calls != list(range(len(self.blocks))):
             raise NoTwin("its layers do not attend once each")
         d_mlp = size.d_mlp or 4 * size.d_model
-        # What a token's experts compute is held at once.
+        # The intermediate values of all experts that a token uses are held at once.
         n_experts = getattr(config, "num_experts_per_tok", None) or 1
         d_expert = getattr(config, "moe_intermediate_size", None) or d_mlp
         d_wide = max(d_mlp, n_experts * d_expert)
@@ -136,11 +136,12 @@ class Twin:
 
     @cached_property
     def longest_text(self) -> int | None:
-        """The most tokens of a text for which the engine hides the same keys as the model does.
+        """The longest text, in tokens, on which the engine masks the same keys as the model.
 
-        There is no limit (None) if the layers pass their sliding windows to the attention function
-        and the model's mask hides keys by the same windows: some architectures do one without the
-        other. Otherwise, the limit is the smallest window, or None if there is no window.
+        The engine masks keys by the sliding windows that the layers pass to the attention function,
+        the model by the windows that it makes its masks with. If these are the same, there is no
+        limit (None). Some architectures have only one of the two; then the limit is the smallest
+        window (None without windows).
         """
         config = text_config(self.model)
         passed: dict[int, int | None] = {}
@@ -172,7 +173,7 @@ class Twin:
 
     @cached_property
     def token_dims(self) -> dict[nn.Module, int]:
-        """The token dimension of the modules that have weights and process tokens independently.
+        """The token dimension of each module that has weights and processes tokens independently.
 
         These modules are called with one tensor, have no children, and return a tensor with as many
         tokens. The token dimension varies: in the input of a query norm, heads may come before it.
@@ -216,7 +217,7 @@ class Twin:
     def run(
         self, tokens: Int[Tensor, " pos"], positions: Int[Tensor, " pos"], attend: Attend
     ) -> Float[Tensor, "pos d_model"]:
-        """Run one pass over a packed row; returns the stream after the last norm."""
+        """Run one pass over a row of tokens; returns the residual stream after the last norm."""
         self._attend = attend
         try:
             out = self.base(input_ids=tokens[None], position_ids=positions[None], use_cache=False)
@@ -274,7 +275,7 @@ class Twin:
             return self.logits(stream)
 
     def locate(self, site: Site) -> tuple[nn.Module, bool]:
-        """Return the module whose output (True) or input (False) is the site's value, and the flag.
+        """Return the module whose output or input a site edits, and True if it is the output.
 
         Raises:
             NoTwin: the value is neither the input nor the output of a module.

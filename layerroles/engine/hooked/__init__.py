@@ -1,1 +1,1 @@
-"""The hooked executor: TransformerLens's own blocks, resumed at the first ablated layer."""
+"""The hooked executor: it runs TransformerLens's own blocks from the first ablated layer on."""

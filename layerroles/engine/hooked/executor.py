@@ -37,13 +37,14 @@ from layerroles.engine.requests import (
 )
 from layerroles.models import forward
 
-# Rows are dropped from a decoding batch when fewer than this share of them still write.
+# Finished rows are removed from a decoding batch when less than this share is unfinished.
 _COMPACT_BELOW = 0.75
 # How many conditions share one recording of the intact model.
 _CONDITIONS_AT_ONCE = 8
-# Padded tokens of contexts that are read together.
+# The most tokens of contexts, pads included, that are read together.
 MAX_TOKENS = 4096
-# Padded continuation tokens that are read together: their logits are held at once.
+# The most tokens of continuations, pads included, that are read together, since all of their logits
+# are held at once.
 _MAX_TAIL_TOKENS = 512
 
 
@@ -204,7 +205,7 @@ class Hooked:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Distinct prompts that are read together, and the requests that begin with them.
+    """Distinct prompts that are read together, and the requests that have these prompts.
 
     Attributes:
         prompts: the prompts, each once.
@@ -219,7 +220,7 @@ class _Batch:
 
 @dataclass(frozen=True)
 class _Tail:
-    """The continuations after their first tokens, for some requests of a batch.
+    """The continuations of some requests of a batch, without their first tokens.
 
     Attributes:
         places: indices of these requests in the batch.

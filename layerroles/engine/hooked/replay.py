@@ -24,7 +24,7 @@ from layerroles.ablations import INTACT, Applied, Condition, Prompt, References,
 from layerroles.models import constant_forward, forward, replace_forward
 from layerroles.sites import ENTRY, Site
 
-# A shared prefix shorter than this is not worth a stage of its own.
+# A shared prefix of fewer tokens is not read as a separate stage, which would not save time.
 _SHORTEST_PREFIX = 16
 
 _CAN_REPLAY: "weakref.WeakKeyDictionary[TransformerBridge, bool]" = weakref.WeakKeyDictionary()
@@ -70,8 +70,8 @@ def cut_stages(
 
     Args:
         prompts: the batch.
-        model: the bridge, for its pad token and device.
-        apart: read each prompt separately, even if they share a prefix.
+        model: the bridge; the stages are placed on its device.
+        apart: read each prompt whole, in one stage, even if prompts share a prefix.
     """
     n_shared = 0 if apart else _count_shared(prompts)
     if n_shared < _SHORTEST_PREFIX or len(prompts) < 2:
@@ -110,7 +110,7 @@ def make_stage(
 
 
 def _count_shared(prompts: Sequence[Prompt]) -> int:
-    """Return the length of the prefix that all prompts share, not counting each one's last token.
+    """Return the length of the prefix that all prompts share; it contains no prompt's last token.
 
     Shared tokens have equal ids and equal marks (see `ablations.token_marks`).
     """
@@ -165,12 +165,12 @@ class Recording:
     entries: tuple[Tensor, ...]
 
     def without_result(self) -> "Recording":
-        """Return the recording without logits, to save memory; only valid for a last stage."""
+        """Return the recording without logits, to save memory; no later stage can continue it."""
         return replace(self, after=replace(self.after, logits=self.after.logits[:, :0]))
 
 
 def record(model: TransformerBridge, stage: Stage, before: State | None, *, keep: int) -> Recording:
-    """Record the intact model reading a stage that continues `before`.
+    """Run the intact model over a stage that continues `before`, and record the pass.
 
     `before` is None for a first stage. The logits of the last `keep` positions are kept; 0 keeps
     all.
@@ -186,7 +186,7 @@ def record(model: TransformerBridge, stage: Stage, before: State | None, *, keep
     if before is not None and stage.parents is not None:
         start = select_rows(before, stage.parents)
     with applied(model, INTACT, {}) as run, model.hooks(fwd_hooks=hooks):
-        # A pass extends its cache, so it is given one of its own.
+        # A pass extends the cache that it is given, so it gets a copy.
         own = None if start is None else replace(start, cache=_copy_cache(start.cache))
         after = _run_stage(model, run, stage, own, keep)
     return Recording(stage, keep, start, after, tuple(entries[layer] for layer in layers))
@@ -201,7 +201,7 @@ def replay(
 ) -> State:
     """Read recorded stages under a condition; returns the state at the end.
 
-    `state` is the state, under the condition, that the first of these stages continues; None if
+    `state` is the state, under this condition, that the first of these stages continues; None if
     that stage has no previous stage.
     """
     first = condition.first_layer
@@ -215,10 +215,10 @@ def replay(
                 start.cache.layers[:first] = recording.before.cache.layers[:first]
             with start_at(model, first, recording.entries):
                 state = _run_stage(model, run, recording.stage, start, recording.keep)
-            # The blocks before the first ablated layer do what they do in the intact model.
+            # The blocks before the first ablated layer have the intact model's keys and values.
             state.cache.layers[:first] = recording.after.cache.layers[:first]
     assert state is not None
-    # Copied, since decoding extends the cache that it is given, and the recordings share layers.
+    # Copied, since decoding extends this cache, which shares layers with the recordings.
     return replace(state, cache=_copy_cache(state.cache))
 
 
@@ -243,7 +243,7 @@ def select_rows(state: State, rows: Tensor | None, *, since: int = 0) -> State:
 def select_cache_rows(cache: DynamicCache, rows: Tensor, *, since: int = 0) -> None:
     """Keep some rows of a cache, in this order; its layers before `since` keep all of theirs."""
     for layer in cache.layers[since:]:
-        assert isinstance(layer, DynamicLayer)  # tried by `can_replay`
+        assert isinstance(layer, DynamicLayer)  # checked by `can_replay`
         if layer.keys is not None:
             # Layers may lie on different devices.
             layer.batch_select_indices(rows.to(layer.keys.device))
@@ -254,8 +254,8 @@ def start_at(
 ) -> AbstractContextManager[None]:
     """Inside the `with` block, skip all blocks before `first`, which then reads `entries[first]`.
 
-    `entries` holds the recorded input of each block. TransformerLens's own `start_at_layer` does
-    run the earlier blocks and discards their output.
+    `entries` holds the recorded input of each block. TransformerLens's own `start_at_layer` would
+    run the earlier blocks and discard their output.
     """
     return replace_forward(
         [model.blocks[layer] for layer in range(first)], constant_forward(entries[first])

@@ -1,1 +1,1 @@
-"""Plan which passes are run, and estimate their time and memory before they are run."""
+"""Plan which forward passes the engine runs, and estimate their time and memory beforehand."""

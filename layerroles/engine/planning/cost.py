@@ -1,4 +1,4 @@
-"""Count the operations of passes, and estimate the time that a device takes for them.
+"""Count the operations of forward passes, and estimate the time that a device takes for them.
 
 A pass reads a packed row (the tokens of many requests, with each shared prefix stored once), or
 generates one more token of each text (a decoding step). It multiplies each token with the weights
@@ -18,17 +18,18 @@ from dataclasses import dataclass
 
 from layerroles.engine.planning.memory import Shape
 
-# Numbers that a block moves per token, without the weights of its matrix products and without keys:
-# multiples of the width of the stream, of all heads, of the MLP. Counted by tracing Llama's block;
-# most are float32 for weights of any dtype.
+# How many numbers a block reads or writes in memory per token, apart from keys and the weights of
+# matrix products: as multiples of the widths of the stream, of all heads together, and of the MLP.
+# Counted by tracing Llama's block; most numbers are float32 for weights of any dtype.
 _OF_STREAM, _OF_HEADS, _OF_MLP = 27, 55, 8
 _FLOAT32 = 4
-# Tensor operations, counted by tracing: of a block in a pass over a packed row; of a block in a
-# decoding step, if only some conditions have keys of their own; added to a block in a step by a
-# trunk (a prefix that several contexts share); of a step outside the blocks; of the edits of one
-# condition.
+# Numbers of tensor operations, counted by tracing: of a block in a pass over a packed row; of a
+# block in a decoding step, if only some conditions have their own keys; added to a block in a step
+# by each trunk (a prefix that several contexts share); of a step outside of the blocks; of the
+# edits of one condition.
 _READING, _WRITING, _TRUNK, _BESIDE, _EDIT = 80, 83, 54, 38, 14
-# How often a logit is moved by attention without a fused kernel, and by the read-out.
+# How often a logit is read from or written to memory: in attention without a fused kernel, and in
+# the computation of scores and next tokens.
 _OF_ATTENTION, _OF_READ_OUT = 6, 4
 
 
@@ -108,7 +109,7 @@ class Work:
 
     @classmethod
     def total(cls, works: Iterable["Work"]) -> "Work":
-        """Return one computation that consists of the passes of several."""
+        """Combine the passes of several computations into one `Work`."""
         return cls(tuple(cost for work in works for cost in work.passes))
 
     @property

@@ -70,7 +70,7 @@ DEVICES = {
     "l40s": Device(362e12, 91.6e12, 864e9, 48 * _GB, "NVIDIA L40S GPU datasheet"),
     "rtx4090": Device(165.2e12, 82.6e12, 1008e9, 24 * _GB, f"{_ADA}, GeForce RTX 4090"),
 }
-# This machine: its processor, or the device on which a model would be loaded.
+# Names for this machine: for its processor, and for the device on which a model would be loaded.
 HERE = ("cpu", "measured")
 
 
@@ -78,7 +78,7 @@ def published_device(name: str) -> Device | None:
     """Return a device by its name; None for `"cpu"` and `"measured"`, which mean this machine.
 
     Raises:
-        InputError: unknown device.
+        InputError: an unknown name.
     """
     if name in HERE:
         return None

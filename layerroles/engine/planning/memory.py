@@ -19,20 +19,22 @@ import torch
 from layerroles.errors import InputError
 
 _UNITS = {"": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
-# The budget, by default, as a share of what is free.
+# The default budget, as a share of the free memory.
 FREE_MEMORY_SHARE = 0.5
-# Shares of the budget: of a packed row (with what is recorded of it), of rows that decode, of
-# logits.
+# Shares of the budget: for a packed row with its recorded streams, for the keys and values of rows
+# that are decoded together, and for logits.
 _FOR_ROW, _FOR_ROWS, _FOR_LOGITS = 0.4, 0.4, 0.1
-# Set aside for what no plan counts: kernels that libraries compile, holes between tensors.
+# The share, and the most bytes, that are reserved for what no plan counts: kernels that libraries
+# compile, gaps between tensors.
 _ASIDE, _MOST_ASIDE = 0.25, 128 * 2**20
 _LONGEST_ROW = 8192
 _SHORTEST_PIECE = 256
 _MOST_LOGITS = 2**24
-# Logits are held as the head gives them, and twice more where the model scales or caps them.
+# Logits are held once as the unembedding returns them, and twice more if the model scales or caps
+# them.
 _COPIES_OF_LOGITS = 3
-# glibc's M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD (malloc.h): tensors get no mappings of their
-# own, and freed memory is not returned to the system.
+# glibc's M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD (malloc.h), set so that tensors get no separate
+# memory mappings, and freed memory is not returned to the system.
 _MALLOC_OPTIONS = ((-4, 0), (-1, 2**31 - 1), (-2, 2**26))
 
 # Lower-case parts of the messages with which libraries report that memory ran out.
@@ -46,9 +48,9 @@ class Shape:
     Attributes:
         n_layers, n_heads, d_head, d_model, d_mlp, d_vocab: dimensions of the model.
         n_weights: parameters of all blocks.
-        n_active: matrix entries of all blocks that one token is multiplied with (in a mixture of
-            experts, not all).
-        n_bytes: bytes of one number.
+        n_active: number of matrix entries, over all blocks, that one token is multiplied with (in a
+            mixture of experts, only a part of the weights).
+        n_bytes: bytes of one number in the model's dtype.
         kv: bytes of one token's keys and values at each layer.
         inner: the most intermediate values that a block holds at once for one token.
         last_start: the last block at which a pass may start, since later blocks reuse its keys and
@@ -90,7 +92,7 @@ class Budget:
         Args:
             shape: the model's sizes.
             n_recorded: number of layers whose incoming streams are recorded.
-            keys: whether the intact model's keys and values are stored too.
+            keys: whether the intact model's keys and values of the row are stored too.
         """
         token_bytes = _token_bytes(shape, n_recorded, keys=keys)
         return max(64, min(_LONGEST_ROW, int(_FOR_ROW * self.for_tensors) // token_bytes))
@@ -99,12 +101,12 @@ class Budget:
         """Return the most tokens of a packed row that may be read at a time.
 
         The streams of all layers are counted as recorded, so that the result does not depend on
-        which conditions have still to be run.
+        which conditions are left to run.
 
         Args:
             shape: the model's sizes.
             n: number of tokens of the row.
-            kept: bytes of the row's keys and values that are stored too.
+            kept: bytes of the row's keys and values that are stored in addition.
         """
         most, inner = int(_FOR_ROW * self.for_tensors), shape.n_bytes * shape.inner
         streams = n * shape.n_bytes * (shape.n_layers + 1) * shape.d_model
@@ -118,8 +120,8 @@ class Budget:
     def capped(self, shape: Shape, row_bytes: int) -> "Budget":
         """Return the budget, limited to the size above which more memory makes no difference.
 
-        With that size, packed rows reach their maximum length, and there are `row_bytes` for the
-        keys and values of the rows that are decoded together.
+        With that size, packed rows may have their maximum length, and the keys and values of rows
+        that are decoded together may take `row_bytes`.
         """
         token_bytes = _token_bytes(shape, shape.n_layers + 1, keys=True)
         for_tensors = math.ceil(max(_LONGEST_ROW * token_bytes / _FOR_ROW, row_bytes / _FOR_ROWS))
@@ -164,7 +166,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Return the peak memory in bytes: allocated on a GPU, else of this process; 0 if unknown."""
+    """Return the peak memory in bytes: on a CUDA GPU, else of this process; 0 if unknown."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     try:
@@ -213,7 +215,7 @@ def memory_budget(memory: str | int | None, device: torch.device) -> Budget:
     `memory` is a number of bytes, or a text such as `"8GB"`.
 
     Raises:
-        InputError: as `parse_memory`.
+        InputError: not a size, or less than 1 MB.
     """
     return Budget(
         int(FREE_MEMORY_SHARE * _free_bytes(device)) if memory is None else parse_memory(memory)
@@ -258,7 +260,7 @@ def _free_bytes(device: torch.device) -> int:
 
 
 def _free_in_group(group: Path) -> int:
-    """Return the bytes that a Linux control group may still allocate; page cache is free memory."""
+    """Return the bytes that a Linux control group may still allocate; page cache counts as free."""
     limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
     lines = (group / "memory.stat").read_text().splitlines()
     sizes = {name: int(size) for name, size in map(str.split, lines)}

@@ -1,8 +1,9 @@
 """Plan how the fused executor computes requests under conditions, and estimate the cost.
 
-Requests are packed into rows of tokens (see `fused.prefix_packing`) that fit into the memory
-budget. The requests of one row form a group. Each row is read once under each condition, in one
-pass or in pieces. Conditions whose texts are decoded together form a wave.
+Requests are packed into rows of tokens that fit into the memory budget (see
+`fused.prefix_packing`). The requests of one row form a group. Each row is read once by the intact
+model and once under each condition, in one pass or in pieces. Conditions whose texts are decoded
+together form a wave.
 
 Example:
     >>> print(engine.plan(requests, conditions))  # doctest: +SKIP
@@ -43,7 +44,7 @@ class Group:
         n_alone: number of tokens if each request is read alone.
         n_written: number of requests that text is generated for.
         n_new: the most tokens generated for one request; 0 if no text is generated.
-        waves: indices of the conditions, grouped into waves that are decoded together.
+        waves: indices of the conditions, grouped into waves (decoded together).
         depths: for each condition, in the order of `waves`, the share of the blocks that are run.
         piece: number of the row's tokens that are read at a time.
         n_bytes: the most bytes that tensors take, without the model's weights.
@@ -122,8 +123,8 @@ class Plan:
     def passes(self) -> int:
         """Number of passes over packed rows: by the intact model, and under each condition.
 
-        Conditions that run no blocks do not count, such as an ablation of the whole last block,
-        for which the block's recorded output is edited.
+        A condition under which no block is run is not counted. An example is an ablation of the
+        whole last block, which only edits the block's recorded output.
         """
         return sum(1 + sum(depth > 0 for depth in group.depths) for group in self.groups)
 
@@ -197,12 +198,12 @@ def make_plan(
         budget: the memory budget.
     """
     contexts = Counter(request.context for request in requests if isinstance(request, Written))
-    # What is packed together does not depend on which conditions are left to do.
+    # All layers' streams are counted, so that packing does not depend on which conditions are left.
     longest = budget.row_tokens(shape, shape.n_layers + 1, keys=bool(contexts))
     max_contexts = len(requests)
     if contexts:
         n_longest = max(map(len, contexts)) + max(map(max_new_tokens, requests))
-        # Requests of one context are rows of their own.
+        # Requests with the same context are packed as one sequence, but decoded as separate rows.
         row_bytes = sum(shape.kv) * n_longest * max(contexts.values())
         max_contexts = max(1, budget.for_rows // row_bytes)
     groups = []
@@ -259,7 +260,8 @@ def _plan_group(
     n = len(packed.tokens)
     waves = [[place] for place in range(len(chosen))]
     contexts = [sequences[index] for index in asked if max_new_tokens(requests[index])]
-    # The intact model's keys and values of the contexts take as much memory as a condition's.
+    # The memory for the intact model's keys and values of contexts: that of a condition which
+    # changes them at all layers.
     intact_bytes = condition_bytes(0, packed, contexts, 0, shape) if contexts else 0
     piece = budget.piece_tokens(shape, n, intact_bytes)
     n_bytes = n * shape.n_bytes * n_recorded * shape.d_model + piece * shape.n_bytes * shape.inner
@@ -275,7 +277,7 @@ def _plan_group(
     depths = [
         1 - first_recomputed(condition, shape.n_layers, shape.last_start) / shape.n_layers
         if condition.acts_in_prompt or scores
-        else 0.0  # contexts are read as the intact model does
+        else 0.0  # the intact model's pass over the contexts serves this condition too
         for condition in chosen
     ]
     return Group(
@@ -350,7 +352,7 @@ def add_work(
     """Return the plan with `work` and `speed` set; they are used for estimates only.
 
     Args:
-        plan: the plan that `make_plan` made from the next three arguments.
+        plan: the plan that `make_plan` made from `requests`, `conditions` and `shape`.
         requests: the encoded requests.
         conditions: the conditions under which they are asked.
         shape: the model's sizes.
@@ -372,7 +374,7 @@ def count_work(
 ) -> Work:
     """Return the costs of the passes over a group's row, and of the steps that decode its texts.
 
-    `requests`, `conditions`, `shape` and `generated` are as for `add_work`.
+    `requests`, `conditions`, `shape` and `generated` are as in `add_work`.
     """
     pairs = count_pairs(group.packed)
     read_out = group.n_written + _count_scored_places(group, requests)
@@ -421,7 +423,7 @@ def _decoding_cost(
     n_own = sum(len(packed.own_places(ids)) for ids in contexts)
     n_rows = len(wave) * len(contexts)
     trunks_of = [packed.trunks(ids) for ids in contexts]
-    # Trunks of the same contexts are joined.
+    # Trunks that belong to the same contexts are joined into one.
     joined = {
         tuple(trunk in trunks for trunks in trunks_of)
         for trunk in {trunk for trunks in trunks_of for trunk in trunks}

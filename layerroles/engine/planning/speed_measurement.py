@@ -12,12 +12,13 @@ from layerroles.engine.fused.partial_attention import AttentionRule, attend_part
 from layerroles.engine.planning.cost import Speed
 from layerroles.engine.planning.memory import Shape
 
-# Rows of a matrix product, tokens that attend to as many, numbers that are multiplied one by one:
-# few enough that some repetitions run without an interruption by other programs.
+# Sizes of measured operations: rows of a matrix product, tokens that attend to each other, numbers
+# multiplied elementwise. So small that some repetitions are not interrupted by other programs.
 _ROWS, _TOKENS, _NUMBERS = 128, 256, 2**23
+# Width of a tiny layer, and how often it is run to measure the time for starting an operation.
 _SMALL, _MANY = 8, 200
 _TEXT = 48  # tokens of the text that is decoded
-_LONGEST, _MOST = 0.3, 100  # seconds of one kind of measurement, and repetitions at the most
+_LONGEST, _MOST = 0.3, 100  # limits of one kind of measurement: seconds, and repetitions
 
 
 @torch.inference_mode()
@@ -60,7 +61,7 @@ def measure_speed(device: torch.device, dtype: torch.dtype, shape: Shape, tokeni
 
 
 def measure_text_seconds(tokenizer: Any) -> float:
-    """Return the seconds to decode 48 token ids to text, as is done after each generated token."""
+    """Return the seconds to decode 48 token ids to text, as after each generated token."""
     ids = list(range(min(_TEXT, len(tokenizer))))
     spell = partial(tokenizer.decode, ids, skip_special_tokens=True)
     return _shortest_seconds(spell, torch.device("cpu"))
