@@ -17,7 +17,7 @@ Run
     python experiments/similarity.py --run runs/retrieval --out runs/similarity
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from setting import Options, conclude, run
 
 import layerroles as lr
 from layerroles import stats
+from layerroles.results import Cell, cells_of, score_interval
 
 TASKS = tuple(lr.task(name).label for name in ("kv_retrieval", "facts", "word_problems"))
 SHOWN = 5
@@ -50,28 +51,33 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
     probe = lr.probes.Similarity()
     frame = lr.probes.measure_into(args.out, probe, model, tasks, limit=args.limit)
-    lines = [line for task in TASKS for line in alike(frame[frame["task"] == task], task)]
+    gaps = {
+        cell.task: measure_gap(frame[frame["task"] == cell.task], cell) for cell in cells_of(result)
+    }
+    lines = [
+        line for task in TASKS for line in alike(frame[frame["task"] == task], task, gaps[task])
+    ]
     if other is not None:
         asked = [lr.task(name) for name in dict.fromkeys(other.frame["task"])]
         seed, limit = int(other.manifest["seed"]), int(other.manifest["limit"])
         into = args.out / "paired"
         seen = lr.probes.measure_into(into, probe, model, asked, limit=limit, seed=seed)
         lines += paired(other, seen)
-    lines.append(verdict(frame))
+    lines.append(verdict(frame, gaps))
     conclude(args, __doc__, result, lines, [frame])
 
 
-def alike(frame: pd.DataFrame, task: str) -> list[str]:
+def alike(frame: pd.DataFrame, task: str, gap: stats.IntervalEstimate) -> list[str]:
     """Which layers change least, which third of the depth does, and what would be cut."""
     single = frame[frame["n"] == 1].pivot(index="example", columns="layer", values="angular")
     influence = frame[frame["n"] == 1].groupby("layer")["influence"].mean()
     least = ", ".join(
         f"{layer} ({value:.3f})" for layer, value in influence.nsmallest(SHOWN).items()
     )
-    gap, found = measure_gap(single)
-    more = "more" if found.low > 0 else "less" if found.high < 0 else "no more, as far as is shown,"
+    value, of = gap
+    more = "more" if of.low > 0 else "less" if of.high < 0 else "no more, as far as is shown,"
     width = max(1, round(single.shape[1] / 4))
-    angle = interval(gap, found.low, found.high, 4)
+    angle = interval(value, of.low, of.high, 4)
     cut = lr.probes.least_change(frame).set_index("n").loc[width]
     return [
         f"{task}: least influence at layers {least}; the mean angle over one block is "
@@ -82,32 +88,35 @@ def alike(frame: pd.DataFrame, task: str) -> list[str]:
     ]
 
 
-def measure_gap(single: pd.DataFrame) -> tuple[float, stats.Interval]:
+def measure_gap(frame: pd.DataFrame, cell: Cell) -> stats.IntervalEstimate:
     """Return the mean angle of the first and last third of the blocks minus that of the middle.
 
+    Its interval allows for texts of one template.
+
     Args:
-        single: the angle over one block, example x layer.
+        frame: the probe's rows of one task.
+        cell: the cell of the task, which knows the templates.
     """
+    single = frame[frame["n"] == 1].pivot(index="example", columns="layer", values="angular")
     third = max(1, single.shape[1] // 3)
     middle = single.iloc[:, third:-third].mean(axis=1)
     ends = pd.concat([single.iloc[:, :third], single.iloc[:, -third:]], axis=1).mean(axis=1)
-    gap = (ends - middle).to_numpy(float)
-    return float(gap.mean()), stats.mean_interval(gap, np.random.default_rng(0))
+    gap, clusters = (ends - middle).to_numpy(float), cell.clusters_of(list(single.index))
+    of = score_interval(gap, clusters, "angle", np.random.default_rng(0))
+    return stats.IntervalEstimate(float(gap.mean()), of)
 
 
-def verdict(frame: pd.DataFrame) -> str:
+def verdict(frame: pd.DataFrame, gaps: Mapping[str, stats.IntervalEstimate]) -> str:
     """Whether neighbours are similar, and whether those in the middle are so most."""
     single = frame[frame["n"] == 1]
     mean = single.groupby("task", sort=False)["angular"].mean()
     n_layers = int(single["layer"].max()) + 1
     width = max(1, round(n_layers / 4))
     places: list[tuple[int, int]] = []
-    flatter: list[bool] = []
     for _, own in frame.groupby("task", sort=False):
         cut = lr.probes.least_change(own).set_index("n").loc[width]
         places.append((int(cut["layer"]), int(cut["stop"])))
-        table = own[own["n"] == 1].pivot(index="example", columns="layer", values="angular")
-        flatter.append(measure_gap(table)[1].low > 0)
+    flatter = [of.low > 0 for _, of in gaps.values()]
     inside = [n_layers / 3 <= (start + stop) / 2 <= n_layers * 2 / 3 for start, stop in places]
     flattest = ", ".join(f"[{start}, {stop})" for start, stop in dict.fromkeys(places))
     return (

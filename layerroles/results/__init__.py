@@ -3,8 +3,9 @@
     effect = mean over examples of (score under the condition - score of the intact model)
     harm   = -effect / (intact - chance)
 
-Both are computed over the same examples. A negative effect means that the ablation hurts. A harm of
-1 means that the whole skill above chance is lost, a negative harm that the ablation helps.
+Here `intact` is the intact model's mean score over the same examples, and `chance` the score of
+guessing. A negative effect means that the ablation hurts. A harm of 1 means that the whole skill
+above chance is lost, a negative harm that the ablation helps.
 """
 
 from layerroles.notebook_display import detectable_line
@@ -30,6 +31,7 @@ from layerroles.results.distinct_ablations import BUILT_IN, mechanisms
 from layerroles.results.effects import NUMBERS, ambiguous_rows, check_unambiguous
 from layerroles.results.effects import clustered_p as clustered_p
 from layerroles.results.effects import estimate_paired_effect as estimate_paired_effect
+from layerroles.results.effects import score_interval as score_interval
 from layerroles.results.result import SweepResult, cells_of, check_result, conditions_of
 from layerroles.results.verdict_thresholds import (
     CRITICAL,
