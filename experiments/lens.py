@@ -20,6 +20,7 @@ import pandas as pd
 
 import layerroles as lr
 from layerroles import stats
+from layerroles.models import provenance
 
 
 def main() -> None:
@@ -52,8 +53,10 @@ def main() -> None:
         parser.error(f"{args.texts} holds {len(texts)} texts: fewer than are asked for")
     model = lr.load(args.model, dtype=args.dtype)
     asked = {name: getattr(args, name) for name in ("steps", "tokens", "rate", "seed")}
+    fitted = provenance(model)
     kept, note = args.out / "tuned.safetensors", args.out / "asked.json"
-    settings = json.dumps({**asked, "texts": texts[: args.train]})
+    of_model = {"weights": fitted.weights, "config": fitted.config, "dtype": fitted.dtype}
+    settings = json.dumps({**asked, **of_model, "texts": texts[: args.train]}, sort_keys=True)
     if kept.is_file() and note.is_file() and note.read_text(encoding="utf-8") == settings:
         tuned = lr.probes.TunedLens.load(kept)
     else:

@@ -17,6 +17,11 @@ from layerroles.errors import InputError
 T = TypeVar("T")
 Class = TypeVar("Class", bound=type)
 
+# A comma that separates parameters; one in a value, such as a path, is not followed by `key=`.
+_NEXT_PARAMETER = re.compile(r",(?=\s*\w+\s*=)")
+# A finite number as Python writes it: 20, 0.75, 1e-05, 2.5e+20.
+_NUMBER = re.compile(r"-?\d+(\.\d+)?(e[-+]\d+)?")
+
 
 class Registry(Generic[T]):
     """A map from names to subclasses of `base`; errors call a subclass a `kind`, such as "task"."""
@@ -129,7 +134,7 @@ def label_of(name: str, instance: object) -> str:
 
 
 def read_label(kind: str, label: str) -> tuple[str, dict[str, object]]:
-    """Read the name and the parameters from a label; whole numbers become `int`.
+    """Read the name and the parameters from a label; numbers become `int` or `float`.
 
     `kind` says in errors what the label belongs to, such as `"task"`.
 
@@ -144,17 +149,21 @@ def read_label(kind: str, label: str) -> tuple[str, dict[str, object]]:
     if not match:
         return label, {}
     parameters: dict[str, object] = {}
-    for pair in filter(None, match["given"].split(",")):
+    for pair in filter(None, _NEXT_PARAMETER.split(match["given"])):
         key, equals, value = pair.partition("=")
         if not equals:
             raise InputError(
                 f"{kind} {match['name']!r}: parameter {pair!r} is not of the form key=value"
             )
-        try:
-            parameters[key.strip()] = int(value)
-        except ValueError:
-            parameters[key.strip()] = value.strip()
+        parameters[key.strip()] = _read_value(value.strip())
     return match["name"], parameters
+
+
+def _read_value(text: str) -> object:
+    """Return a number as `label_of` writes it as an `int` or a `float`, other text as it is."""
+    if not _NUMBER.fullmatch(text):
+        return text
+    return int(text) if text.lstrip("-").isdigit() else float(text)
 
 
 def describe_unknown(kind: str, name: str, known: Iterable[str]) -> str:

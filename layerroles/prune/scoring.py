@@ -9,6 +9,7 @@ The other score is how much some consecutive blocks change the residual stream o
 with equal weights for all families.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,6 +213,10 @@ def select_singles(
         InputError: the sweep is of another model, or lacks a task, a protocol or a layer.
     """
     check_result(result)
+    if result.interim:
+        raise InputError(
+            f"singles is not finished ({result.interim}): start its sweep again, and it goes on"
+        )
     source, model_source = result.manifest.get("model", {}), provenance(model)
     if source.get("weights") != model_source.weights:
         raise InputError(
@@ -230,12 +235,13 @@ def select_singles(
     frame = frame[frame["protocol"].isin(protocols)]
     skipped = (frame["ablation"] == "skip") & (frame["part"] == "block") & (frame["at"] == "all")
     alone = skipped & frame["layer"].notna()
-    missing = set(range(model_source.n_layers)) - set(frame.loc[alone, "layer"].astype(int))
-    if missing:
-        raise InputError(
-            f"singles skips no layer {min(missing)} at all positions: sweep "
-            f"each_layer(model, Skip())"
-        )
+    for task, protocol in itertools.product([task.label for task in tasks], protocols):
+        rows = frame[alone & (frame["task"] == task) & (frame["protocol"] == protocol)]
+        if missing := set(range(model_source.n_layers)) - set(rows["layer"].astype(int)):
+            raise InputError(
+                f"singles skips no layer {min(missing)} at all positions ({task}, {protocol}): "
+                f"sweep each_layer(model, Skip())"
+            )
     frame = frame[alone | (frame["condition"] == INTACT.name)]
     return SweepResult(frame.reset_index(drop=True), result.manifest, result.examples)
 

@@ -30,7 +30,9 @@ def fractional_factorial(n_levels: Sequence[int]) -> list[tuple[int, ...]]:
 
     All combinations if there are at most 16 of them, else an orthogonal array of 16. The first
     combination has the first level of every factor. In an orthogonal array, the first level of a
-    factor with three levels occurs twice as often as each of the other two.
+    factor with three levels occurs twice as often as each of the other two. With several such
+    factors some combinations would repeat; each is returned once, so there are fewer than 16, and
+    levels occur only about equally often.
 
     Args:
         n_levels: the number of levels of each factor, 1 or more.
@@ -47,10 +49,11 @@ def fractional_factorial(n_levels: Sequence[int]) -> list[tuple[int, ...]]:
             f"factors: use at most {_MOST_LEVELS}"
         )
     vectors = _assign_vectors(n_levels)
-    return [
+    runs = (
         tuple(_level(vectors[at], run) % n for at, n in enumerate(n_levels))
         for run in range(_N_RUNS)
-    ]
+    )
+    return list(dict.fromkeys(runs))
 
 
 def _assign_vectors(n_levels: Sequence[int]) -> list[tuple[int, ...]]:

@@ -109,7 +109,8 @@ def best_choice(task: Task, examples: Sequence[Example], seed: int) -> Guess | N
     """
     if isinstance(task, Generated):
         return None
-    by_id = {each.id: each for each in (*task.examples(_OTHER_CHOICES, seed), *examples)}
+    questions = (*task.examples(_OTHER_CHOICES, seed), *examples)
+    by_id = {each.id: each for each in questions if each.choices}
     half_of = _split_in_halves(by_id)
     choosers = [
         _find_best_chooser([each for each in by_id.values() if half_of[each.id] != half])

@@ -256,6 +256,7 @@ def test_without_noise_only_roles_are_written() -> None:
 
 def test_questions_are_answered_as_their_text_says() -> None:
     for task in lr.planted(strength=0.5).tasks:
+        assert lr.task(task.label) == task
         for example in task.examples(60, 1):
             assert solved(example) == example.answer
             assert len(set(example.choices)) == 4

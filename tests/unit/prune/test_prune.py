@@ -155,6 +155,17 @@ def test_single_layers_may_come_from_a_sweep(plant: Plant, tmp_path: Path) -> No
     some = singles.frame[singles.frame["layer"].ne(5).fillna(True)]
     with pytest.raises(lr.InputError, match=r"^singles skips no layer 5 at all positions"):
         plan(plant, 1, singles=lr.SweepResult(some, singles.manifest))
+    # A layer that was skipped under one of two protocols only.
+    other = singles.frame.assign(protocol="exact")
+    both = pd.concat([singles.frame, other[other["layer"].ne(5).fillna(True)]], ignore_index=True)
+    with pytest.raises(lr.InputError, match=r"^singles skips no layer 5 at all positions .*exact"):
+        plan(
+            plant, 1, singles=lr.SweepResult(both, singles.manifest),
+            protocols=["generation", "exact"],
+        )  # fmt: skip
+    unfinished = {**singles.manifest, "unfinished": [{"conditions": [], "cells": []}]}
+    with pytest.raises(lr.InputError, match=r"^singles is not finished"):
+        plan(plant, 1, singles=lr.SweepResult(singles.frame, unfinished))
 
 
 def test_a_plan_prints_what_was_chosen(plant: Plant) -> None:

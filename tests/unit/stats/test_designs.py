@@ -43,6 +43,14 @@ def test_three_levels_are_orthogonal_with_the_first_twice_as_often() -> None:
         }
 
 
+def test_no_combination_is_returned_twice() -> None:
+    for n_levels in ([3, 3, 3], [3, 3, 2], [3, 3, 4], [3, 3, 3, 3]):
+        runs = fractional_factorial(n_levels)
+        assert len(runs) == len(set(runs)) > 12
+        for one, two in itertools.combinations(range(len(n_levels)), 2):
+            assert len({(run[one], run[two]) for run in runs}) == n_levels[one] * n_levels[two]
+
+
 def test_a_main_effect_is_no_interaction_of_two_others_where_that_is_possible() -> None:
     runs = fractional_factorial([4, 2, 2, 2])
     for one, two, three in itertools.permutations((1, 2, 3)):

@@ -243,6 +243,17 @@ def test_choosing_unread_is_chance_where_it_beats_choosing_at_random(
         assert set(cell.guess.scores) == {example.id for example in cell.examples}
 
 
+def test_a_question_without_choices_that_is_not_asked_is_no_question_to_choose_in(
+    tmp_path: Path,
+) -> None:
+    with_choices = write_choices(tmp_path, [("yes", ["yes", "no"])] * 99)
+    with (tmp_path / "choices.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"prompt": "Question:", "answer": "open"}\n')
+    (cell,) = make_cells([with_choices], ["continuation"], limit=8, seed=0)
+    assert all(example.choices for example in cell.examples)
+    assert cell.to_manifest()["chance_from"] == "always choice 1"
+
+
 def test_a_model_that_always_says_yes_has_no_skill(tmp_path: Path) -> None:
     """Its score is far above that of a random choice, and shows no reading."""
     rows = [("yes" if n % 5 else "no", ["yes", "no"]) for n in range(200)]

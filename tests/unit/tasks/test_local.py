@@ -123,6 +123,8 @@ def test_family_by_parameter_and_labels(tmp_path: Path) -> None:
     other = task("local", path=named.path, max_gen_toks=64, num_fewshot=0)
     assert other.max_gen_toks == 64
     assert task(other.label) == other
+    comma = task("local", path=written(tmp_path, ROW, name="a, b.jsonl"), num_fewshot=0)
+    assert task(comma.label) == comma
 
 
 def test_numbers_are_graded_by_value(tmp_path: Path) -> None:
