@@ -23,7 +23,15 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.errors import InputError
-from layerroles.models import can_batch, check_sites, encode, forward, prepared, with_float64
+from layerroles.models import (
+    can_batch,
+    check_sites,
+    encode,
+    forward,
+    hook_ids,
+    prepared,
+    with_float64,
+)
 from layerroles.sites import ENTRY, NUMBERED, Site, size_of
 
 ONLY_IN_SWEEP = (
@@ -271,16 +279,23 @@ def collect(
 
 @contextmanager
 def without_hooks(model: TransformerBridge) -> Iterator[None]:
-    """Disable hooks at hook points and on the whole model inside the `with` block.
+    """Disable the hooks of conditions and of users inside the `with` block.
 
-    These are the hooks of conditions and of users, but not torch hooks on inner modules.
+    These are all hooks at hook points, and the torch hooks that modules got after the model was
+    prepared, except for those of transformers and TransformerLens.
     """
-    modules = [*model.hook_dict.values(), model.original_model]
+    points = set(model.hook_dict.values())
+    added = hook_ids(model) - prepared(model).hooks
+    modules = {*model.original_model.modules(), *points}
     names = ("_forward_hooks", "_forward_pre_hooks")
     saved = [(module, name, module.__dict__[name]) for module in modules for name in names]
     try:
-        for module, name, _ in saved:
-            module.__dict__[name] = OrderedDict()
+        for module, name, hooks in saved:
+            module.__dict__[name] = OrderedDict(
+                (key, hook)
+                for key, hook in hooks.items()
+                if module not in points and key not in added
+            )
         yield
     finally:
         for module, name, hooks in saved:

@@ -130,6 +130,13 @@ def test_what_is_on_the_model_while_it_is_collected_does_not_count() -> None:
             swapped = load_or_collect(model, reference, [lr.Site(2)])[lr.Site(2)]
         assert not equal(swapped, expected)
         assert equal(load_or_collect(model, reference, [lr.Site(2)])[lr.Site(2)], expected)
+    linear = next(m for m in model.original_model.modules() if isinstance(m, torch.nn.Linear))
+    before = model(tokens)
+    hook = linear.register_forward_hook(lambda _module, _inputs, output: output + 1)
+    assert not torch.equal(model(tokens), before)
+    assert equal(collect(model, reference, [lr.Site(2)])[lr.Site(2)], expected)
+    assert not torch.equal(model(tokens), before)  # the hook is back
+    hook.remove()
 
 
 @pytest.mark.parametrize("content", [b"", b"no safetensors", None])
