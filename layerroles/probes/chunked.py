@@ -38,10 +38,12 @@ def read_in_pieces(
     hooks: Mapping[str, NoteValue],
     *,
     cache: Any = None,
-    chunk: int | None = None,
     keep_cache: bool = False,
 ) -> tuple[Float[Tensor, "row d_vocab"], Any]:
     """Read a batch in pieces, from left to right; return the last column's logits and the cache.
+
+    The batch is one piece if the model keeps no cache, or if some layers are not attention: these
+    can continue from a cache by one token at a time only.
 
     Args:
         model: from `load` or `prepare`.
@@ -50,9 +52,6 @@ def read_in_pieces(
         hooks: functions `(value, start)` by hook point, called for each piece with the value there
             and the column at which the piece begins.
         cache: keys and values of the columns before `tokens`; None if there are none.
-        chunk: positions of a piece; None for as many as fit (see the module). Ignored if the model
-            keeps no cache, or if some layers are not attention (these can continue from a cache by
-            one token at a time only): then the batch is read in one piece.
         keep_cache: whether to return the keys and values even if one piece is enough.
 
     Raises:
@@ -62,7 +61,7 @@ def read_in_pieces(
     n_cached = n - tokens.shape[1]
     if len(pattern_layers(model)) < model.cfg.n_layers or not prepared(model).checks.caches:
         chunk = n
-    elif chunk is None:
+    else:
         chunk = min(_LONGEST, max(_SHORTEST, _MOST_WEIGHTS // (rows * model.cfg.n_heads * n)))
     fired = dict.fromkeys(hooks, 0)
     for start in range(n_cached, n, chunk):
@@ -92,7 +91,6 @@ def read_patterns(
     note: NotePattern,
     *,
     cache: Any = None,
-    chunk: int | None = None,
     keep_cache: bool = False,
 ) -> tuple[Float[Tensor, "row d_vocab"], Any]:
     """Read a batch by `read_in_pieces` and call `note` with each layer's patterns, piece by piece.
@@ -116,9 +114,7 @@ def read_patterns(
         note(layer, torch.nn.functional.pad(pattern, (missing, 0)), start)
 
     hooks = {PATTERN.format(layer=layer): partial(whole, layer=layer) for layer in layers}
-    return read_in_pieces(
-        model, tokens, attended, hooks, cache=cache, chunk=chunk, keep_cache=keep_cache
-    )
+    return read_in_pieces(model, tokens, attended, hooks, cache=cache, keep_cache=keep_cache)
 
 
 def pattern_layers(model: TransformerBridge) -> list[int]:

@@ -8,84 +8,45 @@ guessing. A negative effect means that the ablation hurts. A harm of 1 means tha
 above chance is lost, a negative harm that the ablation helps.
 """
 
-from layerroles.notebook_display import detectable_line
-from layerroles.results.cell_pairs import CellPair, pairs_of
-from layerroles.results.cells import CELL, CONDITION, INTACT, Cell, acted, records
-from layerroles.results.comparison import Comparison, Match, compare, match
-from layerroles.results.condition_verdicts import (
-    AFTER_FIRST,
-    NOT_MEASURABLE,
-    NOT_MEASURED,
-    Decision,
-    ablations_asked,
-    decisions_of,
-    describe_answers,
-    describe_decisions,
-    drops_by_half,
-    find_deferred,
-    find_waiting,
-    judge,
-    verdict_levels,
-)
-from layerroles.results.distinct_ablations import BUILT_IN, mechanisms
-from layerroles.results.effects import NUMBERS, ambiguous_rows, check_unambiguous
+from layerroles.notebook_display import detectable_line as detectable_line
+from layerroles.results.cell_pairs import CellPair as CellPair
+from layerroles.results.cell_pairs import pairs_of as pairs_of
+from layerroles.results.cells import INTACT as INTACT
+from layerroles.results.cells import Cell as Cell
+from layerroles.results.cells import acted as acted
+from layerroles.results.cells import records as records
+from layerroles.results.comparison import Comparison as Comparison
+from layerroles.results.comparison import Match as Match
+from layerroles.results.comparison import compare as compare
+from layerroles.results.comparison import match as match
+from layerroles.results.condition_verdicts import AFTER_FIRST as AFTER_FIRST
+from layerroles.results.condition_verdicts import NOT_MEASURABLE as NOT_MEASURABLE
+from layerroles.results.condition_verdicts import NOT_MEASURED as NOT_MEASURED
+from layerroles.results.condition_verdicts import Decision as Decision
+from layerroles.results.condition_verdicts import ablations_asked as ablations_asked
+from layerroles.results.condition_verdicts import decisions_of as decisions_of
+from layerroles.results.condition_verdicts import describe_answers as describe_answers
+from layerroles.results.condition_verdicts import describe_decisions as describe_decisions
+from layerroles.results.condition_verdicts import drops_by_half as drops_by_half
+from layerroles.results.condition_verdicts import find_deferred as find_deferred
+from layerroles.results.condition_verdicts import find_waiting as find_waiting
+from layerroles.results.condition_verdicts import judge as judge
+from layerroles.results.condition_verdicts import verdict_levels as verdict_levels
+from layerroles.results.distinct_ablations import BUILT_IN as BUILT_IN
+from layerroles.results.distinct_ablations import mechanisms as mechanisms
+from layerroles.results.effects import ambiguous_rows as ambiguous_rows
+from layerroles.results.effects import check_unambiguous as check_unambiguous
 from layerroles.results.effects import clustered_p as clustered_p
 from layerroles.results.effects import estimate_paired_effect as estimate_paired_effect
 from layerroles.results.effects import score_interval as score_interval
-from layerroles.results.result import SweepResult, cells_of, check_result, conditions_of
-from layerroles.results.verdict_thresholds import (
-    CRITICAL,
-    PARTIAL,
-    REGIONS,
-    SPARE,
-    UNDECIDED,
-    count_needed,
-    judge_interval,
-)
-
-__all__ = [
-    "AFTER_FIRST",
-    "BUILT_IN",
-    "CELL",
-    "CONDITION",
-    "CRITICAL",
-    "INTACT",
-    "NOT_MEASURABLE",
-    "NOT_MEASURED",
-    "NUMBERS",
-    "PARTIAL",
-    "REGIONS",
-    "SPARE",
-    "UNDECIDED",
-    "Cell",
-    "CellPair",
-    "Comparison",
-    "Decision",
-    "Match",
-    "SweepResult",
-    "ablations_asked",
-    "acted",
-    "ambiguous_rows",
-    "cells_of",
-    "check_result",
-    "check_unambiguous",
-    "clustered_p",
-    "compare",
-    "conditions_of",
-    "count_needed",
-    "decisions_of",
-    "describe_answers",
-    "describe_decisions",
-    "detectable_line",
-    "drops_by_half",
-    "estimate_paired_effect",
-    "find_deferred",
-    "find_waiting",
-    "judge",
-    "judge_interval",
-    "match",
-    "mechanisms",
-    "pairs_of",
-    "records",
-    "verdict_levels",
-]
+from layerroles.results.result import SweepResult as SweepResult
+from layerroles.results.result import cells_of as cells_of
+from layerroles.results.result import check_result as check_result
+from layerroles.results.result import conditions_of as conditions_of
+from layerroles.results.verdict_thresholds import CRITICAL as CRITICAL
+from layerroles.results.verdict_thresholds import PARTIAL as PARTIAL
+from layerroles.results.verdict_thresholds import REGIONS as REGIONS
+from layerroles.results.verdict_thresholds import SPARE as SPARE
+from layerroles.results.verdict_thresholds import UNDECIDED as UNDECIDED
+from layerroles.results.verdict_thresholds import count_needed as count_needed
+from layerroles.results.verdict_thresholds import judge_interval as judge_interval

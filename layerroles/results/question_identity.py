@@ -63,7 +63,9 @@ def _read_examples(examples: pd.DataFrame) -> dict[tuple[str, str], tuple[str, s
 
 def _text_rows(frame: pd.DataFrame) -> list[list[str]]:
     """Return the rows as lists of text, "" for a missing value."""
-    return frame.astype(object).where(frame.notna(), "").astype(str).to_numpy(object).tolist()
+    text = frame.astype(object).where(frame.notna(), "").astype(str)
+    rows: list[list[str]] = text.to_numpy(object).tolist()
+    return rows
 
 
 def _name_by_example(

@@ -29,9 +29,6 @@ every measured layer is undecided.
 """
 
 from layerroles.results import CRITICAL as CRITICAL
-from layerroles.results import PARTIAL as PARTIAL
-from layerroles.results import REGIONS as REGIONS
-from layerroles.results import SPARE as SPARE
 from layerroles.results import UNDECIDED as UNDECIDED
 from layerroles.results import count_needed as count_needed
 from layerroles.results import judge_interval as judge_interval
@@ -58,36 +55,3 @@ from layerroles.roles.verdict_sentences import probe_sentences as probe_sentence
 from layerroles.roles.wording import describe_needed as describe_needed
 from layerroles.roles.wording import format_layers as format_layers
 from layerroles.roles.wording import round_up as round_up
-
-__all__ = [
-    "CRITICAL",
-    "PARTIAL",
-    "REGIONS",
-    "SMALLEST",
-    "SPARE",
-    "UNDECIDED",
-    "Claim",
-    "Finding",
-    "FoundHeads",
-    "Harms",
-    "HeadSearch",
-    "Robustness",
-    "Roles",
-    "carried_by_few",
-    "claims_on_layers",
-    "count_needed",
-    "describe_decided",
-    "describe_needed",
-    "format_layers",
-    "heads_of",
-    "interim_sentence",
-    "judge_interval",
-    "judge_setups",
-    "localize",
-    "probe_agreement",
-    "probe_sentences",
-    "rank_stability",
-    "round_up",
-    "single_site_conditions",
-    "summarize_probes",
-]
