@@ -277,7 +277,7 @@ def judged_heads(found: list[Found]) -> Judged:
 
 
 def judged_pairs(found: list[Found]) -> Judged:
-    """Verdicts of pairs of layers that nothing showed for."""
+    """Verdicts of pairs of layers without harm alone."""
     for one in found:
         for row in one["pairs"]:
             backup = row["verdict"] == "backup"
@@ -295,7 +295,7 @@ ROWS = {
     "inert": "inert layers that are critical",
     "null": "layers that are critical for the null family",
     "backup alone": "layers with a double that are critical by themselves",
-    "spare": "layers that write, but nothing that the family needs, that are spare",
+    "spare": "active layers that the family does not need: share called spare",
     "still spare": "layers that write nothing that are spare",
     "specific": "specific layers that no other family needs, and this one does",
     "specific recall": f"such layers, harm {LARGE} or more, that are specific",
@@ -373,7 +373,7 @@ def written(found: list[Found], n: int) -> str:
         "|---|---|",
         *(f"| {words} | {heads[name]} |" for name, words in HEAD_ROWS.items()),
         "",
-        "## Pairs of layers that nothing showed for, skipped together, under generation",
+        "## Pairs of layers without harm alone, skipped together, under generation",
         "",
         "A layer with a double shows nothing when it is skipped alone: no single ablation can see",
         "it. Pairs do.",

@@ -177,8 +177,8 @@ def _graded(graded: dict[str, Any]) -> str:
     return (
         "## Task scores\n\nBy how much the accuracies of two ways of answering differ, over "
         "conditions (intact, layers skipped); the share of choices or texts that are the same; and "
-        "how often only the first of the two is right, and only the second, which are as many but "
-        "for chance where rounding alone decides. "
+        "on how many questions only the first, or only the second, is right. If only rounding "
+        "differs, these two counts are equal up to chance. "
         "*float32* is the engine in float32, in which it and lm-eval's loop answer alike; the "
         "number behind *lm-eval* is its batch size. As it comes, lm-eval rounds each token's "
         "log-probability and a continuation's sum to the model's dtype (in bfloat16, a sum of -25 "

@@ -69,8 +69,7 @@ def command(
             metavar="SHARE",
             min=0,
             max=1,
-            help="Of the tokens that may be written, the share that is expected to be; nobody "
-            "knows beforehand, so all of them by default.",
+            help="Expected share of the allowed output tokens; 1.0 gives an upper bound.",
         ),
     ] = 1.0,
     revision: Revision = None,
@@ -81,8 +80,8 @@ def command(
 ) -> None:
     """Estimate the tokens, operations, memory and time of a sweep, without running it.
 
-    It takes the options of layerroles sweep. Only the model's config.json and tokenizer are needed;
-    the time to load the weights is not included.
+    It takes the options of layerroles sweep that say what is asked. Only the model's config.json
+    and tokenizer are needed; the time to load the weights is not included.
 
     [bold]Example:[/bold]
     layerroles estimate --model meta-llama/Llama-3.1-8B --device h100 --tasks kv_retrieval

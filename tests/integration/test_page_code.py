@@ -27,7 +27,6 @@ import pandas as pd
 import pytest
 import torch
 import typer
-import yaml
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import layerroles as lr
@@ -214,22 +213,11 @@ def questions() -> None:
     runs("second")()
 
 
-def my_tasks() -> None:
-    """The task file that the page shows, with its data."""
-    shown = next(b for b in page_code.blocks("docs/lm_eval.md") if b.language == "yaml")
-    assert yaml.safe_load(shown.code)["task"] == "my_task"
-    Path("my_tasks").mkdir()
-    Path("my_tasks/my_task.yaml").write_text(shown.code, encoding="utf-8")
-    line = {"question": "What is frozen water called?", "choices": ["ice", "fog"], "answer": 0}
-    Path("questions.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
-
-
 GRANTED: dict[str, Callable[[], None]] = {
     "README.md": questions,
     "docs/extending.md": questions,
     "docs/gallery.md": gallery,
     "docs/how_to/paper_figures.md": runs("demo"),
-    "docs/lm_eval.md": my_tasks,
     "docs/report.md": runs("demo", "base", "twin"),
     "docs/statistics.md": runs("base", "distilled"),
 }
