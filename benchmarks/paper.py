@@ -210,9 +210,9 @@ those of the row. `layerroles sweep` takes the same, with `--out RUN` in place o
   than the tasks' limits, which are for short answers.
 - *memory*: the weights plus the most that the plan takes; the budget is half of what the
   weights leave free (`--memory`).
-- The device is {device}: half of its published peak (20% for attention) and 70% of its bandwidth are assumed, and 10
-  microseconds to start an operation. The times are not measured on the device: they are no more
-  than these assumptions. Loading and downloading are not counted.
+- The device is {device}: half of its published peak (20% for attention) and 70% of its bandwidth
+  are assumed, and 10 microseconds to start an operation. The times are not measured on the device:
+  they are no more than these assumptions. Loading and downloading are not counted.
 """
 
 
