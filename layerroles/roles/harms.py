@@ -26,6 +26,7 @@ from layerroles.results import (
     NOT_MEASURED,
     UNDECIDED,
     Cell,
+    CellPair,
     SweepResult,
     ambiguous_rows,
     cells_of,
@@ -257,14 +258,6 @@ class Harms:
         """Return the intact score minus chance, the divisor of harm."""
         return self._skills[task, protocol]
 
-    def scores(self, task: str, protocol: str) -> pd.DataFrame:
-        """Return the scores, condition x example, intact first; NaN if not finite or missing."""
-        return self._cell_by_key[task, protocol].scores
-
-    def did_act(self, task: str, protocol: str, condition: str) -> bool:
-        """Return whether a condition acted, so that it measured something; see `results.acted`."""
-        return self._cell_by_key[task, protocol].did_act(condition)
-
     def harm(
         self,
         family: str,
@@ -357,9 +350,9 @@ class Harms:
         first_token_kept = self.early_minus_late(family, protocol, AFTER_FIRST).interval
         return first_token_kept.low > 0 if judged.interval.low > 0 else first_token_kept.high < 0
 
-    def mean_harm(self, family: str, protocol: str, at: str | None = None) -> stats.Contrast:
+    def mean_harm(self, family: str, protocol: str) -> stats.Contrast:
         """Return the mean harm of all layers that were swept."""
-        return self.harm(family, protocol, self.mean_over(self.swept), at=at)
+        return self.harm(family, protocol, self.mean_over(self.swept))
 
     def mean_harm_apart(
         self, family: str, protocol: str, other: str, at: str | None = None
@@ -380,12 +373,10 @@ class Harms:
             return stats.NO_CONTRAST
         weights, where = self.mean_over(self.swept), at or self.at
         differences = []
-        for pair in pairs_of(self._asked_both_ways(family, protocol, other)):
-            cells = list(zip((pair.one, pair.two), pair.examples, strict=True))
-            if len({c.protocol for c, _ in cells}) < 2 or not all(
-                self._has_skill(cell) for cell, _ in cells
-            ):
+        for pair in self._pairs(family, protocol, other):
+            if not self._has_skill(pair):
                 continue
+            cells = list(zip((pair.one, pair.two), pair.examples, strict=True))
             with_and_without_guesses = []
             for guessed in (True, False):
                 harm_under = {
@@ -400,28 +391,28 @@ class Harms:
 
     def shares_questions(self, family: str, protocol: str, other: str) -> bool:
         """Return whether any question of a family was asked under both protocols."""
-        pairs = pairs_of(self._asked_both_ways(family, protocol, other))
-        return any(pair.one.protocol != pair.two.protocol for pair in pairs)
+        return bool(self._pairs(family, protocol, other))
 
     def both_have_skill(self, family: str, protocol: str, other: str) -> bool:
         """Return whether the protocols share questions that `mean_harm_apart` uses.
 
         These were asked under both protocols, in tasks with skill under these.
         """
-        pairs = pairs_of(self._asked_both_ways(family, protocol, other))
-        return any(
-            pair.one.protocol != pair.two.protocol
-            and self._has_skill(pair.one)
-            and self._has_skill(pair.two)
-            for pair in pairs
-        )
+        return any(map(self._has_skill, self._pairs(family, protocol, other)))
 
-    def _asked_both_ways(self, family: str, protocol: str, other: str) -> list[Cell]:
-        keys = [key for key in self._cell_by_key if key[1] in (protocol, other)]
-        return [self._cell_by_key[key] for key in keys if self._cell_by_key[key].family == family]
+    def _pairs(self, family: str, protocol: str, other: str) -> list[CellPair]:
+        """Return the pairs of a family's cells that ask the same questions under both protocols."""
+        cells = [
+            cell
+            for cell in self._cell_by_key.values()
+            if cell.family == family and cell.protocol in (protocol, other)
+        ]
+        return [pair for pair in pairs_of(cells) if pair.one.protocol != pair.two.protocol]
 
-    def _has_skill(self, cell: Cell) -> bool:
-        return cell.task in self.tasks(cell.family, cell.protocol)
+    def _has_skill(self, pair: CellPair) -> bool:
+        """Return whether both cells have skill above chance."""
+        cells = (pair.one, pair.two)
+        return all(cell.task in self.tasks(cell.family, cell.protocol) for cell in cells)
 
     def precision(self) -> pd.DataFrame:
         """Return a row per protocol and task with skill: its scores, and how small a drop is found.

@@ -146,7 +146,7 @@ def _each_harms(result: SweepResult, ablation: str | None, at: str | None) -> It
 
 def _layer_numbers(harms: Harms, task: str, protocol: str) -> Iterator[_Profile]:
     """Yield one profile in which the measure of each place is the number of its layer."""
-    examples = harms.scores(task, protocol).columns
+    examples = harms.cell_of(task, protocol).scores.columns
     index = pd.MultiIndex.from_product([[task], examples], names=_KEY)
     layers = [float(layer) for layer, _ in harms.places]
     table = pd.DataFrame([layers] * len(index), index=index)
@@ -235,20 +235,21 @@ def _align(
     intact score minus the ablated score. Examples of one cluster (such as a template) are not
     independent.
     """
-    scores = harms.scores(task, protocol)
+    cell = harms.cell_of(task, protocol)
+    scores = cell.scores
     condition_of = {place: harms.condition(task, protocol, place) for place in harms.places}
     places = [
         place for place, name in condition_of.items() if name is not None and place in probe_table
     ]
     examples = scores.columns[scores.loc[INTACT].notna()].intersection(probe_table.index)
     names = [condition_of[place] for place in places]
-    asked = harms.cell_of(task, protocol).asked_by_all(name for name in names if name is not None)
+    asked = cell.asked_by_all(name for name in names if name is not None)
     examples = examples[[example in asked for example in examples]]
     ablated = scores.loc[[condition_of[place] for place in places], examples].to_numpy(float)
     cost = scores.loc[INTACT, examples].to_numpy(float) - ablated
     probe_values = probe_table.loc[examples, places].to_numpy(float).T
     in_both = ~np.isnan(cost).all(axis=1) & ~np.isnan(probe_values).all(axis=1)
-    clusters = harms.cell_of(task, protocol).clusters_of(list(examples))
+    clusters = cell.clusters_of(list(examples))
     return cost[in_both], probe_values[in_both], clusters
 
 

@@ -264,18 +264,16 @@ def _resample_harms(
     """
     measured, draws = [], []
     for task in harms.tasks(family, protocol):
+        cell = harms.cell_of(task, protocol)
         names = [harms.condition(task, protocol, place) for place in harms.places]
-        acting = [
-            name if name is not None and harms.did_act(task, protocol, name) else None
-            for name in names
-        ]
+        acting = [name if name is not None and cell.did_act(name) else None for name in names]
         scores = _asked_by_all(harms, task, protocol)
         ablated = np.full((len(harms.places), scores.shape[1]), np.nan)
         for index, name in enumerate(acting):
             if name is not None:
                 ablated[index] = scores.loc[name].to_numpy(float)
         lost = (scores.loc[INTACT].to_numpy(float) - ablated) / harms.skill(task, protocol)
-        clusters = harms.cell_of(task, protocol).clusters_of(list(scores.columns))
+        clusters = cell.clusters_of(list(scores.columns))
         counts = stats.resampled_counts(lost.shape[1], harms.rng(task), DRAWS, clusters=clusters)
         means = stats.resampled_means(lost, np.vstack([np.ones(lost.shape[1]), counts]))
         measured.append(means[0])
