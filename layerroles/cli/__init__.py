@@ -122,7 +122,7 @@ def _describe_error(error: typer.TyperException) -> str:
     near = getattr(error, "possibilities", None)
     if near:
         line = f"no such option: {getattr(error, 'option_name', '')}, did you mean {near[0]}?"
-    # typer checks values with pydantic, whose words leave the value out.
+    # typer checks values with pydantic, whose message does not contain the value.
     problems: list[dict[str, object]] = getattr(error.__cause__, "errors", list)()
     if problems:
         line = (

@@ -50,7 +50,7 @@ FIGURES = (
 FORMATS = ("pdf", "svg", "png", "html")
 WIDTHS = ("column", "full")
 BUILT_IN = "smollm2-135m"
-_LOOKED_AT = 500  # most entries of a folder that are looked at
+_LOOKED_AT = 500  # limit on the entries of a folder that are examined
 
 Complete = Callable[[str], list[str]]
 
@@ -97,7 +97,7 @@ def models(incomplete: str) -> list[str]:
 
 
 def _below(incomplete: str) -> Iterator[str]:
-    """Yield the runs that complete a path, in matching folders and one level below.
+    """Yield run folders that complete a path: matching folders, and folders directly in those.
 
     Paths stay as typed (`./`, `~`), since a shell drops completions that begin otherwise.
     """

@@ -1,6 +1,5 @@
 """`layerroles demo`: the whole study on a small model."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +7,7 @@ import typer
 
 from layerroles.cli.options import Dtype, LimitUntil, Minutes, OtherModel, Seed
 from layerroles.cli.parsing import check_options
+from layerroles.cli.printing import STOPPED, exit_on_interrupt
 from layerroles.errors import visible
 
 TASKS = ("kv_retrieval", "facts", "word_problems[steps=1]", "copying")
@@ -49,19 +49,13 @@ def command(
         limit=limit,
         seed=seed,
     )
-    try:
-        page = out / "report.html"
+    page = out / "report.html"
+    with exit_on_interrupt(STOPPED.format(out)):
         result = sweep.run(out, report=page)
         probes = [
             lr.probes.measure_into(out, probe, bridge, tasks, limit=min(32, sweep.limit), seed=seed)
             for probe in (lr.probes.LogitLens(), lr.probes.Attention())
         ]
-    except KeyboardInterrupt:
-        print(
-            f"layerroles: stopped; what is done is kept in {out}, the same command goes on",
-            file=sys.stderr,
-        )
-        raise typer.Exit(130) from None
     lr.report(result, probes=probes, path=page)
     typer.echo(visible(lr.localize(result, probes=probes).verdict))
     typer.echo(f"Report: {page}")

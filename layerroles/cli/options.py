@@ -110,8 +110,8 @@ Minutes = Annotated[
     float | None,
     typer.Option(
         metavar="M",
-        help="Ask until each layer's verdict (or, with --until claims, each claim) is decided, for "
-        "so long; first about what is nearly decided.",
+        help="Minutes to spend: ask until each layer's verdict (or, with --until claims, each "
+        "claim) is decided; what is nearly decided comes first.",
     ),
 ]
 Until = Annotated[

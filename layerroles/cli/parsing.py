@@ -116,18 +116,18 @@ def split_settings(pairs: Iterable[str]) -> dict[str, str]:
 
 
 def parse_parameters(cls: type, settings: Mapping[str, str]) -> dict[str, Any]:
-    """Convert settings to the types of a dataclass's fields; return values by name.
+    """Convert settings to the types of a dataclass's parameters; return values by name.
+
+    Args:
+        cls: the dataclass.
+        settings: texts by name; each name is one of `parameters_of(cls)`.
 
     Raises:
-        InputError: the class has no such parameter, its type is not known, or the value is not of
-            that type.
+        InputError: the type of a parameter is not known, or a value is not of that type.
     """
-    fields = {f.name: f for f in _fields(cls)}
+    fields = parameters_of(cls)
     values = {}
     for name, text in settings.items():
-        if name not in fields:
-            names = ", ".join(fields) or "none"
-            raise InputError(f"{cls.__name__} has no parameter {name!r}: known are {names}")
         try:
             values[name] = _convert(text, _evaluate_type(cls, fields[name]))
         except ValueError as error:
@@ -157,7 +157,7 @@ def _evaluate_type(cls: type, field: "dataclasses.Field[Any]") -> Any:
 
 
 def _convert(text: str, kind: Any) -> Any:
-    """Convert text to a type: numbers, truth values, text, literals, and unions of them.
+    """Convert text to a type: a number, bool, text, path, literal, or a union of these.
 
     Raises:
         ValueError: the text is no value of the type; the message says why.
@@ -208,7 +208,7 @@ def _first_that_fits(text: str, options: tuple[Any, ...]) -> Any:
 def describe_parameters(cls: type) -> str:
     """Return the parameters of a dataclass with their defaults, as in `factor=0.5`."""
     shown = []
-    for field in _fields(cls):
+    for field in parameters_of(cls).values():
         if field.default is not dataclasses.MISSING:
             shown.append(f"{field.name}={_format_value(field.default)}")
         elif field.default_factory is not dataclasses.MISSING:
@@ -222,8 +222,13 @@ def _format_value(value: object) -> str:
     return value if isinstance(value, str) and value else repr(value)
 
 
-def _fields(cls: type) -> tuple["dataclasses.Field[Any]", ...]:
-    return dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+def parameters_of(cls: type) -> dict[str, "dataclasses.Field[Any]"]:
+    """Return the fields of a dataclass that its constructor takes, by name; none of other classes.
+
+    Class variables are not among them.
+    """
+    fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+    return {field.name: field for field in fields if field.init}
 
 
 def first_line(cls: type) -> str:
@@ -249,7 +254,8 @@ def _import_plugin(path: Path) -> None:
         raise InputError(f"plugin {str(path)!r} cannot be read: {error.strerror}") from error
     if not is_python:
         raise InputError(f"plugin {str(path)!r} is not a Python file: name an existing FILE.py")
-    # One name for one file: a class that is read again replaces itself in its registry.
+    # A file always gets the same module name: if it is imported again, its classes replace their
+    # older versions in the registries.
     name = f"layerroles_plugin_{re.sub(r'[^0-9a-zA-Z]', '_', str(path.resolve()))}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None  # the suffix says that it is Python

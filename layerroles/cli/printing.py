@@ -2,8 +2,12 @@
 
 import json
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+import typer
 
 from layerroles.errors import visible
 
@@ -13,6 +17,20 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from layerroles.results import Comparison, SweepResult
+
+
+# The message of a command that was interrupted; `{}` stands for the run folder.
+STOPPED = "stopped; what is done is kept in {}, the same command goes on"
+
+
+@contextmanager
+def exit_on_interrupt(line: str) -> Iterator[None]:
+    """Convert a keyboard interrupt to a line on standard error and the exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"layerroles: {line}", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

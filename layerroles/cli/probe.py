@@ -1,6 +1,5 @@
 """`layerroles probe`: measure what layers and heads do on the intact model."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,8 +16,10 @@ from layerroles.cli.options import (
     Plugins,
     Revision,
     Seed,
+    Tasks,
 )
 from layerroles.cli.parsing import check_options, import_plugins, split_list
+from layerroles.cli.printing import exit_on_interrupt, print_json, print_line
 from layerroles.cli.sweep import make_tasks
 from layerroles.errors import InputError
 
@@ -49,14 +50,7 @@ def command(
             metavar="FILE", help="Measure a tuned lens too: a file that TunedLens.save wrote."
         ),
     ] = None,
-    tasks: Annotated[
-        str,
-        typer.Option(
-            metavar="TASK,...",
-            help="On what, as in `sweep`.",
-            autocompletion=complete.list_of(complete.TASKS),
-        ),
-    ] = "kv_retrieval,facts,word_problems,copying",
+    tasks: Tasks = "kv_retrieval,facts,word_problems,copying",
     limit: Limit = 32,
     num_fewshot: NumFewshot = None,
     seed: Seed = 0,
@@ -79,21 +73,15 @@ def command(
     probes = make_probes(probe, tuned_lens)
 
     import layerroles as lr
-    from layerroles.cli.printing import print_json, print_line
     from layerroles.roles import probe_sentences, summarize_probes
 
     bridge = lr.load(model, dtype=dtype, device=device, revision=revision)
     summaries: list[dict[str, object]] = []
     for probe_asked in probes:
-        try:
+        with exit_on_interrupt(f"stopped; the probes that were done are kept in {out}"):
             frame = lr.probes.measure_into(
                 out, probe_asked, bridge, tasks_asked, limit=limit, seed=seed
             )
-        except KeyboardInterrupt:
-            print(
-                f"layerroles: stopped; the probes that were done are kept in {out}", file=sys.stderr
-            )
-            raise typer.Exit(130) from None
         n = 0 if frame.empty else len(frame[["task", "example"]].drop_duplicates())
         probe_words = [] if frame.empty else probe_sentences(summarize_probes([frame]))
         sentences = [sentence.text for sentence in probe_words]

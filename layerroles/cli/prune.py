@@ -1,6 +1,5 @@
 """`layerroles prune`: drop the layers that given families need least; write the smaller model."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -17,8 +16,16 @@ from layerroles.cli.options import (
     Plugins,
     Revision,
     Seed,
+    Tasks,
 )
 from layerroles.cli.parsing import check_options, import_plugins, split_list
+from layerroles.cli.printing import (
+    STOPPED,
+    exit_on_interrupt,
+    json_records,
+    print_json,
+    print_line,
+)
 from layerroles.cli.sweep import make_tasks, parse_protocols
 
 
@@ -28,25 +35,18 @@ def command(
     out: Annotated[
         Path,
         typer.Option(
-            metavar="RUN", help="The run folder of what is asked; a plan that lies there goes on."
+            metavar="RUN", help="The run folder; a search that was interrupted there is resumed."
         ),
     ],
     keep: Annotated[
         str,
         typer.Option(
             metavar="FAMILY,...",
-            help="What is to lose least: families, or tasks, of those in --tasks.",
+            help="Families (or tasks) of --tasks that are to lose least.",
             autocompletion=complete.list_of(complete.FAMILIES),
         ),
     ] = "reasoning",
-    tasks: Annotated[
-        str,
-        typer.Option(
-            metavar="TASK,...",
-            help="What stands for the families, as in `sweep`.",
-            autocompletion=complete.list_of(complete.TASKS),
-        ),
-    ] = "kv_retrieval,facts,word_problems",
+    tasks: Tasks = "kv_retrieval,facts,word_problems",
     method: Annotated[
         str,
         typer.Option(
@@ -97,7 +97,6 @@ def command(
     protocols_asked = None if protocols is None else parse_protocols(protocols)
 
     import layerroles as lr
-    from layerroles.cli.printing import json_records, print_json, print_line
     from layerroles.prune import check_empty, check_exportable
 
     if export is not None:
@@ -105,7 +104,7 @@ def command(
     bridge = lr.load(model, dtype=dtype, device=device, revision=revision)
     if export is not None:
         check_exportable(bridge)
-    try:
+    with exit_on_interrupt(STOPPED.format(out)):
         plan = lr.plan_pruning(
             bridge,
             drop=drop,
@@ -118,12 +117,6 @@ def command(
             screen=screen,
             path=out,
         )
-    except KeyboardInterrupt:
-        print(
-            f"layerroles: stopped; what is done is kept in {out}, the same command goes on",
-            file=sys.stderr,
-        )
-        raise typer.Exit(130) from None
     folder = None if export is None else lr.export(bridge, drop=plan.layers, path=export)
     if as_json:
         print_json(

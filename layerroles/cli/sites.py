@@ -115,7 +115,7 @@ def _part_row(part: "Part", size: "Size", checks: "Checks") -> tuple[str, ...]:
     for site in sites:
         reason = checks.refusal(site)
         if reason is not None:
-            # Keep what is before the number: it differs between layers and is in the second table.
+            # Drop the number at the end, which differs between layers; the second table has it.
             refused.setdefault(reason.split(" (")[0], []).append(site.layer)
     supported = "yes"
     if refused:

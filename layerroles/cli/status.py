@@ -1,7 +1,6 @@
 """`layerroles status`: how far a run is, from another terminal."""
 
 import json
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from layerroles.cli.options import AsJson, Run
+from layerroles.cli.printing import (
+    exit_on_interrupt,
+    json_records,
+    most_harmful,
+    print_json,
+    print_line,
+    print_result,
+)
 from layerroles.errors import InputError, visible
 
 if TYPE_CHECKING:
@@ -20,8 +27,8 @@ if TYPE_CHECKING:
 
 _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_BETWEEN_LINES = 10.0
-# The pause before rows are read again is at least so many seconds, and at least so many times as
-# long as the last reading took.
+# Rows are read again after at least this many seconds, and after at least this many times as long
+# as the last reading took.
 _SECONDS_BETWEEN_READINGS = 5.0
 _READINGS_BETWEEN_READINGS = 5.0
 _BAR_WIDTH = 60
@@ -56,13 +63,6 @@ def command(
     if follow:
         _follow(run, as_json=as_json)
         return
-    from layerroles.cli.printing import (
-        json_records,
-        most_harmful,
-        print_json,
-        print_line,
-        print_result,
-    )
     from layerroles.sweep import read_status
 
     status = read_status(run)
@@ -91,16 +91,13 @@ def _follow(run: Path, *, as_json: bool) -> None:
 
     console = Console()
     is_drawn = console.is_terminal and not console.is_dumb_terminal and not console.no_color
-    try:
+    with exit_on_interrupt("no longer followed; the run is not affected"):
         if as_json:
             _print_changes(run)
         elif is_drawn:
             _draw(run, console)
         else:
             _print_lines(run)
-    except KeyboardInterrupt:
-        print("layerroles: no longer followed; the run is not affected", file=sys.stderr)
-        raise typer.Exit(130) from None
 
 
 def _iter_statuses(run: Path) -> Iterator["Status"]:
@@ -128,7 +125,6 @@ def _print_lines(run: Path) -> None:
 
     Strips are lines of text with one character for each layer's harm (see `strip_lines`).
     """
-    from layerroles.cli.printing import print_line
     from layerroles.sweep import strip_lines
 
     last, due = "", 0.0

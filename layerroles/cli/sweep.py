@@ -1,7 +1,6 @@
 """`layerroles sweep`: ablate sites of a model one at a time and ask it the same questions."""
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -35,9 +34,18 @@ from layerroles.cli.parsing import (
     check_options,
     describe_parameters,
     import_plugins,
+    parameters_of,
     parse_parameters,
     split_list,
     split_settings,
+)
+from layerroles.cli.printing import (
+    STOPPED,
+    exit_on_interrupt,
+    json_records,
+    most_harmful,
+    print_json,
+    print_result,
 )
 from layerroles.errors import InputError
 
@@ -81,8 +89,8 @@ def command(
         bool,
         typer.Option(
             "--only-needed/--every-layer",
-            help="after_first (which spares the attention sink) only for layers that are critical "
-            "at all positions, in the end; or for every layer.",
+            help="Ablate at after_first (which spares the attention sink) only layers that are "
+            "critical at all positions, in the end; or every layer.",
         ),
     ] = True,
     report: Annotated[
@@ -122,29 +130,30 @@ def command(
     address: Annotated[
         str | None,
         typer.Option(
-            help="Of the Ray cluster of which this machine is a node, such as auto; by default one "
-            "is started on this machine.",
+            help="Address of the Ray cluster of which this machine is a node, such as auto; by "
+            "default a cluster is started on this machine.",
         ),
     ] = None,
     workers: Annotated[
         str,
         typer.Option(
             metavar="N",
-            help="How many; auto: one for each GPU (or --gpus-per-worker), without GPUs one a "
-            "node.",
+            help="Number of workers; auto: as many as the GPUs allow, without GPUs one per node.",
         ),
     ] = "auto",
     gpus_per_worker: Annotated[
         float | None,
         typer.Option(
-            metavar="N", help="Over more than one the model is spread, a fraction shares one."
+            metavar="N",
+            help="GPUs of each worker; above 1 the model is split over them, below 1 workers share "
+            "one.",
         ),
     ] = None,
     timeout: Annotated[
         float | None,
         typer.Option(
             metavar="SECONDS",
-            help="That a worker may take for one job before it is replaced; by default an hour.",
+            help="Seconds a worker may take for one job before it is replaced; by default an hour.",
         ),
     ] = None,
     settings: Settings = None,
@@ -191,7 +200,6 @@ def command(
         )
 
     import layerroles as lr
-    from layerroles.cli.printing import json_records, most_harmful, print_json, print_result
 
     device = "meta" if backend == "ray" else device  # the workers read the weights
     bridge = lr.load(model, dtype=dtype, device=device, revision=revision)
@@ -211,14 +219,8 @@ def command(
         noise_floor=noise_floor,
         only_needed=only_needed,
     )
-    try:
+    with exit_on_interrupt(STOPPED.format(out)):
         result = sweep.run(out, backend=chosen_backend, report=report)
-    except KeyboardInterrupt:
-        print(
-            f"layerroles: stopped; what is done is kept in {out}, the same command goes on",
-            file=sys.stderr,
-        )
-        raise typer.Exit(130) from None
     if as_json:
         effects = result.effects()
         worst = most_harmful(effects, len(effects) if top is None else top)
@@ -245,7 +247,6 @@ def _claim_records(
     The claims are about the harm of the first condition's ablation.
     """
     import layerroles as lr
-    from layerroles.cli.printing import json_records
 
     return json_records(lr.localize(result, ablation=conditions[0].ablation).claims)
 
@@ -365,8 +366,7 @@ def parse_backend(
 
 
 def _is_required(field: "dataclasses.Field[Any]") -> bool:
-    no = dataclasses.MISSING
-    return field.init and field.default is no and field.default_factory is no
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def make_ablations(text: str, settings: dict[str, str]) -> list["Ablation"]:
@@ -382,11 +382,11 @@ def make_ablations(text: str, settings: dict[str, str]) -> list["Ablation"]:
     from layerroles.ablations import ABLATIONS, Reference
 
     classes = {name: ABLATIONS[name] for name in split_list(text, "--ablation")}
-    parameters_of = {name: describe_parameters(cls) or "none" for name, cls in classes.items()}
+    described = {name: describe_parameters(cls) or "none" for name, cls in classes.items()}
     unused = set(settings)
     ablations = []
     for name, cls in classes.items():
-        fields = getattr(cls, "__dataclass_fields__", {})
+        fields = parameters_of(cls)
         own_settings = {key: value for key, value in settings.items() if key in fields}
         unused -= set(own_settings)
         values = parse_parameters(cls, own_settings)
@@ -403,8 +403,8 @@ def make_ablations(text: str, settings: dict[str, str]) -> list["Ablation"]:
         try:
             ablations.append(cls(**values))
         except (TypeError, ValueError) as error:  # a parameter without value, or one refused
-            raise InputError(f"ablation {name!r} ({parameters_of[name]}): {error}") from error
+            raise InputError(f"ablation {name!r} ({described[name]}): {error}") from error
     if unused:
-        of = "; ".join(f"{name}: {parameters}" for name, parameters in parameters_of.items())
+        of = "; ".join(f"{name}: {parameters}" for name, parameters in described.items())
         raise InputError(f"--set {sorted(unused)[0]!r}: no such parameter, known are {of}")
     return ablations

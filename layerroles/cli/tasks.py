@@ -28,8 +28,8 @@ def command(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Whose tokens and context --check holds prompts against; of the model, "
-            "its config.json and its tokenizer are read.",
+            help="Model whose tokenizer and context length --check measures prompts by; only its "
+            "config.json and tokenizer are read.",
             autocompletion=complete.models,
         ),
     ] = None,

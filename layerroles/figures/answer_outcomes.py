@@ -14,7 +14,8 @@ from layerroles.errors import InputError
 from layerroles.figures import select, style
 from layerroles.results import SweepResult
 
-# Outcome: (colour, hatching). Not the family palette, so that an outcome is never read as a family.
+# The colour and the hatching of each outcome. The colours are not those of families, so that an
+# outcome is not mistaken for a family.
 _LOOK = {
     "correct": ("#4f7fa8", ""),
     "wrong": ("#b9c1cc", ""),
@@ -58,9 +59,7 @@ def outcome_profile(
     if not frame["outcome"].isin(list(_LOOK)).any():
         raise InputError(f"protocol {protocol!r} records no outcomes: choose one with answers")
     families = dict(zip(effects["task"], effects["family"], strict=True))
-    tasks = sorted(
-        families, key=lambda task: style.order_families(families.values()).index(families[task])
-    )
+    tasks = list(dict.fromkeys(style.sort_by_family(effects)["task"]))
     ats = select.positions_of(effects)
     panels = [(task, at) for task in tasks for at in ats]
     # Panels of a task stand side by side if there are two, else one below the other.

@@ -9,9 +9,9 @@ import plotly.graph_objects as go
 
 from layerroles.errors import InputError
 from layerroles.figures import select, style
-from layerroles.results import SweepResult, check_result
+from layerroles.results import SweepResult
 
-# Verdict: (colour of its bars, colour of the number on them).
+# For each verdict, the colour of its bars and that of the numbers written on them.
 _LOOK = {
     "critical": ("#b4451f", "#ffffff"),
     "partial": ("#f0b48a", "#1f2933"),
@@ -20,8 +20,8 @@ _LOOK = {
     "sink": ("#7c3f6b", "#ffffff"),
     "undecided": ("#ffffff", "#1f2933"),
 }
-_ROW = 34  # height in pixels
-_TALLEST = 0.84  # bar, in rows
+_ROW = 34  # height of a row in pixels
+_TALLEST = 0.84  # height of the tallest bar, as a share of its row
 
 
 def answers_spent(
@@ -50,7 +50,6 @@ def answers_spent(
         asked = lr.Sweep(model, tasks, conditions, until="decided", limit=64)
         figure = lr.figures.answers_spent(asked.run("runs/decided"))
     """
-    check_result(result)
     effects = select.layer_effects(result, ablation=ablation, protocol=protocol)
     kind, at = effects["ablation"].iloc[0], select.positions_of(effects)[0]
     table = result.decisions()
@@ -91,7 +90,10 @@ def answers_spent(
 
 
 def _heights(n: "pd.Series[int]") -> "pd.Series[float]":
-    """Map numbers of questions to bar heights on a log scale, from `_TALLEST / 2` to `_TALLEST`."""
+    """Return a bar's height, as a share of its row, for each number of questions.
+
+    Heights grow with the logarithm of the number, from `_TALLEST / 2` to `_TALLEST`.
+    """
     logs = np.log(n.clip(lower=1).astype(float))
     span = float(logs.max() - logs.min())
     return _TALLEST * (0.5 + 0.5 * (logs - logs.min()) / span if span else logs * 0 + 1)

@@ -20,8 +20,9 @@ _COLUMNS = ("task", "family", "example", "layer", "head", "evidence", "uniform")
 def attention_map(attention: pd.DataFrame, *, top: int = 3) -> go.Figure:
     """Draw the mean attention to the evidence per layer and head, a panel per task.
 
-    The strongest heads of each task are named, if their share is at least twice that of uniform
-    attention. Tasks whose examples have no evidence span are left out and listed in the subtitle.
+    The heads with the largest shares are named, if their share is at least twice that of uniform
+    attention. Tasks whose examples do not say where the evidence is are left out, and listed in the
+    subtitle.
 
     Args:
         attention: a frame of the attention probe; if it has several conditions, only the intact
@@ -62,34 +63,28 @@ def attention_map(attention: pd.DataFrame, *, top: int = 3) -> go.Figure:
 def attention_means(attention: pd.DataFrame) -> pd.DataFrame:
     """Return mean attention over examples, a row per task, layer and head.
 
-    Columns: family, task, layer, head, `evidence` (mean share of attention to the evidence), `low`
-    and `high` (that mean minus and plus 1.96 standard errors), `uniform` (mean share under uniform
-    attention) and n (the number of examples).
+    Columns: family, task, layer, head, `evidence` (mean share of attention to the evidence), its
+    95% interval `low` to `high` by Student's t, `uniform` (mean share under uniform attention) and
+    n (the number of examples).
 
     Raises:
         InputError: no example has evidence.
     """
     select.require_columns(attention, _COLUMNS, "the attention figure")
-    attention = select.rows_of_one_condition(attention, "the attention figure")
     valid = attention[attention["evidence"].notna()]
     if valid.empty:
         raise InputError("no example of the attention frame has evidence: nothing to draw")
-    grouped = valid.groupby(["family", "task", "layer", "head"], sort=False)
-    means = grouped.agg(
-        evidence=("evidence", "mean"),
-        error=("evidence", "sem"),
-        uniform=("uniform", "mean"),
-        n=("evidence", "size"),
-    ).reset_index()
-    means["low"] = means["evidence"] - 1.96 * means["error"]
-    means["high"] = means["evidence"] + 1.96 * means["error"]
-    return style.sort_by_family(means.drop(columns="error")).reset_index(drop=True)
+    keys = ["family", "task", "layer", "head"]
+    means = select.mean_by(valid, keys, "evidence", count="n").rename(columns={"value": "evidence"})
+    uniform = valid.groupby(keys, sort=False)["uniform"].mean()
+    return means.merge(uniform.reset_index(), on=keys)
 
 
 def strongest_heads(part: pd.DataFrame, top: int) -> pd.DataFrame:
-    """Return the rows of up to `top` heads with the largest share, at least twice the uniform one.
+    """Return the rows of the `top` heads with the largest shares, among those worth naming.
 
-    `part` holds the rows of one task, from `attention_means`.
+    A head is worth naming if its share is at least twice the share under uniform attention. `part`
+    holds the rows of one task, from `attention_means`.
     """
     return part[part["evidence"] >= 2 * part["uniform"]].nlargest(top, "evidence")
 

@@ -20,7 +20,7 @@ from layerroles.figures.attention import attention_map
 from layerroles.figures.decision_margin import decision_margin
 from layerroles.figures.depth_contrasts import depth_contrasts
 from layerroles.figures.depth_profile import depth_profile
-from layerroles.figures.direct_against_total import direct_against_total
+from layerroles.figures.direct_against_total import direct_against_total, intact_rows
 from layerroles.figures.harm_map import harm_map
 from layerroles.figures.head_harms import head_harms
 from layerroles.figures.head_map import head_map
@@ -42,7 +42,7 @@ KINDS = (
     *("attention_map", "head_map", "influence_profile", "similarity_triangle"),
     "direct_against_total",
 )
-# Columns of head probes that are drawn as a map each.
+# The columns of the probes of heads that are drawn, each as a map of its own.
 _HEAD_COLUMNS = {
     "retrieval_score": ("score",),
     "head_scores": ("previous", "duplicate", "induction"),
@@ -55,15 +55,18 @@ class Drawing:
 
     Attributes:
         section: the id of the report section that shows the figure.
-        kind: the name of the public function that draws the figure.
         of: names that distinguish the figure from others of this kind, such as ablation and task.
-        draw: function without arguments that draws and returns the figure.
+        draw: the public function that draws the figure, with its arguments.
     """
 
     section: str
-    kind: str
     of: tuple[str, ...]
-    draw: Callable[[], go.Figure]
+    draw: functools.partial[go.Figure]
+
+    @property
+    def kind(self) -> str:
+        """The name of the public function that draws the figure."""
+        return self.draw.func.__name__
 
 
 def every(
@@ -137,7 +140,7 @@ def iter_drawings(
     roles: Callable[[], Sequence[Roles]],
     heads: pd.DataFrame,
 ) -> Iterator[Drawing]:
-    """Yield the figures that a run has data for, in reading order, not yet drawn.
+    """Yield a `Drawing` for each figure that a run has data for, in reading order.
 
     Args:
         result: a sweep.
@@ -157,21 +160,19 @@ def iter_drawings(
         attention = None
     for kind in kinds:
         draw = functools.partial(role_map, result, lens, attention, ablation=kind)
-        yield Drawing("roles", "role_map", (kind,), draw)
+        yield Drawing("roles", (kind,), draw)
     yield from _drawings_of_harm(result, kinds)
     for found_roles in roles():
         if found_roles.frame[["early_minus_late", "effective"]].notna().any(axis=None):
             draw = functools.partial(depth_contrasts, found_roles)
-            yield Drawing(
-                "contrasts", "depth_contrasts", (found_roles.ablation, found_roles.at), draw
-            )
+            yield Drawing("contrasts", (found_roles.ablation, found_roles.at), draw)
     for kind in dict.fromkeys(heads.dropna(subset="harm")["ablation"]):
         draw = functools.partial(head_harms, heads, ablation=kind)
-        yield Drawing("heads", "head_harms", (kind,), draw)
+        yield Drawing("heads", (kind,), draw)
     for found_roles in roles():
         if found_roles.pairs["excess"].notna().any():
             draw = functools.partial(pair_excess, found_roles)
-            yield Drawing("pairs", "pair_excess", (found_roles.ablation, found_roles.at), draw)
+            yield Drawing("pairs", (found_roles.ablation, found_roles.at), draw)
     yield from _drawings_over_layers(result, kinds)
     by_condition = {name: probe_frames[name] for name in _BY_CONDITION if name in probe_frames}
     yield from _drawings_of_probes(result, single | by_condition, kinds)
@@ -182,10 +183,10 @@ def _drawings_of_harm(result: SweepResult, kinds: Sequence[str]) -> Iterator[Dra
     if has_verdicts and any(cell.has_skill for cell in cells_of(result)):
         for kind in kinds:
             draw = functools.partial(answers_spent, result, ablation=kind)
-            yield Drawing("roles", "answers_spent", (kind,), draw)
+            yield Drawing("roles", (kind,), draw)
     for kind in kinds:
         draw = functools.partial(harm_map, result, ablation=kind)
-        yield Drawing("harm", "harm_map", (kind,), draw)
+        yield Drawing("harm", (kind,), draw)
 
 
 def _drawings_over_layers(result: SweepResult, kinds: Sequence[str]) -> Iterator[Drawing]:
@@ -193,7 +194,7 @@ def _drawings_over_layers(result: SweepResult, kinds: Sequence[str]) -> Iterator
     for kind in kinds:
         for task in dict.fromkeys(single[kind]["task"]):
             draw = functools.partial(depth_profile, result, task=task, ablation=kind)
-            yield Drawing("depth", "depth_profile", (kind, task), draw)
+            yield Drawing("depth", (kind, task), draw)
     written = [
         (kind, protocol)
         for kind in kinds
@@ -205,10 +206,10 @@ def _drawings_over_layers(result: SweepResult, kinds: Sequence[str]) -> Iterator
                 likelihood_hides, result, likelihood=likelihood, generation=protocol, ablation=kind,
                 at=at,
             )  # fmt: skip
-            yield Drawing("protocols", "likelihood_hides", (kind, likelihood, protocol), draw)
+            yield Drawing("protocols", (kind, likelihood, protocol), draw)
     for kind, protocol in written:
         draw = functools.partial(outcome_profile, result, ablation=kind, protocol=protocol)
-        yield Drawing("outcomes", "outcome_profile", (kind, protocol), draw)
+        yield Drawing("outcomes", (kind, protocol), draw)
 
 
 def _asked_both_ways(result: SweepResult, kind: str, protocol: str) -> Iterator[tuple[str, str]]:
@@ -230,17 +231,17 @@ def _asked_both_ways(result: SweepResult, kind: str, protocol: str) -> Iterator[
 def _drawings_of_probes(
     result: SweepResult, probe_frames: Mapping[str, pd.DataFrame], kinds: Sequence[str]
 ) -> Iterator[Drawing]:
-    """Yield the figures of each measured probe, not yet drawn."""
+    """Yield a `Drawing` for each figure of each measured probe."""
     frames = {name: probe_frames[name] for name in PROBES_DRAWN if name in probe_frames}
     for probe, frame in frames.items():
-        for kind, of, draw in _drawings_of_probe(probe, frame):
-            yield Drawing(probe.replace("_", "-"), kind, of, draw)
+        for of, draw in _drawings_of_probe(probe, frame):
+            yield Drawing(probe.replace("_", "-"), of, draw)
     if "attribution" in probe_frames:
-        direct = probe_frames["attribution"]
+        direct = intact_rows(probe_frames["attribution"])
         direct = direct[direct["task"].isin(set(result.frame["task"]))]
         for kind in kinds if len(direct) else ():
             draw = functools.partial(direct_against_total, direct, result, ablation=kind)
-            yield Drawing("direct", "direct_against_total", (kind,), draw)
+            yield Drawing("direct", (kind,), draw)
 
 
 # The probes that have figures of their own, in reading order.
@@ -256,30 +257,31 @@ _BY_CONDITION = ("logit_lens", "tuned_lens", "decision")
 
 def _drawings_of_probe(
     probe: str, frame: pd.DataFrame
-) -> Iterator[tuple[str, tuple[str, ...], Callable[[], go.Figure]]]:
+) -> Iterator[tuple[tuple[str, ...], functools.partial[go.Figure]]]:
+    """Yield (`of`, `draw`) of each figure of a probe; see `Drawing`."""
     of = (probe,)
     if probe in ("logit_lens", "tuned_lens"):
-        yield "lens_trajectories", of, functools.partial(lens_trajectories, frame)
+        yield of, functools.partial(lens_trajectories, frame)
     elif probe == "decision":
-        yield "decision_margin", of, functools.partial(decision_margin, frame)
+        yield of, functools.partial(decision_margin, frame)
     elif probe == "attention":
         if frame["evidence"].notna().any():
-            yield "attention_map", of, functools.partial(attention_map, frame)
+            yield of, functools.partial(attention_map, frame)
     elif probe in _HEAD_COLUMNS:
         for value in _HEAD_COLUMNS[probe]:
             if frame[value].notna().any():
                 name = (value if probe == "head_scores" else probe,)
-                yield "head_map", name, functools.partial(head_map, frame, value=value)
+                yield name, functools.partial(head_map, frame, value=value)
     else:
-        yield "influence_profile", of, functools.partial(influence_profile, frame)
-        yield "similarity_triangle", of, functools.partial(similarity_triangle, frame)
+        yield of, functools.partial(influence_profile, frame)
+        yield of, functools.partial(similarity_triangle, frame)
 
 
 def _name_drawings(drawings: Sequence[Drawing]) -> dict[str, Drawing]:
     """Return drawings by name, for use as file names without suffix.
 
-    A name is the drawing's kind, followed by the parts of `of` in which drawings of that kind
-    differ.
+    A name is the drawing's kind, followed by those parts of its `of` in which the drawings of that
+    kind differ.
     """
     by_name: dict[str, Drawing] = {}
     for drawing in drawings:

@@ -89,17 +89,14 @@ def _summarize(decision: pd.DataFrame) -> pd.DataFrame:
     the same for all layers of a task and condition.
     """
     names = [name for name in _NAMES if name in decision]
-    rows = []
-    for key, of_line in decision.groupby(names, sort=False):
-        decisive = of_line[of_line["phase"] == "decisive"]
-        starts = decisive.groupby(["task", "example"])["layer"].min().to_numpy(float)
-        # The last layer is decisive by definition: every example has a start.
-        start, low, high = lens.median_with_interval(starts)
-        for layer, part in of_line.groupby("layer", sort=True):
-            margin = lens.mean_with_interval(part["margin"].dropna().to_numpy(float))
-            rows.append((*key, layer, *margin, len(part), start, low, high))
-    columns = ["layer", "value", "low", "high", "n", "start", "start_low", "start_high"]
-    return pd.DataFrame(rows, columns=[*names, *columns])
+    starts = []
+    # The last layer is decisive by definition: every example has a start.
+    for key, decisive in decision[decision["phase"] == "decisive"].groupby(names):
+        first = decisive.groupby("example")["layer"].min().to_numpy(float)
+        starts.append((*key, *lens.median_with_interval(first)))
+    columns = [*names, "start", "start_low", "start_high"]
+    margins = select.mean_by(decision.sort_values("layer"), [*names, "layer"], "margin", count="n")
+    return margins.merge(pd.DataFrame(starts, columns=columns), on=names)
 
 
 def _draw_start(family: str, name: str, place: int, line: "pd.Series[float]") -> go.Scatter:

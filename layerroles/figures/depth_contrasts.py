@@ -3,8 +3,9 @@
 >>> figure = depth_contrasts(roles)  # doctest: +SKIP
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -23,7 +24,7 @@ class _Row:
     """One value with its interval, drawn as a mark in a row of a panel.
 
     Attributes:
-        label: text at the axis; marks with the same label share a row.
+        label: text at the y axis; marks with the same label share a row.
         family: the family that sets colour and symbol.
         name: text in hovers.
         value, low, high: the estimate and its interval.
@@ -94,70 +95,31 @@ def depth_contrasts(roles: Roles) -> go.Figure:
 
 
 def _contrast_panels(roles: Roles) -> Iterator[tuple[str, list[_Row]]]:
+    """Yield the title and the rows of each panel; there are no rows if no number is known."""
     frame = style.sort_by_family(roles.frame)
     contrasts = style.sort_by_family(roles.contrasts[roles.contrasts["difference"].notna()])
     early = contrasts[contrasts["quantity"] == "early_minus_late"]
-    first_token_kept = early[(early["against"] == "") & (early["at"] == "after_first")]
+    of_one_family = early[early["against"] == ""]
+    is_kept = of_one_family["at"] == "after_first"
+    note = ", the first token's write kept"
     yield (
         "harm of the first third of layers minus the last third",
         [
             *_rows_of_frame(frame, "early_minus_late", "ci_low", "ci_high"),
-            *(
-                _Row(
-                    _row_label(r.family, r.protocol),
-                    r.family,
-                    f"{r.family}, {r.protocol}, the first token's write kept",
-                    r.difference,
-                    r.ci_low,
-                    r.ci_high,
-                    hollow=True,
-                )
-                for r in records(first_token_kept)
-            ),
+            *(_make_row(r, note, hollow=True) for r in records(of_one_family[is_kept])),
         ],
     )
     yield (
         "what of it goes away with the first token's write kept",
-        [
-            _Row(
-                _row_label(r.family, r.protocol),
-                r.family,
-                f"{r.family}, {r.protocol}, {r.at}",
-                r.difference,
-                r.ci_low,
-                r.ci_high,
-            )
-            for r in records(early[(early["against"] == "") & (early["at"] != "after_first")])
-        ],
+        [_make_row(r, f", {r.at}") for r in records(of_one_family[~is_kept])],
     )
     yield (
         "first third minus last third, one family minus another",
-        [
-            _Row(
-                f"{style.family_label(r.family)} \N{MINUS SIGN} {style.family_label(r.against)}"
-                f" \N{MIDDLE DOT} {style.escape(r.protocol)}",
-                r.family,
-                f"{r.family} minus {r.against}, {r.protocol}",
-                r.difference,
-                r.ci_low,
-                r.ci_high,
-            )
-            for r in records(early[early["against"] != ""])
-        ],
+        [_make_row_of_pair(r) for r in records(early[early["against"] != ""])],
     )
     yield (
         "mean harm over all layers, one protocol minus another",
-        [
-            _Row(
-                _row_label(r.family, r.protocol),
-                r.family,
-                f"{r.family}, {r.protocol}",
-                r.difference,
-                r.ci_low,
-                r.ci_high,
-            )
-            for r in records(contrasts[contrasts["quantity"] == "mean_harm"])
-        ],
+        [_make_row(r) for r in records(contrasts[contrasts["quantity"] == "mean_harm"])],
     )
     left_out = "" if roles.interim else ", sinks left out"
     yield (
@@ -166,22 +128,37 @@ def _contrast_panels(roles: Roles) -> Iterator[tuple[str, list[_Row]]]:
     )
 
 
-def _rows_of_frame(frame: pd.DataFrame, value: str, low: str, high: str) -> list[_Row]:
-    return [
-        _Row(
-            _row_label(row["family"], row["protocol"]),
-            row["family"],
-            f"{row['family']}, {row['protocol']}, n {row['n']}",
-            row[value],
-            row[low],
-            row[high],
-        )
-        for _, row in frame[frame[value].notna()].iterrows()
-    ]
+def _rows_of_frame(frame: pd.DataFrame, *columns: str) -> list[_Row]:
+    """Return a row for each known value in `Roles.frame`.
+
+    `columns` names the columns that hold the value and the ends of its interval.
+    """
+    known = frame[frame[columns[0]].notna()]
+    return [_make_row(r, f", n {r.n}", columns=columns) for r in records(known)]
 
 
-def _row_label(family: str, protocol: str) -> str:
-    return f"{style.family_label(family)} \N{MIDDLE DOT} {style.escape(protocol)}"
+def _make_row(
+    line: Any,
+    detail: str = "",
+    *,
+    columns: Sequence[str] = ("difference", "ci_low", "ci_high"),
+    hollow: bool = False,
+) -> _Row:
+    """Return the row of a line of `Roles.frame` or `Roles.contrasts`; `detail` ends its name."""
+    label = style.panel_title(line.family, line.protocol)
+    value, low, high = (getattr(line, column) for column in columns)
+    name = f"{line.family}, {line.protocol}{detail}"
+    return _Row(label, line.family, name, value, low, high, hollow)
+
+
+def _make_row_of_pair(line: Any) -> _Row:
+    """Return the row of a line of `Roles.contrasts` on one family minus another."""
+    label = (
+        f"{style.family_label(line.family)} \N{MINUS SIGN} {style.family_label(line.against)}"
+        f" \N{MIDDLE DOT} {style.escape(line.protocol)}"
+    )
+    name = f"{line.family} minus {line.against}, {line.protocol}"
+    return replace(_make_row(line), label=label, name=name)
 
 
 def _draw_rows(figure: go.Figure, rows: list[_Row], place: int) -> None:

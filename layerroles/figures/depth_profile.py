@@ -85,7 +85,7 @@ def depth_profile(
     figure.update_xaxes(title_text="ablated layer (0-based)", row=2 * len(tasks))
     style.align_headings(figure)
     kind = effects["ablation"].iloc[0]
-    of = f" on {tasks[0]}" if len(tasks) == 1 else ""
+    of = f" on {style.shorten_path(tasks[0])}" if len(tasks) == 1 else ""
     return style.finish(
         figure,
         kind="depth_profile",
@@ -101,8 +101,7 @@ def _panel_titles(effects: pd.DataFrame, tasks: list[str], protocols: list[str])
     families = dict(zip(effects["task"], effects["family"], strict=True))
     titles: list[str] = []
     for name in tasks:
-        label = f"{style.family_label(families[name])} \N{MIDDLE DOT} {style.escape(name)}"
-        titles += [f"{label} \N{MIDDLE DOT} {style.escape(protocol)}" for protocol in protocols]
+        titles += [style.panel_title(families[name], name, protocol) for protocol in protocols]
         titles += [""] * len(protocols)
     return titles
 
@@ -183,7 +182,8 @@ def draw_points(
         symbol, dash = _MARKS.get(at, _OTHER)
         wide = min(_APART * (len(ats) - 1), _WIDEST)
         shift = wide * (place / (len(ats) - 1) - 0.5) if len(ats) > 1 else 0.0
-        is_whole = len(part) == cell["layer"].nunique()  # no line over layers not ablated
+        # A line would suggest values at layers that were not ablated at these positions.
+        is_whole = len(part) == cell["layer"].nunique()
         hover = [_hover_text(line) for _, line in part.iterrows()]
         for offset, value, low, high in (
             (0, "score", "score_low", "score_high"),

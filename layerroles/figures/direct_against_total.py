@@ -9,17 +9,16 @@ direct effect and little harm writes the answer, but other layers write it if th
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
-from scipy.stats import t
 
 from layerroles.errors import InputError
 from layerroles.figures import select, style
 from layerroles.figures.harm_map import why_undefined
-from layerroles.results import SweepResult
+from layerroles.results import INTACT, SweepResult
 from layerroles.roles import CRITICAL
 
 _COLUMNS = ("task", "family", "example", "layer", "part", "logit")
-_LOWEST, _HIGHEST = -0.6, 1.6  # the harm axis covers these at least, and every harm
-_NAMED = 3  # layers named for their direct effect, and as many for their harm
+_LOWEST, _HIGHEST = -0.6, 1.6  # limits of the harm axis, wider if a harm lies beyond them
+_NAMED = 3  # number of layers named for their direct effect, and of those named for their harm
 
 
 def direct_against_total(
@@ -41,33 +40,36 @@ def direct_against_total(
     largest absolute direct effect and the three with the most harm are named.
 
     Args:
-        attribution: a direct attribution probe frame.
+        attribution: a direct attribution probe frame; only the intact model's rows are drawn.
         result: a sweep over single layers.
         task: one task label; every task if not given.
         protocol: one protocol; every protocol if not given.
         ablation: the kind of ablation; needed only where the sweep ran several.
 
     Raises:
-        InputError: nothing to draw, an unknown task, protocol or ablation, or a frame of another
-            probe.
+        InputError: nothing to draw, an unknown task, protocol or ablation, a frame without rows of
+            the intact model, or a frame of another probe.
 
     Example:
         attribution = lr.probes.DirectAttribution().measure(model, tasks, limit=8)
         figure = lr.figures.direct_against_total(attribution, result, protocol="generation")
     """
     select.require_columns(attribution, _COLUMNS, "the figure of direct effects")
-    direct = _direct_effects(attribution)
+    of_intact = intact_rows(attribution)
+    if of_intact.empty:
+        names = ", ".join(map(str, attribution["condition"].unique()))
+        raise InputError(
+            "the figure of direct effects shows those of the intact model, and its frame holds "
+            f"{names}: measure DirectAttribution without condition="
+        )
+    direct = _direct_effects(of_intact)
     effects = select.layer_effects(result, ablation=ablation, task=task, protocol=protocol)
     at = select.positions_of(effects)[0]
     effects = effects[(effects["at"] == at) & effects["task"].isin(set(direct["task"]))]
     if effects.empty:
         raise InputError("the frame of direct effects and the sweep have no task in common")
     merged = effects.merge(direct.drop(columns="family"), on=["task", "layer"], suffixes=("", "_d"))
-    tasks = [
-        name
-        for family in style.order_families(merged["family"])
-        for name in dict.fromkeys(merged.loc[merged["family"] == family, "task"])
-    ]
+    tasks = list(dict.fromkeys(style.sort_by_family(merged)["task"]))
     protocols = list(dict.fromkeys(merged["protocol"]))
     families = dict(zip(merged["task"], merged["family"], strict=True))
     figure = make_subplots(
@@ -105,21 +107,25 @@ def direct_against_total(
     )
 
 
+def intact_rows(attribution: pd.DataFrame) -> pd.DataFrame:
+    """Return the intact model's rows; all rows of a frame without conditions."""
+    if "condition" not in attribution:
+        return attribution
+    return attribution[attribution["condition"] == INTACT]
+
+
 def _direct_effects(attribution: pd.DataFrame) -> pd.DataFrame:
     """Return the mean direct effect of each layer on each task: attention plus MLP, in logits.
 
     Columns: family, task, layer, `direct` with its 95% interval `direct_low` to `direct_high`, and
-    n, the number of examples. Only the intact model's rows are used.
+    n, the number of examples.
     """
-    if "condition" in attribution:
-        attribution = attribution[attribution["condition"] == "intact"]
     written = attribution[attribution["part"].isin(("attn", "mlp"))]
     keys = ["family", "task", "layer"]
     logits = written.groupby([*keys, "example"], sort=False)["logit"].sum()
-    table = logits.groupby(keys, sort=False).agg(["mean", "sem", "size"]).reset_index()
-    reach = table["sem"] * t.ppf(0.975, table["size"] - 1)
-    table = table.assign(direct_low=table["mean"] - reach, direct_high=table["mean"] + reach)
-    return table.rename(columns={"mean": "direct", "size": "n"}).drop(columns="sem")
+    means = select.mean_by(logits.reset_index(), keys, "logit", count="n")
+    names = {"value": "direct", "low": "direct_low", "high": "direct_high"}
+    return means.rename(columns=names)
 
 
 def _draw_panel(

@@ -1,4 +1,4 @@
-// Every picture is made of an SVG that holds its fonts: one that is shown as an image sees no others.
+// Draw every picture from an SVG with embedded fonts: an SVG shown as an image cannot use the page's.
 {
   const STYLE = "<style>@FACES@</style>";
   const HEAD = "data:image/svg+xml,";

@@ -76,13 +76,7 @@ def harm_map(
         legend=False,
     )
     return figure.update_layout(
-        margin_l=176,
-        coloraxis={
-            "autocolorscale": True,
-            "cmin": -most,
-            "cmax": most,
-            "colorbar": {"title": {"text": "harm", "side": "top"}, "tickformat": ".2~f"},
-        },
+        margin_l=176, coloraxis=style.colour_axis("harm", -most, most, ".2~f")
     )
 
 
@@ -120,32 +114,16 @@ def _draw_panel(
         harm[place] = line["harm"]
         hover[place] = _hover_text(line)
         text[place] = _cell_text(line, most)
-    figure.add_trace(
-        go.Heatmap(
-            x=list(range(n_layers)),
-            y=list(range(len(rows))),
-            z=harm,
-            text=text,
-            texttemplate="%{text}",
-            textfont={"size": 13},
-            hovertext=hover,
-            hoverinfo="text",
-            hoverongaps=False,
-            coloraxis="coloraxis",
-            xgap=1,
-            ygap=1,
-            name="harm",
-            meta=_rows_meta(part, rows),
-        ),
-        row=row,
-        col=1,
-    )
+    heat = style.heat_map(harm, hover, "harm")
+    heat.update(text=text, texttemplate="%{text}", textfont_size=13, meta=_rows_meta(part, rows))
+    figure.add_trace(heat, row=row, col=1)
     _draw_hatching(figure, harm, hover, row)
     names = [f"{style.family_label(family)} \N{MIDDLE DOT} {at}" for family, _, at in rows]
     tasks = {(family, task) for family, task, _ in rows}
     if len(tasks) > len({family for family, _ in tasks}):
         names = [
-            f"{style.family_label(family)} {style.escape(task)} \N{MIDDLE DOT} {at}"
+            f"{style.family_label(family)} {style.escape(style.shorten_path(task))}"
+            f" \N{MIDDLE DOT} {at}"
             for family, task, at in rows
         ]
     figure.update_yaxes(

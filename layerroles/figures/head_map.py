@@ -54,9 +54,9 @@ class Look:
 def head_map(frame: pd.DataFrame, *, value: str, top: int = 3) -> go.Figure:
     """Draw the mean of a per-head value, layer by head, a panel per task.
 
-    The heads with the largest values (for values of both signs: farthest from 0) are named over
-    their panel, and in it where there is room. They are the largest of many, so the values written
-    beside them are biased upward.
+    The heads whose values are farthest from 0 are named in the title of their panel, and beside
+    their cells where there is room. They are the most extreme of many, so the values in the title
+    are biased away from 0.
 
     Args:
         frame: rows with layer, head and the value, which is averaged per task and head. With
@@ -171,16 +171,9 @@ def draw_map(
     )
     lowest, highest = float(means["value"].min()), float(means["value"].max())
     most = max(abs(lowest), abs(highest), 0.01)
-    form = ".0%" if look.percent else None
-    return figure.update_layout(
-        coloraxis={
-            "autocolorscale": True,  # diverging where there are values of both signs
-            "cmin": -most if lowest < 0 or look.diverging else 0,
-            "cmax": most,
-            "colorbar": {"title": {"text": style.escape(look.unit), "side": "top"}}
-            | ({"tickformat": form} if form else {}),
-        }
-    )
+    least = -most if lowest < 0 or look.diverging else 0.0
+    tickformat = ".0%" if look.percent else None
+    return figure.update_layout(coloraxis=style.colour_axis(look.unit, least, most, tickformat))
 
 
 def _draw_panel(
@@ -197,22 +190,7 @@ def _draw_panel(
         place = int(line["head"]), int(line["layer"])
         values[place] = line["value"]
         hover[place] = line["hover"] if "hover" in part else _hover_text(line, look)
-    figure.add_trace(
-        go.Heatmap(
-            x=list(range(shape[1])),
-            y=list(range(shape[0])),
-            z=values,
-            hovertext=hover,
-            hoverinfo="text",
-            hoverongaps=False,
-            coloraxis="coloraxis",
-            xgap=1,
-            ygap=1,
-            name=style.escape(look.title),
-        ),
-        row=row,
-        col=1,
-    )
+    figure.add_trace(style.heat_map(values, hover, style.escape(look.title)), row=row, col=1)
     for line, right in _heads_with_room(named, shape[1]):
         figure.add_annotation(
             x=line["layer"] + (0.55 if right else -0.55),

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from scipy.stats import binom, t
 
 from layerroles.errors import InputError
 from layerroles.figures import select, style
+from layerroles.probes import median_bounds
 
 # Title of the figure for each measure.
 _TITLES = {
@@ -101,14 +101,14 @@ def lens_summary(lens: pd.DataFrame, *, measure: str) -> pd.DataFrame:
     if "part" in lens:
         lens = lens[lens["part"] == "block"]
     names = [name for name in _LINES if name in lens]
+    keys = [*names, "layer"]
+    if measure != "rank":
+        return select.mean_by(lens, keys, measure, count="n").sort_values(keys, ignore_index=True)
     rows = []
-    for (*key, layer), part in lens.groupby([*names, "layer"], sort=True):
-        values = part[measure].dropna().to_numpy(dtype=float)
-        value_and_interval = (
-            median_with_interval(values + 1) if measure == "rank" else mean_with_interval(values)
-        )
-        rows.append((*key, int(layer), *value_and_interval, len(values)))
-    return pd.DataFrame(rows, columns=[*names, "layer", "value", "low", "high", "n"])
+    for key, part in lens.groupby(keys, sort=True):
+        ranks = part["rank"].dropna().to_numpy(float) + 1
+        rows.append((*key, *median_with_interval(ranks), len(ranks)))
+    return pd.DataFrame(rows, columns=[*keys, "value", "low", "high", "n"])
 
 
 def lens_traces(summary: pd.DataFrame, *, measure: str, legend: bool = True) -> list[go.Scatter]:
@@ -140,7 +140,7 @@ def iter_lines(summary: pd.DataFrame) -> Iterator[tuple[str, int, str, pd.DataFr
             words = [
                 str(part[name].iloc[0]).replace("_", " ") for name in varying if name != "task"
             ]
-            task = [str(part["task"].iloc[0])] if "task" in varying else []
+            task = [style.shorten_path(part["task"].iloc[0])] if "task" in varying else []
             yield family, index, " \N{MIDDLE DOT} ".join([family, *task, *words]), part
 
 
@@ -159,7 +159,7 @@ def band_and_line(
     row. The index sets the dash of the line.
     """
     hue, place = style.family_colour(family), part["layer"].tolist()
-    # A legend lays the members of a group out vertically: no groups where it does not list them.
+    # Groups change how plotly lays out the legend, so lines that it does not list are in no group.
     group = f"lens {name}" if legend else ""
     return [
         go.Scatter(
@@ -264,24 +264,4 @@ def median_with_interval(values: np.ndarray) -> tuple[float, float, float]:
     All three are NaN if there are no values; low and high are NaN if there are fewer than 6: even
     the interval from the least to the largest value then has a level below 95%.
     """
-    if not len(values):
-        return (np.nan, np.nan, np.nan)
-    ranked = np.sort(values)
-    rank = int(binom.ppf(0.025, len(values), 0.5))  # of the lower end, from 1; 0 if there is none
-    if rank == 0:
-        return float(np.median(ranked)), np.nan, np.nan
-    return float(np.median(ranked)), float(ranked[rank - 1]), float(ranked[-rank])
-
-
-def mean_with_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Return (mean, low, high) with a 95% interval by Student's t.
-
-    All three are NaN if there are no values; low and high are NaN if there is one value.
-    """
-    if not len(values):
-        return (np.nan, np.nan, np.nan)
-    mean = float(values.mean())
-    if len(values) == 1:
-        return mean, np.nan, np.nan
-    half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
-    return mean, mean - half, mean + half
+    return (float(pd.Series(values).median()), *median_bounds(np.sort(values)))

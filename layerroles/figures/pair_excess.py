@@ -11,7 +11,7 @@ from layerroles.errors import InputError
 from layerroles.figures import style
 from layerroles.roles import Roles
 
-_RING = "#3a6fe0"  # to be seen on the orange of harm
+_RING = "#3a6fe0"  # visible on the orange of harm
 
 
 def pair_excess(roles: Roles) -> go.Figure:
@@ -47,8 +47,7 @@ def pair_excess(roles: Roles) -> go.Figure:
         _draw_panel(figure, part, n_layers, place)
     figure.update_xaxes(**style.layer_axis(n_layers))
     figure.update_xaxes(title_text="one layer (0-based)")
-    axis = style.layer_axis(n_layers)
-    figure.update_yaxes(**axis)
+    figure.update_yaxes(**style.layer_axis(n_layers))
     figure.update_yaxes(title_text="the other", col=1)
     style.align_headings(figure)
     ring = "" if roles.interim else "\N{WHITE CIRCLE} backup: the interval lies above 0.2; "
@@ -63,10 +62,7 @@ def pair_excess(roles: Roles) -> go.Figure:
         legend=False,
     )
     most = max(float(pairs["excess"].abs().max()), 0.01)
-    bar = {"title": {"text": "excess", "side": "top"}}
-    return figure.update_layout(
-        coloraxis={"autocolorscale": True, "cmin": -most, "cmax": most, "colorbar": bar}
-    )
+    return figure.update_layout(coloraxis=style.colour_axis("excess", -most, most))
 
 
 def _draw_panel(
@@ -77,22 +73,7 @@ def _draw_panel(
     for _, line in part.iterrows():
         cell = int(line["other"]), int(line["layer"])
         values[cell], hover[cell] = line["excess"], _hover_text(line)
-    ticks = list(range(n_layers))
-    figure.add_trace(
-        go.Heatmap(
-            x=ticks,
-            y=ticks,
-            z=values,
-            hovertext=hover,
-            hoverinfo="text",
-            hoverongaps=False,
-            coloraxis="coloraxis",
-            xgap=1,
-            ygap=1,
-            name="excess",
-        ),
-        **place,
-    )
+    figure.add_trace(style.heat_map(values, hover, "excess"), **place)
     backups = part[part["verdict"] == "backup"]
     figure.add_trace(
         go.Scatter(

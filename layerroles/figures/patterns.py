@@ -12,8 +12,8 @@ from layerroles.figures import select, style
 from layerroles.figures.head_map import head_name
 
 _COLUMNS = ("layer", "head", "query", "key", "query_token", "key_token", "weight")
-_BESIDE = 36  # with more keys, patterns stand below each other
-_LABELLED = 110  # with more tokens, not every one has its label
+_BESIDE = 36  # up to this many keys, two patterns stand side by side
+_LABELLED = 110  # up to this many tokens, all have labels; else every second, every third, ...
 
 
 def attention_pattern(patterns: pd.DataFrame) -> go.Figure:
@@ -63,10 +63,8 @@ def attention_pattern(patterns: pd.DataFrame) -> go.Figure:
         height=180 + rows * panel + below * (rows - 1),
         legend=False,
     )
-    bar = {"title": {"text": "share", "side": "top"}, "tickformat": ".0%"}
     return figure.update_layout(
-        margin={"l": 104, "b": 108},
-        coloraxis={"autocolorscale": True, "cmin": 0, "cmax": 1, "colorbar": bar},
+        margin={"l": 104, "b": 108}, coloraxis=style.colour_axis("share", 0.0, 1.0, ".0%")
     )
 
 
@@ -82,20 +80,9 @@ def _draw_panel(figure: go.Figure, part: pd.DataFrame, row: int, column: int) ->
                 f"<b>{name}</b><br>{_visible_token(query_tokens[query])} ({query}) looks at "
                 f"{_visible_token(key_tokens[key])} ({key})<br>share {grid.at[query, key]:.3f}"
             )
-    figure.add_trace(
-        go.Heatmap(
-            x=list(grid.columns),
-            y=list(grid.index),
-            z=grid.to_numpy(),
-            hovertext=hover,
-            hoverinfo="text",
-            hoverongaps=False,
-            coloraxis="coloraxis",
-            name=name,
-        ),
-        row=row,
-        col=column,
-    )
+    queries, keys = grid.index.tolist(), grid.columns.tolist()
+    heat = style.heat_map(grid.to_numpy(), hover, name, x=keys, y=queries, gap=0.0)
+    figure.add_trace(heat, row=row, col=column)
 
 
 def _token_axis(tokens: "pd.Series[str]") -> dict[str, object]:

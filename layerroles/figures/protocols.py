@@ -133,8 +133,8 @@ def likelihood_hides(
         at: the positions at which the ablation acts.
 
     Raises:
-        InputError: no task was run under both protocols, several ablations were run and none is
-            chosen, or a name is unknown.
+        InputError: no task was run under both protocols, no layer was ablated at these positions
+            under both, several ablations were run and none is chosen, or a name is unknown.
 
     Example:
         figure = lr.figures.likelihood_hides(result)
@@ -153,16 +153,19 @@ def likelihood_hides(
     )
     if differences.empty:
         raise InputError(f"no task was asked by likelihood and under {generation!r}: ask it so")
-    differences = select.narrow(
-        differences, "protocol_a", likelihood or differences["protocol_a"].iloc[0]
-    )
+    likelihood_label = likelihood or differences["protocol_a"].iloc[0]
+    differences = select.narrow(differences, "protocol_a", likelihood_label)
     differences = differences[
         (differences["ablation"] == kind) & (differences["at"] == at) & differences["layer"].notna()
     ]
+    if differences.empty:
+        raise InputError(
+            f"at={at!r}: no layer was ablated there ({kind}) under both {likelihood_label!r} and "
+            f"{generation!r}: choose another at=, or sweep with only_needed=False"
+        )
     differences = differences.assign(layer=differences["layer"].astype(int)).sort_values(
         "layer", kind="stable"
     )
-    likelihood_label = differences["protocol_a"].iloc[0]
     tasks = list(dict.fromkeys(differences["task"]))
     families = dict(zip(differences["task"], differences["family"], strict=True))
     n_layers = select.n_layers_of(result, differences)

@@ -22,7 +22,7 @@ from layerroles.results import SweepResult
 from layerroles.roles import CRITICAL, UNDECIDED, judge_interval
 
 _LOWEST, _HIGHEST = -1.0, 1.75  # limits of the harm axis; arrows mark values beyond
-_SHIFT = 0.14  # bars stand left of their layer's line, circles right of it
+_SHIFT = 0.14  # in layers; bars stand left of their layer's grid line, circles right of it
 _PANEL, _PROBE, _GAP = 78, 132, 30  # heights in pixels
 
 
@@ -83,7 +83,7 @@ def role_map(
         result: a sweep over single layers.
         lens: a frame of the logit-lens probe.
         attention: a frame of the attention probe.
-        probes: frames of any probes, in which `lens` and `attention` are found if not given.
+        probes: frames of any probes; `lens` and `attention` are taken from them if not given.
         ablation: the kind of ablation; needed only where the sweep ran several.
         protocol: one protocol; every protocol if not given.
 
@@ -331,8 +331,10 @@ def _draw_attention(figure: go.Figure, means: pd.DataFrame, row: int) -> None:
                 mode="lines+markers",
                 line={"color": hue, "width": 1.6},
                 marker={"symbol": style.family_symbol(family), "size": 6, "color": hue},
-                error_y={"type": "data", "array": best["high"] - best["evidence"], "width": 0,
-                         "thickness": 1.1, "color": style.fade(hue, 0.6)},
+                error_y=style.error_bars(
+                    best["evidence"], best["low"], best["high"],
+                    colour=style.fade(hue, 0.6), thickness=1.1,
+                ),
                 hovertext=[head_hover_text(line) for _, line in best.iterrows()],
                 hoverinfo="text",
                 name=f"attention, {style.escape(task)}",

@@ -117,14 +117,15 @@ def mean_by(frame: pd.DataFrame, by: Sequence[str], value: str, *, count: str) -
         frame: the rows.
         by: the columns to group by; they include `family`.
         value: the column to average.
-        count: the name of the column that receives the number of rows averaged.
+        count: the name of the column that receives the number of values averaged.
 
     Returns:
-        A frame with the columns of `by`, `"value"` (the mean), the number of rows, and `"low"` and
-        `"high"` (95% interval by Student's t; NaN for a single row).
+        A frame with the columns of `by`, `"value"` (the mean), the number of values, and `"low"`
+        and `"high"` (95% interval by Student's t; NaN for a single value). Missing values are left
+        out.
     """
     grouped = frame.groupby(list(by), sort=False)[value]
-    table = grouped.agg(**{"value": "mean", "error": "sem", count: "size"}).reset_index()
+    table = grouped.agg(**{"value": "mean", "error": "sem", count: "count"}).reset_index()
     half = t.ppf(0.975, (table[count] - 1).clip(lower=1)) * table.pop("error")
     table["low"], table["high"] = table["value"] - half, table["value"] + half
     return style.sort_by_family(table).reset_index(drop=True)

@@ -55,11 +55,8 @@ def similarity_triangle(similarity: pd.DataFrame) -> go.Figure:
         height=height,
         legend=False,
     )
-    bar = {"title": {"text": "distance", "side": "top"}}
-    most = float(means["value"].max())
-    return figure.update_layout(
-        coloraxis={"autocolorscale": True, "cmin": 0, "cmax": max(most, 0.01), "colorbar": bar}
-    )
+    most = max(float(means["value"].max()), 0.01)
+    return figure.update_layout(coloraxis=style.colour_axis("distance", 0.0, most))
 
 
 def influence_profile(similarity: pd.DataFrame) -> go.Figure:
@@ -87,18 +84,14 @@ def influence_profile(similarity: pd.DataFrame) -> go.Figure:
     for (family, task), part in means.groupby(["family", "task"], sort=False):
         index = n_drawn[family] = n_drawn.get(family, -1) + 1
         hue = style.family_colour(family)
-        name = f"{family} \N{MIDDLE DOT} {task}" if several else family
+        name = f"{family} \N{MIDDLE DOT} {style.shorten_path(task)}" if several else family
         figure.add_trace(
             go.Scatter(
                 x=part["layer"],
                 y=part["value"],
-                error_y={
-                    "type": "data",
-                    "array": part["high"] - part["value"],
-                    "width": 0,
-                    "thickness": 1.2,
-                    "color": style.fade(hue, 0.55) if hue.startswith("#") else hue,
-                },
+                error_y=style.error_bars(
+                    part["value"], part["low"], part["high"], colour=style.fade(hue, 0.55)
+                ),
                 mode="lines+markers",
                 line={"color": hue, "width": 1.6, "dash": ("solid", "dash", "dot")[index % 3]},
                 marker={"symbol": style.family_symbol(family), "size": 6, "color": hue},
@@ -140,21 +133,9 @@ def _draw_triangle(
     for _, line in part.iterrows():
         place = int(line["n"]) - 1, int(line["layer"])
         values[place], hover[place] = line["value"], _hover_text(line, "angular distance")
-    figure.add_trace(
-        go.Heatmap(
-            x=list(range(n_layers)),
-            y=list(range(1, n_layers + 1)),
-            z=values,
-            hovertext=hover,
-            hoverinfo="text",
-            hoverongaps=False,
-            coloraxis="coloraxis",
-            xgap=0.5,
-            ygap=0.5,
-            name="angular distance",
-        ),
-        **at,
-    )
+    lengths = range(1, n_layers + 1)
+    heat = style.heat_map(values, hover, "angular distance", y=lengths, gap=0.5)
+    figure.add_trace(heat, **at)
     least = part.loc[part.groupby("n")["value"].idxmin()]
     figure.add_trace(
         go.Scatter(

@@ -38,9 +38,9 @@ FAMILY_SYMBOL = {
     "commonsense": "triangle-up",
     "language": "star",
 }
-# Readable on white and on the dark paper: lines that belong to no family (intact, chance, zero).
+# Colour of lines that belong to no family (intact, chance, zero); readable on both backgrounds.
 NEUTRAL = "#7d848f"
-# Bars of harm below 0: the harm map's blue, in a shade readable on white and on the dark paper.
+# Colour of bars of harm below 0: the harm map's blue, in a shade readable on both backgrounds.
 HELPS = "#2f78e6"
 UNDEFINED = "rgba(125,132,143,0.22)"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
@@ -285,13 +285,14 @@ def family_label(family: str) -> str:
 def panel_title(family: str, *names: str) -> str:
     """Return a panel's title: the family with its colour, then the names.
 
-    Files of questions are named with the folder that they lie in, without the path to it.
+    A file of questions is named with its folder, without the path to that folder.
     """
-    short = [_shorten_path(name) for name in names]
+    short = [shorten_path(name) for name in names]
     return " \N{MIDDLE DOT} ".join([family_label(family), *map(escape, short)])
 
 
-def _shorten_path(task: str) -> str:
+def shorten_path(task: str) -> str:
+    """Return a task's label; if it names a file, only the last folder of the path is kept."""
     task = re.sub(r"^local:.*[/\\](?=[^/\\]+[/\\])", "local:", task)
     in_brackets = r"^local\[path=[^,\]]*[/\\](?=[^,\]/\\]+[/\\])"
     return re.sub(in_brackets, "local[path=", task)
@@ -305,7 +306,7 @@ def layer_axis(n_layers: int, *, embedding: bool = False) -> dict[str, object]:
     step = next((s for s in (1, 2, 5, 10, 20) if n_layers / s <= 20), 50)
     ticks = list(range(0, n_layers, step))
     labels = [str(tick) for tick in ticks]
-    if embedding and step < 5:  # closer, its label would run into that of layer 0
+    if embedding and step < 5:  # else its label would run into that of layer 0
         ticks, labels = [-1, *ticks], ["emb", *labels]
     return {
         "tickmode": "array",
@@ -329,6 +330,54 @@ def error_bars(
         "width": 0,
         "thickness": thickness,
         "color": colour,
+    }
+
+
+def heat_map(
+    z: np.ndarray,
+    hover: np.ndarray,
+    name: str,
+    *,
+    x: Sequence[int] = (),
+    y: Sequence[int] = (),
+    gap: float = 1.0,
+) -> go.Heatmap:
+    """Return a heat map that takes its colours from the figure's colour axis.
+
+    Args:
+        z: values by row and column; NaN leaves a cell blank.
+        hover: hover texts, in the shape of `z`.
+        name: the name of the trace.
+        x: position of each column; counted from 0 if empty.
+        y: position of each row; counted from 0 if empty.
+        gap: pixels between cells.
+    """
+    return go.Heatmap(
+        x=list(x or range(z.shape[1])),
+        y=list(y or range(z.shape[0])),
+        z=z,
+        hovertext=hover,
+        hoverinfo="text",
+        hoverongaps=False,
+        coloraxis="coloraxis",
+        xgap=gap,
+        ygap=gap,
+        name=name,
+    )
+
+
+def colour_axis(
+    title: str, low: float, high: float, tickformat: str | None = None
+) -> dict[str, object]:
+    """Return a colour axis from `low` to `high`: diverging if `low` is negative, else sequential.
+
+    `title` stands above the colour bar.
+    """
+    return {
+        "autocolorscale": True,
+        "cmin": low,
+        "cmax": high,
+        "colorbar": {"title": {"text": escape(title), "side": "top"}, "tickformat": tickformat},
     }
 
 

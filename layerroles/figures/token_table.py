@@ -59,22 +59,8 @@ def token_table(read: pd.DataFrame, *, text: int = 0, last: int = 14) -> go.Figu
         word = style.escape(_visible_token(line["top_0"]))
         texts[place] = f"<b>{word}</b>" if line["agrees"] else word
         hover[place] = _hover_text(line)
-    figure = go.Figure(
-        go.Heatmap(
-            x=list(range(len(positions))),
-            y=list(range(len(depths))),
-            z=probability,
-            text=texts,
-            texttemplate="%{text}",
-            textfont={"size": 11},
-            hovertext=hover,
-            hoverinfo="text",
-            coloraxis="coloraxis",
-            xgap=1,
-            ygap=1,
-            name="likeliest token",
-        )
-    )
+    heat = style.heat_map(probability, hover, "likeliest token")
+    figure = go.Figure(heat.update(text=texts, texttemplate="%{text}", textfont_size=11))
     tokens = table.drop_duplicates("position").set_index("position")["token"]
     figure.update_xaxes(
         tickmode="array",
@@ -108,12 +94,7 @@ def token_table(read: pd.DataFrame, *, text: int = 0, last: int = 14) -> go.Figu
     return figure.update_layout(
         width=190 + _WIDTH * len(positions),
         margin_l=84,
-        coloraxis={
-            "autocolorscale": True,
-            "cmin": 0,
-            "cmax": 1,
-            "colorbar": {"title": {"text": "probability", "side": "top"}, "tickformat": ".0%"},
-        },
+        coloraxis=style.colour_axis("probability", 0.0, 1.0, ".0%"),
     )
 
 

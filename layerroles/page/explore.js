@@ -1,5 +1,5 @@
-// The explorer: a choice of slice and condition, its effect, and the answers that it changed.
-const AXES = ["task", "protocol", "ablation", "at", "kind"];
+// The explorer: a choice of slice and condition, its effect, and the answers that it changed. A slice
+// holds the conditions of one strip; its key is [task, protocol, ablation, at, kind of site].
 const SHOWS = {all: "all", worse: "got worse", better: "got better", changed: "changed"};
 const FIRST_CARDS = 3, MORE_CARDS = 10;
 const WIDE = 760; // pixels of a card from which the lens stands beside the question
@@ -39,7 +39,8 @@ const explorer = (data, root) => {
     Object.assign(chosen, {key, name: found.name});
     shownCards = FIRST_CARDS;
   };
-  // The slice with this value on one axis that shares most of the rest, the axes weighing less to the right.
+  // Of the slices with this value at one place of their key, the most similar to the chosen one; places of
+  // the key count less from left to right.
   const nearest = (axis, value) => {
     const shared = ({key}) => key.reduce((sum, each, i) => sum + (each === chosen.key[i] ? 2 ** (9 - i) : 0), 0);
     return slices.filter(({key}) => key[axis] === value).reduce((a, b) => (shared(b) > shared(a) ? b : a));

@@ -23,7 +23,7 @@ from layerroles.page.shortened_texts import TextLimits, Texts, choose_limits, te
 from layerroles.results import INTACT, Comparison, SweepResult, records
 from layerroles.roles import UNDECIDED, Roles, count_needed, judge_interval, round_up
 
-_SAME, _NOT_ASKED, _LEFT_OUT = 0, -1, -2  # codes of answers that do not refer to a text
+_SAME, _NOT_ASKED, _LEFT_OUT = 0, -1, -2  # stand in place of the number of a text or of a grade
 # Kinds of sites that a layer has once, and kinds that it has several times, with numbers.
 _ONE, _SEVERAL = ("block", "attn", "mlp", "mixer", "stream"), ("head", "kv_group")
 _JOINT = "several sites"
@@ -166,11 +166,7 @@ def _add_kind(effects: pd.DataFrame) -> pd.DataFrame:
     single = ~effects["site"].str.contains("+", regex=False) & effects["layer"].notna()
     alone = single & effects["part"].isin([*_ONE, *_SEVERAL])
     kind = effects["part"].where(alone, _JOINT)
-    families = {
-        family: place for place, family in enumerate(style.order_families(effects["family"]))
-    }
-    ordered = effects.assign(kind=kind, order=effects["family"].map(families))
-    return ordered.sort_values("order", kind="stable")
+    return style.sort_by_family(effects.assign(kind=kind))
 
 
 def _sort_by_depth(rows: pd.DataFrame) -> pd.DataFrame:
@@ -226,7 +222,7 @@ class NumberedAnswers:
 
         For each question there are its number (`asked`), the number of the answer's text (`said`)
         and that of its grade (`got`), an index of `grades`. `grades` lists the distinct (outcome,
-        score) of all answers read so far, so this is called after `under`.
+        score) of all answers read so far, so call this after `under` has read every condition.
         """
         return {
             "asked": self._questions,

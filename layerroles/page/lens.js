@@ -48,7 +48,7 @@ const lensChart = (lenses, question, measure, layer, width) => {
       points: known.map(([depth, value]) => `${x(depth).toFixed(1)},${y(value).toFixed(1)}`).join(" ")}));
     for (const [depth, value] of known) {
       const where = depth < 0 ? "embedding" : `after layer ${depth}`;
-      svg.append(drawn("circle", {cx: x(depth), cy: y(value), r: depth === layer ? 4.5 : 2.2, class: `dot-${index % 3}`},
+      svg.append(drawn("circle", {cx: x(depth), cy: y(value), r: depth === layer ? 4.5 : 2.2},
         drawn("title", {}, `${lens.name}, ${where}: ${MEASURES[measure]} ${measure === "rank" ? value : number(value, 3)}`)));
     }
   });

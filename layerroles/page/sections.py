@@ -139,7 +139,7 @@ _ORDER = (
     ("direct", "Direct against total effect", "attribution"),
 )
 DRAWN = {*PROBES_DRAWN, "attribution"}
-# Section that shows the topic of a sentence of the verdict, where their names differ.
+# Topic of a sentence of the verdict -> section that shows it, where their names differ.
 _SEEN = {
     **{"depth": "contrasts", "spread": "contrasts", "protocols": "contrasts", "layers": "roles"},
     **{"precision": "harm", "unmeasured": "setup", "noise": "setup", "failures": "effects"},
@@ -173,16 +173,13 @@ def make_sections(
         figures_of.setdefault(drawing.section, []).append(drawing.draw())
     for name, heading, how in _ORDER:
         how_to_read = (_HOW | _HOW_INTERIM if result.interim else _HOW)[how]
-        yield _make_section(name, heading, how_to_read, figures_of.get(name, []))
-
-
-def _make_section(name: str, heading: str, how: str, drawn: list[go.Figure]) -> dict[str, Any]:
-    return {
-        "id": name,
-        "heading": heading,
-        "how": how,
-        "figures": [figure_data(f"{name}-{index}", figure) for index, figure in enumerate(drawn)],
-    }
+        drawn = enumerate(figures_of.get(name, []))
+        yield {
+            "id": name,
+            "heading": heading,
+            "how": how_to_read,
+            "figures": [figure_data(f"{name}-{index}", figure) for index, figure in drawn],
+        }
 
 
 def figure_data(name: str, figure: go.Figure) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-// A strip of conditions, coloured by harm as in the harm map: one list to move in with the keys.
+// A strip of conditions, coloured by harm as in the harm map; arrow keys move from one to the next.
 const NARROWEST = 27, NAMED = 62; // pixels of a layer's cell, and of one with a site's name
 const ROWS = [80, 60, 40, 30, 20, 10, 5];
 
@@ -23,7 +23,7 @@ const signOf = (site) => site.verdict.startsWith("critical") ? "\u25a0"
   : site.harm && (site.harm[1] > 0 || site.harm[2] < 0) ? "\u2022" : "";
 const wordsOf = (site) => site.layer === null || /\./.test(site.site) ? site.site : `layer ${site.layer}`;
 
-// The same, or the condition's name where its slice has more than one of the site.
+// The words for a condition's site; the condition's name if its slice has several at that site.
 const labelOf = (site, sites) =>
   sites.filter((each) => each.site === site.site).length > 1 ? site.name : wordsOf(site);
 
@@ -75,7 +75,7 @@ const makeStrip = (name, choose) => {
     if (next) { next.focus(); next.click(); }
   });
 
-  // Show the conditions of a slice; the same ones again keep their cells, and so the focus.
+  // Show the conditions of a slice. If they are shown already, their cells stay, and with them the focus.
   const show = (slice, most, selected) => {
     if (!slice) {
       place.hidden = true;

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("pdf", "svg", "png", "html")
 _FACES = {400: "arimo-regular.woff2", 700: "arimo-bold.woff2"}
-# Without it, kaleido leaves a tenth of an inch at each side, and cuts the picture by as much.
+# Without this, kaleido leaves a margin of 0.1 inch at each side and cuts the picture by as much.
 _NO_MARGIN = "<style>@page { margin: 0 !important } body { margin: 0 }</style>"
 _PNG_HEADER = 33  # bytes
 _TWO_COLUMNS = 4.5  # inches from which a figure spans both columns

@@ -29,8 +29,8 @@ from layerroles.figures.print.text import (
 
 _HEIGHT = 0.62  # height of a panel, as a share of that on a screen
 _LOWEST = 36.0  # least height of a panel in pixels
-_HIGHEST = 780.0  # most height of all panels in pixels: a page less its caption
-_NARROWEST = 160.0  # least width of a panel with labels in pixels; else fewer in a row
+_HIGHEST = 780.0  # most height of all panels in pixels: that of a page without the caption
+_NARROWEST = 160.0  # least width in pixels of a panel with its labels; sets how many fit in a row
 _APART, _EDGE = 7.0, 3.0  # pixels between panels, and around the figure
 _OVER = 4.0  # pixels from a panel to its heading, for half of the topmost tick label
 _TICK = 4.0  # pixels from an axis to its labels
@@ -179,7 +179,11 @@ def _arrange_bands(panels: Sequence[_Panel], wide: float) -> list[list[_Unit]]:
 
 
 def _share_axes(bands: Sequence[Sequence[_Unit]]) -> None:
-    """Label shared x axes only in the lowest panel of a column, shared y axes only at the left."""
+    """Remove repeated labels of axes that panels share.
+
+    The labels of x axes stay under the lowest panel of each column, those of y axes at the leftmost
+    panel of each row.
+    """
     shared = {panel.x.matches for band in bands for unit in band for panel in unit} - {None}
     columns: dict[int, list[_Panel]] = {}
     for band in bands:
@@ -253,7 +257,7 @@ class _Columns:
 
 
 def _set_heading(panel: _Panel, room: float, sizes: Sizes) -> list[str]:
-    """Break a panel's heading into lines, without the details after its dash if there is no room.
+    """Break a panel's heading into lines; cut the details after its dash if they do not fit.
 
     Returns a list with the full text if details were cut, else an empty list.
     """
@@ -374,7 +378,7 @@ def has_bar(figure: go.Figure) -> bool:
 
 
 def set_bar(figure: go.Figure, above: float, plot: float, size: float) -> float:
-    """Place the colour bar above the panels, at the right; returns its height in pixels.
+    """Place the colour bar above the panels, at the right; return its height in pixels.
 
     Args:
         figure: the figure; changed in place.
@@ -388,7 +392,7 @@ def set_bar(figure: go.Figure, above: float, plot: float, size: float) -> float:
         orientation="h",
         x=1 - _BAR_END / figure.layout.width,
         xanchor="right",
-        # Anchored at its bottom, plotly.js 4.1 moves the titles of x axes up, onto their labels.
+        # If the bar is anchored at its bottom, plotly.js 4.1 draws titles of x axes over labels.
         y=1 + (above + high / 2) / plot,
         yanchor="middle",
         thicknessmode="pixels",
@@ -406,8 +410,9 @@ def set_bar(figure: go.Figure, above: float, plot: float, size: float) -> float:
 
 
 def set_legend(figure: go.Figure, x: float, above: float, plot: float, size: float) -> float:
-    """Place the legend above the panels at the left; returns its height in pixels, 0 if none.
+    """Place the legend above the panels, at the left; return its height in pixels.
 
+    The height is 0 if there is no legend.
     `x` is the legend's left edge, as a share of the plot's width; for the other arguments, see
     `set_bar`.
     """
@@ -445,7 +450,7 @@ def set_legend(figure: go.Figure, x: float, above: float, plot: float, size: flo
 def set_head(
     figure: go.Figure, head: Sequence[tuple[str, float]], x: float, above: float, plot: float
 ) -> float:
-    """Add lines of text above everything else; returns their height in pixels.
+    """Add lines of text above everything else; return their height in pixels.
 
     `head` holds each line with its type size; the other arguments are those of `set_legend`.
     """

@@ -1,10 +1,10 @@
-"""Figures for print: a column or a page wide, with type of a readable size.
+"""Lay out figures for print: as wide as a text column or a page, with type of a readable size.
 
     >>> figure = paper(lr.figures.harm_map(result), width="column")  # doctest: +SKIP
 
-The data stays the same, the look changes: one sans serif font of 7 to 9 points, thin lines, small
-marks, no title (the caption holds it), panels one below the other if they would be too narrow, and
-heat-map cells as vector shapes.
+`paper` keeps a figure's data and changes its look. All text is in one sans serif font of 7 to 9
+points; lines are thin and marks small. There is no title, since the caption holds it. Panels that
+would be too narrow side by side stand below each other. Cells of heat maps become vector shapes.
 """
 
 import html

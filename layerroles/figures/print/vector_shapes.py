@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 
 from layerroles.figures.print.text import strip_tags, text_width, truncate
 
-_DARK = 0.62  # share of the way from the palest colour to the darkest above which text is white
+_DARK = 0.62  # text is white on colours beyond this share of the way from the palest to the darkest
 _SIGNS = ("+", "\N{MINUS SIGN}")
 _MEANS = "+ and \N{MINUS SIGN} mark values beyond the colour scale"
 _STEP, _THIN = 3.6, 0.55  # pixels between lines, and width of a line
@@ -134,7 +134,7 @@ class Box:
 def hatch_bars(figure: go.Figure) -> None:
     """Replace the patterns of bars by lines over them, in their panels and in the legend.
 
-    The figure has to be laid out: its size, margins and axis ranges are used.
+    Call it after layout, since it uses the figure's size, margins and axis ranges.
     """
     patterned = [trace for trace in figure.data if trace.type == "bar" and _pattern_of(trace)]
     if not patterned:

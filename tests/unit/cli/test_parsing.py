@@ -105,7 +105,6 @@ def test_a_setting_takes_the_type_of_its_field(name: str, text: str, value: Any)
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"factr": "1"}, "Shape has no parameter 'factr': known are needed, factor, style"),
         ({"needed": "0.5"}, r"--set needed=0.5: '0.5' is not a whole number"),
         ({"factor": "half"}, r"--set factor=half: 'half' is not a number"),
         ({"style": "uuid"}, "'uuid' is not one of hex, words"),

@@ -37,6 +37,29 @@ class Scale(lr.Ablation):
 '''
 
 
+CLASS_VARIABLE = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+import layerroles as lr
+
+
+@dataclass(frozen=True)
+class Scaled(lr.Ablation):
+    unit: ClassVar[str]
+    factor: float = 0.5
+
+    def edit(self, write, ctx):
+        return self.factor * write
+
+
+@lr.ablation("halve_in_a_test")
+@dataclass(frozen=True)
+class Halve(Scaled):
+    pass
+"""
+
+
 class ScriptedResult:
     """A result with one task, one protocol and one condition."""
 
@@ -251,6 +274,17 @@ def test_an_ablation_of_a_plugin_with_a_setting(tmp_path: Path) -> None:
         "scale_in_a_test[factor=0.25] L3",
         {"factor": 0.25},
     )
+
+
+@pytest.mark.usefixtures("loaded")
+def test_a_class_variable_is_no_parameter(tmp_path: Path) -> None:
+    plugin = tmp_path / "halve.py"
+    plugin.write_text(CLASS_VARIABLE)
+    asked = sweep(
+        *["--plugin", str(plugin), "--ablation", "halve_in_a_test", "--set", "factor=0.5"],
+        *["--sites", "L3", "--at", "all"],
+    )
+    assert [condition.name for condition in asked.conditions] == ["halve_in_a_test L3"]
 
 
 @pytest.mark.usefixtures("loaded")

@@ -1,5 +1,7 @@
 """The figure of direct against total effects holds the numbers that it was given."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -37,6 +39,18 @@ def test_what_cannot_be_drawn_is_refused() -> None:
         lr.figures.direct_against_total(attribution("knowledge").assign(task="other"), result)
     with pytest.raises(lr.InputError, match="logit not found"):
         lr.figures.direct_against_total(attribution("knowledge").drop(columns="logit"), result)
+
+
+def test_a_frame_without_the_intact_model_is_left_out_of_reports(tmp_path: Path) -> None:
+    result = synthetic_result(LAYERS, 8)
+    under = attribution("knowledge").assign(condition="skip L3.attn")
+    with pytest.raises(lr.InputError, match=r"of the intact model, and its frame holds skip L3\.a"):
+        lr.figures.direct_against_total(under, result)
+    drawn = lr.figures.every(result, [under])
+    assert drawn.keys() == lr.figures.every(result).keys()
+    assert lr.report(result, probes=[under], path=tmp_path / "report.html").exists()
+    with pytest.raises(lr.InputError, match="no data for direct_against_total"):
+        lr.figures.every(result, [under], only=["direct_against_total"])
 
 
 def test_every_probe_is_summed_up_or_passed_over() -> None:

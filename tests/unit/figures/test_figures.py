@@ -54,9 +54,8 @@ def named(figure: go.Figure, name: str, kind: str | None = None) -> list[go.Scat
     return [t for t in figure.data if t.name == name and (kind is None or t.type == kind)]
 
 
-def hostile(result: SweepResult) -> SweepResult:
-    """The same rows under a task label that is markup."""
-    label = '<a href="https://example.org">x</a>'
+def relabelled(result: SweepResult, label: str) -> SweepResult:
+    """The same rows, with another label of the task `facts`."""
     frame = result.frame.replace({"task": {"facts": label}})
     cells = [
         {**cell, "task": label if cell["task"] == "facts" else cell["task"]}
@@ -261,6 +260,16 @@ def test_attention_map_draws_means_and_names_the_planted_heads(attention: pd.Dat
     assert {"<b>L5.H3</b>", "<b>L6.H7</b>"} <= notes
 
 
+def test_intervals_of_attention_are_students() -> None:
+    values = np.array([0.2, 0.3, 0.5, 0.4])
+    frame = pd.DataFrame({"task": "t", "family": "retrieval", "example": range(4), "layer": 0,
+                          "head": 0, "evidence": values, "uniform": 0.1})  # fmt: skip
+    (row,) = attention_means(frame).itertuples()
+    half = 3.182446 * values.std(ddof=1) / 2
+    assert (row.evidence, row.uniform, row.n) == (pytest.approx(0.35), pytest.approx(0.1), 4)
+    assert (row.low, row.high) == (pytest.approx(0.35 - half), pytest.approx(0.35 + half))
+
+
 def test_attention_map_names_no_head_at_the_even_share() -> None:
     rows = itertools.product(range(3), range(2), range(4))
     frame = pd.DataFrame(
@@ -441,7 +450,7 @@ def test_mistakes_name_the_value(result: SweepResult, lens: pd.DataFrame) -> Non
 
 
 def test_markup_in_a_task_label_stays_text(result: SweepResult) -> None:
-    evil = hostile(result)
+    evil = relabelled(result, '<a href="https://example.org">x</a>')
     for figure in (
         figures.harm_map(evil),
         figures.depth_profile(evil),
@@ -466,6 +475,17 @@ def test_markup_in_a_task_label_stays_text(result: SweepResult) -> None:
 )
 def test_a_file_of_questions_is_named_with_its_last_folder(task: str, title: str) -> None:
     assert style.panel_title("knowledge", task).split(" \N{MIDDLE DOT} ")[1] == title
+
+
+def test_a_depth_profile_names_a_file_of_questions_without_its_path(result: SweepResult) -> None:
+    local = relabelled(result, "local:/home/me/asked/q.jsonl")
+    figure = figures.depth_profile(local, task="local:/home/me/asked/q.jsonl")
+    assert figure.layout.title.text.startswith("Score on local:asked/q.jsonl when")
+    headings = [note.text for note in figure.layout.annotations]
+    assert headings == [
+        style.panel_title("knowledge", "local:asked/q.jsonl", protocol)
+        for protocol in ("continuation", "generation")
+    ]
 
 
 def test_a_family_has_one_colour_in_every_figure(
@@ -592,3 +612,15 @@ def test_without_both_protocols_likelihood_hides_nothing(result: SweepResult) ->
     alone = SweepResult(frame.reset_index(drop=True), result.manifest)
     with pytest.raises(InputError, match="no task was asked by likelihood"):
         figures.likelihood_hides(alone)
+
+
+def test_positions_at_which_only_generation_was_asked_are_refused(result: SweepResult) -> None:
+    """As after a sweep of what is needed: no layer was critical by likelihood."""
+    frame = result.frame
+    by_likelihood = frame["protocol"] == "continuation"
+    kept = frame[~(by_likelihood & (frame["at"] == "after_first"))].reset_index(drop=True)
+    needed = SweepResult(kept, result.manifest)
+    assert figures.likelihood_hides(needed).data
+    reason = r"at='after_first': no layer was ablated there \(skip\) under both 'continuation'"
+    with pytest.raises(InputError, match=f"{reason} and 'generation': choose another at=, or "):
+        figures.likelihood_hides(needed, at="after_first")
