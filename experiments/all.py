@@ -7,8 +7,9 @@ named on the page, the others are run, and the end is exit code 2. What else lie
 report of its own is put on the page too.
 
 With `--until claims`, only those are run that decide claims of the paper: `heads` and
-`distillation` use two kinds of ablation, and then `claims` asks about each claim on layers until it
-is decided or `--minutes` have passed since the command began. The same command goes on from there.
+`distillation` (without its swaps) use two kinds of ablation, and then `claims` asks about each
+claim on layers until it is decided or `--minutes` have passed since the command began. The same
+command goes on from there.
 
 Cost: the sum of the scripts' own, several hours with a 135M model in float32 on two cores. Again,
 and it goes on where it was. `distillation` compares the twins that `distill` makes, or
@@ -92,7 +93,7 @@ def steps(args: argparse.Namespace) -> dict[str, list[str]]:
     found["distillation"] += [word for option in twins for word in option]
     if args.until:
         found["heads"] += ["--thorough"]
-        found["distillation"] += ["--thorough"]
+        found["distillation"] += ["--thorough", "--swap-limit", "0"]  # swaps decide no claim
     if args.data is not None:
         before = {name: list(words) for name, words in found.items()}
         add_benchmarks(found, args.data)
