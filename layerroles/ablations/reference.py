@@ -90,7 +90,7 @@ class Reference:
 
     @property
     def is_open(self) -> bool:
-        """Whether there is no source; a sweep then supplies the held-out prompts of each task."""
+        """Whether no prompts are given: a sweep then takes the held-out prompts of each task."""
         return self.source is None
 
     def of_task(self, task: HeldOut, seed: int) -> "Reference":

@@ -122,10 +122,11 @@ class Decoding:
         self.live = list(range(len(requests)))
 
     def add(self, chosen: NextTokens) -> bool:
-        """Append to each unfinished text its chosen token; returns whether all texts are finished.
+        """Append its chosen token to each unfinished text; return whether all texts are finished.
 
-        A text is finished when it ended, has `max_gen_toks` tokens, or had a logit that was not
-        finite. `chosen` has a token for each live row; those of finished texts are ignored.
+        A text is finished if it holds an `until` string or an end-of-text token, has `max_gen_toks`
+        tokens, or had a logit that was not finite. `chosen` has one token for each row that is
+        still in the batch (`live`); those of finished texts are ignored.
         """
         self.last = chosen.tokens
         # In one transfer, so that the program waits for a GPU only once.

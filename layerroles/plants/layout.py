@@ -111,7 +111,10 @@ class RoleLayout:
 
     @property
     def truth(self) -> dict[str, tuple[int, ...]]:
-        """For each family, the layers without a double, whose ablation alone lowers its score."""
+        """The ground truth: by family, the layers that no other backs up.
+
+        The family's score falls if one of them alone is ablated.
+        """
         return {family: self._layers_of(NEEDS[family], n=1) for family in self.families}
 
     @property

@@ -270,10 +270,11 @@ def _expect_harms(
 def _check_answers(
     model: TransformerBridge, layout: RoleLayout, shares: list[Share], noise: float
 ) -> None:
-    """Check that ablations make exactly those answers wrong that `is_lost` predicts.
+    """Check that ablations make those answers wrong that `is_lost` predicts, and no others.
 
-    Answers are checked with nothing ablated, and with each layer, each backup pair and each head
-    that shares a step ablated.
+    Answers are checked with nothing ablated, and with each of these ablated in turn: every layer,
+    every pair of layers that back each other up, and every head that does a step of the computation
+    together with other heads. A lost answer can still be right by chance, one in four.
 
     Raises:
         InputError: an answer that should be right is wrong, or more than a quarter of the answers

@@ -101,13 +101,13 @@ class Comparison:
 
 
 def compare(a: SweepResult, b: SweepResult) -> Comparison:
-    """Compare two runs: where effects differ, and whether effects over sites are alike.
+    """Compare two runs: which effects differ, and whether the same sites have large effects.
 
-    Harm is defined as in `SweepResult.effects`, over the matched examples. Examples match if they
-    have the same id and, if both runs store it, the same prompt.
+    Effects and harms are those of `SweepResult.effects`, over the matched examples only. Examples
+    match if they have the same id and, if both runs store it, the same prompt.
 
     Raises:
-        InputError: the runs share no condition, task, protocol and example.
+        InputError: no example was asked under the same condition, task and protocol in both runs.
 
     Example:
         print(lr.compare(result, lr.read("runs/first")))

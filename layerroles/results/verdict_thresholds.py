@@ -67,11 +67,12 @@ def judge_interval(interval: stats.Interval) -> str:
 
 
 def count_needed(harm: stats.Contrast, n: int) -> float:
-    """Return how many questions would decide an undecided harm, if its estimate stayed the same.
+    """Return how many questions would give an undecided harm a verdict, if its value stayed.
 
-    The width of an interval is assumed to shrink with the square root of the number of questions;
-    in a fixed number of clusters it shrinks more slowly. NaN if the harm is decided or not known;
-    infinite if a bound of its interval is infinite.
+    A harm is undecided while its interval lies in no region of `REGIONS`. The width of the interval
+    is assumed to shrink with the square root of the number of questions; in a fixed number of
+    clusters it shrinks more slowly. NaN if the harm has a verdict or is not known; infinite if a
+    bound of its interval is infinite.
 
     Args:
         harm: the harm, measured on `n` questions.

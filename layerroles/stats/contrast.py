@@ -66,7 +66,10 @@ class Contrast:
 
     @functools.cached_property
     def independent(self) -> "pd.Series[float]":
-        """The influence of each cluster, summed over it, and of each question in no cluster."""
+        """The influence on the value of each independent unit.
+
+        A unit is a cluster (the sum over its questions), or a question in no cluster.
+        """
         if self.clusters.empty:
             return self.influence
         names = self.influence.index.to_series()

@@ -79,17 +79,17 @@ def attend_partially(
     causal: bool = False,
     positions: Positions | None = None,
 ) -> PartialAttention:
-    """Compute the attention of each group's queries to its keys, without sinks (see `finish`).
+    """Compute the attention of queries to some of their keys, a part of the attention to all.
 
-    A group is a set of queries that attend to the same keys. A query whose keys are all outside of
-    the window gets an output of 0 with a weight of 0 in `merge`. Without a window, each query has
-    to see a key.
+    `merge` combines the parts, and `finish` adds attention sinks. A group is a set of queries that
+    attend to the same keys. A query whose keys are all outside of the window gets an output of 0,
+    which has a weight of 0 in `merge`. Without a window, each query has to see a key.
 
     Args:
         q: queries.
         k: keys, with as many heads as the queries.
         v: values.
-        rule: how the layer attends.
+        rule: the parameters of the layer's attention; its sinks are not used here.
         bias: added to the logits: 0 where a query sees a key, minus infinity where not; None if all
             keys are seen. Not combined with `causal`.
         causal: query i sees keys 0 to i; needs as many keys as queries.

@@ -147,7 +147,7 @@ class PackedRow:
 
 
 def shared_lengths(ordered: Sequence[Ids]) -> list[int]:
-    """Return how many first tokens each sequence shares with the previous one; 0 for the first."""
+    """Return the length of the prefix that each sequence shares with the one before it, or 0."""
     return [0, *(_common_length(one, two) for one, two in pairwise(ordered))]
 
 

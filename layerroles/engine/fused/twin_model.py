@@ -136,12 +136,12 @@ class Twin:
 
     @cached_property
     def longest_text(self) -> int | None:
-        """The longest text, in tokens, on which the engine masks the same keys as the model.
+        """The length in tokens up to which the engine masks the same keys as the model; None: any.
 
-        The engine masks keys by the sliding windows that the layers pass to the attention function,
-        the model by the windows that it makes its masks with. If these are the same, there is no
-        limit (None). Some architectures have only one of the two; then the limit is the smallest
-        window (None without windows).
+        They take the sizes of sliding windows from different places: the engine from what layers
+        pass to the attention function, the model from what it makes its masks with. If the sizes
+        agree, or there are no windows, any length is right. Otherwise, as in architectures that
+        state windows in only one of these places, the limit is the smallest window.
         """
         config = text_config(self.model)
         passed: dict[int, int | None] = {}

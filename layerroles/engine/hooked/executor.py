@@ -100,7 +100,10 @@ class Hooked:
     def _write(
         self, requests: Mapping[int, Written], conditions: Sequence[Condition]
     ) -> list[dict[int, Writing]]:
-        """Return texts under conditions that share a recording: `[condition][request index]`."""
+        """Generate each request's text under each condition: `[condition][request index]`.
+
+        All conditions start from one recording of the intact model's activations.
+        """
         answers: list[dict[int, Writing]] = [{} for _ in conditions]
         for batch in self._batches(requests):
             asked = [requests[index] for index in batch.indices]
