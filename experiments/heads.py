@@ -79,11 +79,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if chosen:
         table = compared([result[task.label].effects() for task in tasks], names)
         table.to_csv(args.out / "heads.csv", index=False)
+        claims = [claim.row() for claim in carried_by_few(result)]
+        statuses = "; ".join(f"{row['family']} {row['status']}" for row in claims)
+        lines += sentences(table)
         lines += [
             f"{row['claim']} ({row['family']}): {row['status']}. {row['evidence']}."
-            for row in (claim.row() for claim in carried_by_few(result))
+            for row in claims
         ]
-        lines += sentences(table)
+        lines.append(f"A few heads carry the family: {statuses or 'nothing could be judged'}.")
     elif n:
         lines.append("No head copies the evidence into the answer: none is silenced.")
     else:

@@ -52,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     probe = lr.probes.Similarity()
     frame = lr.probes.measure_into(args.out, probe, model, tasks, limit=args.limit)
     gaps = {
-        cell.task: measure_gap(frame[frame["task"] == cell.task], cell) for cell in cells_of(result)
+        cell.task: measure_gap(frame[frame["task"] == cell.task], cell)
+        for cell in cells_of(result)
+        if cell.task in TASKS
     }
     lines = [
         line for task in TASKS for line in alike(frame[frame["task"] == task], task, gaps[task])

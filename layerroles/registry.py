@@ -17,10 +17,10 @@ from layerroles.errors import InputError
 T = TypeVar("T")
 Class = TypeVar("Class", bound=type)
 
-# A comma that separates parameters; one in a value, such as a path, is not followed by `key=`.
-_NEXT_PARAMETER = re.compile(r",(?=\s*\w+\s*=)")
-# A finite number as Python writes it: 20, 0.75, 1e-05, 2.5e+20.
-_NUMBER = re.compile(r"-?\d+(\.\d+)?(e[-+]\d+)?")
+# Commas before `key=`, and at the end; other commas belong to a value, such as a path.
+_NEXT_PARAMETER = re.compile(r",+(?=\s*\w+\s*=)|,+\s*$")
+# A finite `float` as Python writes it: 0.75, 1e-05, 2.5e+20.
+_FLOAT = re.compile(r"-?\d+(\.\d+)?(e[-+]\d+)?")
 
 
 class Registry(Generic[T]):
@@ -136,10 +136,12 @@ def label_of(name: str, instance: object) -> str:
 def read_label(kind: str, label: str) -> tuple[str, dict[str, object]]:
     """Read the name and the parameters from a label; numbers become `int` or `float`.
 
+    A number is read as Python writes it.
+
     `kind` says in errors what the label belongs to, such as `"task"`.
 
     Raises:
-        InputError: a parameter is not of the form key=value.
+        InputError: the first parameter is not of the form key=value.
 
     Example:
         >>> read_label("task", "kv_retrieval[pairs=20,key_style=hex]")
@@ -160,10 +162,10 @@ def read_label(kind: str, label: str) -> tuple[str, dict[str, object]]:
 
 
 def _read_value(text: str) -> object:
-    """Return a number as `label_of` writes it as an `int` or a `float`, other text as it is."""
-    if not _NUMBER.fullmatch(text):
-        return text
-    return int(text) if text.lstrip("-").isdigit() else float(text)
+    try:
+        return int(text)
+    except ValueError:
+        return float(text) if _FLOAT.fullmatch(text) else text
 
 
 def describe_unknown(kind: str, name: str, known: Iterable[str]) -> str:

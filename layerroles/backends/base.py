@@ -19,6 +19,8 @@ from layerroles.protocols import WrittenText, find_written_texts, score_coherenc
 class Job:
     """A part of a sweep: requests that one worker answers, under the same conditions.
 
+    The answers are stored together, or, if `apart`, those of some conditions at a time.
+
     Attributes:
         name: the name shown to users: the task's label, or `noise floor`.
         requests: a list of encoded requests for each cell (a task under a protocol).

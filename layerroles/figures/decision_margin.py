@@ -95,7 +95,8 @@ def _summarize(decision: pd.DataFrame) -> pd.DataFrame:
         first = decisive.groupby("example")["layer"].min().to_numpy(float)
         starts.append((*key, *lens.median_with_interval(first)))
     columns = [*names, "start", "start_low", "start_high"]
-    margins = select.mean_by(decision.sort_values("layer"), [*names, "layer"], "margin", count="n")
+    by_layer = decision.sort_values("layer", kind="stable")
+    margins = select.mean_by(by_layer, [*names, "layer"], "margin", count="n")
     return margins.merge(pd.DataFrame(starts, columns=columns), on=names)
 
 

@@ -108,8 +108,6 @@ class LmEval(Task):
             if folder and not Path(folder).is_dir():
                 raise InputError(f"task {self.label!r}: {option}={folder!r} is not a folder")
         check_one_of(self.name, "order", self.order, _ORDERS)
-        if isinstance(self.chance, str):  # as read from a label
-            object.__setattr__(self, "chance", float(self.chance))
         is_family_given = self.family != _OF_THE_NAME
         if not is_family_given:
             object.__setattr__(self, "family", guess_family(self.task, warn=False))

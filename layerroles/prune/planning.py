@@ -89,9 +89,9 @@ def plan_pruning(
         InputError: `drop` is not an integer, is below 1 or leaves no layer; `limit` or `screen` is
             below 1; the method is unknown; there is no task to keep; `keep` names an unknown family
             or task; a kept family has no skill above chance; a task cannot be asked under a
-            protocol; `singles` is of another model or lacks a layer, task or protocol; every
-            candidate of a step has answers that are not finite; or `protocols` or `singles` is
-            given for a method that scores no answers.
+            protocol; `singles` is of another model, lacks a layer, task or protocol, or is not
+            finished; every candidate of a step has answers that are not finite; or `protocols` or
+            `singles` is given for a method that scores no answers.
 
     Example:
         plan = lr.plan_pruning(model, drop=1, keep=["retrieval"], tasks=tasks, limit=8)

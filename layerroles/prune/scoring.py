@@ -210,13 +210,10 @@ def select_singles(
     Only the rows of `tasks` under `protocols` are returned.
 
     Raises:
-        InputError: the sweep is of another model, or lacks a task, a protocol or a layer.
+        InputError: the sweep is of another model, lacks a task, a protocol or a layer, or is not
+            finished.
     """
     check_result(result)
-    if result.interim:
-        raise InputError(
-            f"singles is not finished ({result.interim}): start its sweep again, and it goes on"
-        )
     source, model_source = result.manifest.get("model", {}), provenance(model)
     if source.get("weights") != model_source.weights:
         raise InputError(
@@ -243,6 +240,11 @@ def select_singles(
                 f"sweep each_layer(model, Skip())"
             )
     frame = frame[alone | (frame["condition"] == INTACT.name)]
+    n_asked = frame.groupby(["task", "protocol", "condition"]).size()
+    if result.interim and (n_asked.groupby(["task", "protocol"]).nunique() > 1).any():
+        raise InputError(
+            f"singles is not finished ({result.interim}): start its sweep again, and it goes on"
+        )
     return SweepResult(frame.reset_index(drop=True), result.manifest, result.examples)
 
 

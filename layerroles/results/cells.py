@@ -13,6 +13,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from layerroles import stats
+from layerroles.errors import InputError
 from layerroles.results.question_identity import name_questions
 
 CONDITION = ["condition", "ablation", "at", "site", "layer", "part", "head"]
@@ -251,6 +252,13 @@ class Cell:
         """
         rows, conditions = pd.factorize(self.rows["condition"].to_numpy(object))
         columns, examples = pd.factorize(self.rows["example"].to_numpy(object), sort=True)
+        _, first = np.unique(rows * len(examples) + columns, return_index=True)
+        if len(first) < len(rows):
+            twice = self.rows.drop(self.rows.index[first]).iloc[0]
+            raise InputError(
+                f"example {twice['example']!r} of {self.task} ({self.protocol}) has two rows under "
+                f"{twice['condition']!r}: results of one run, not joined, have one each"
+            )
         return rows, conditions, columns, examples
 
     def _is_asked_by_all(self, conditions: Iterable[str]) -> Bool[np.ndarray, " column"]:
@@ -387,4 +395,4 @@ def records(frame: pd.DataFrame) -> list[Any]:
 @functools.cache
 def _row_type(*columns: str) -> Any:
     """Return a named tuple with these fields, made once, since making one takes a millisecond."""
-    return namedtuple("Row", columns)
+    return namedtuple("Row", columns, rename=True)

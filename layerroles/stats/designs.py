@@ -21,7 +21,7 @@ from layerroles.errors import InputError
 
 _N_RUNS = 16
 _MOST_LEVELS = 4
-# Five lines without a common vector, which together hold all 15 nonzero vectors of four bits.
+# Five lines, no two of which share a vector; together they hold all 15 nonzero vectors of 4 bits.
 _LINES = ((1, 2, 3), (4, 8, 12), (5, 10, 15), (6, 11, 13), (7, 9, 14))
 
 
@@ -31,8 +31,8 @@ def fractional_factorial(n_levels: Sequence[int]) -> list[tuple[int, ...]]:
     All combinations if there are at most 16 of them, else an orthogonal array of 16. The first
     combination has the first level of every factor. In an orthogonal array, the first level of a
     factor with three levels occurs twice as often as each of the other two. With several such
-    factors some combinations would repeat; each is returned once, so there are fewer than 16, and
-    levels occur only about equally often.
+    factors some combinations may repeat; each is returned once, so there may be fewer than 16, and
+    the array is then only about balanced.
 
     Args:
         n_levels: the number of levels of each factor, 1 or more.

@@ -47,7 +47,9 @@ def paired_binary(
     *,
     level: float = LEVEL,
 ) -> PairedEffect:
-    """Return the effect on 0/1 scores, with Tango's interval and the p value of McNemar's test.
+    """Return the effect on 0/1 scores, with Tango's interval and McNemar's exact p value.
+
+    Both arrays are scores of the same examples.
 
     Raises:
         ValueError: a score that is neither 0 nor 1.

@@ -164,8 +164,11 @@ def test_single_layers_may_come_from_a_sweep(plant: Plant, tmp_path: Path) -> No
             protocols=["generation", "exact"],
         )  # fmt: skip
     unfinished = {**singles.manifest, "unfinished": [{"conditions": [], "cells": []}]}
+    partly = singles.frame.drop(singles.frame.index[singles.frame["layer"].eq(5).fillna(False)][-1])
     with pytest.raises(lr.InputError, match=r"^singles is not finished"):
-        plan(plant, 1, singles=lr.SweepResult(singles.frame, unfinished))
+        plan(plant, 1, singles=lr.SweepResult(partly, unfinished))
+    # A run of which something else is unfinished.
+    assert plan(plant, 1, singles=lr.SweepResult(singles.frame, unfinished, singles.examples))
 
 
 def test_a_plan_prints_what_was_chosen(plant: Plant) -> None:

@@ -136,6 +136,12 @@ def test_the_order_of_rows_does_not_matter(result):
     pd.testing.assert_frame_equal(*tables)
 
 
+def test_joined_results_with_a_row_twice_are_refused(result):
+    twice = pd.concat([result.frame, result.frame.tail(1)], ignore_index=True)
+    with pytest.raises(InputError, match=r"^example '.*' of .* has two rows under "):
+        SweepResult(twice, result.manifest, result.examples).effects()
+
+
 def test_four_of_sixty_against_seven_of_sixty_stays_noise():
     result = synthetic_result(n_layers=1, n=60, protocols=["generation"])
     frame = result.frame[(result.frame["task"] == "facts") & (result.frame["at"] == "all")].copy()
