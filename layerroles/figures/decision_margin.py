@@ -86,18 +86,18 @@ def _summarize(decision: pd.DataFrame) -> pd.DataFrame:
     """Return a row per task, condition and layer: mean margin, n, and start of the decisive phase.
 
     Columns: `value`, `low`, `high` of the margin (nats); `n`; `start`, `start_low`, `start_high`,
-    the same for all layers of a task and condition.
+    the same for all layers of a task and condition (NaN if the frame lacks its decisive phase).
     """
     names = [name for name in _NAMES if name in decision]
     starts = []
-    # The last layer is decisive by definition: every example has a start.
+    # The last layer is decisive by definition: in a frame of all layers every example has a start.
     for key, decisive in decision[decision["phase"] == "decisive"].groupby(names):
         first = decisive.groupby("example")["layer"].min().to_numpy(float)
         starts.append((*key, *lens.median_with_interval(first)))
     columns = [*names, "start", "start_low", "start_high"]
     by_layer = decision.sort_values("layer", kind="stable")
     margins = select.mean_by(by_layer, [*names, "layer"], "margin", count="n")
-    return margins.merge(pd.DataFrame(starts, columns=columns), on=names)
+    return margins.merge(pd.DataFrame(starts, columns=columns), on=names, how="left")
 
 
 def _draw_start(family: str, name: str, place: int, line: "pd.Series[float]") -> go.Scatter:

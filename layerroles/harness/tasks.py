@@ -12,6 +12,7 @@ Example:
     task("lm_eval:my_task", include_path="my_tasks/")         # a YAML file of one's own
 """
 
+import dataclasses
 import functools
 import hashlib
 import itertools
@@ -148,9 +149,9 @@ class LmEval(Task):
         The number after `@` is `version`. Folders (`include_path`, `data`) are left out.
         """
         defaults = {
-            name: field.default
-            for name, field in self.__dataclass_fields__.items()
-            if name not in ("task", "family", "include_path", "data")
+            field.name: field.default
+            for field in dataclasses.fields(self)
+            if field.name not in ("task", "family", "include_path", "data")
         }
         parameters = [
             f"{name}={getattr(self, name)}"

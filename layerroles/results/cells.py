@@ -1,6 +1,7 @@
 """A cell: one task under one protocol, with a table of scores by condition and example."""
 
 import functools
+import itertools
 import json
 import zlib
 from collections import namedtuple
@@ -389,7 +390,7 @@ def _read_guesses_and_clusters(
 def records(frame: pd.DataFrame) -> list[Any]:
     """Return the rows as named tuples, typed `Any` since type checkers do not know the columns."""
     columns = [frame[name].tolist() for name in frame]
-    return list(map(_row_type(*frame.columns)._make, zip(*columns, strict=True)))
+    return list(itertools.starmap(_row_type(*frame.columns), zip(*columns, strict=True)))
 
 
 @functools.cache

@@ -115,6 +115,14 @@ def test_margins_and_starts_are_drawn(decision: pd.DataFrame) -> None:
     assert "0-based" in figure.layout.title.subtitle.text
 
 
+def test_layers_before_the_decisive_phase_are_drawn_alone(decision: pd.DataFrame) -> None:
+    early = decision[decision.layer < 3]
+    assert set(early.phase) == {"silent"}
+    drawn = lines(figures.decision_margin(early))
+    margin = early[early.family == "knowledge"].groupby("layer").margin.mean()
+    np.testing.assert_allclose(drawn["knowledge"].y, margin)
+
+
 def test_the_token_table_holds_tokens_as_text(table: pd.DataFrame) -> None:
     figure = figures.token_table(table, last=3)
     (cells,) = figure.data
