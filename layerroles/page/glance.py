@@ -11,7 +11,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from layerroles.results import NOT_MEASURABLE, records
-from layerroles.roles import UNDECIDED, Roles, describe_needed, format_layers, round_up
+from layerroles.roles import (
+    CONTROL,
+    UNDECIDED,
+    Roles,
+    describe_needed,
+    format_layers,
+    round_up,
+)
 
 
 def make_glance(roles: Roles, decided: str = "") -> dict[str, Any]:
@@ -77,6 +84,9 @@ def _say_critical(roles: Roles, n_layers: int) -> str:
 
 def _say_shared(roles: Roles) -> str:
     """Return sentences on which layers are critical for every family, and which are sinks."""
+    measured = {
+        str(name): _measured_families(roles, str(name)) for name in roles.frame["protocol"].unique()
+    }
     general = [
         f"{_format_numbered(layers)} under {protocol}"
         for protocol, rows in roles.frame.groupby("protocol", sort=False)
@@ -91,8 +101,13 @@ def _say_shared(roles: Roles) -> str:
             f"Critical for every measured family, and so no evidence of a particular skill: "
             f"{'; '.join(general)}."
         )
-    else:
+    elif any(CONTROL in families and len(families) > 1 for families in measured.values()):
         first = "No layer is shown to be critical for every measured family."
+    else:
+        first = (
+            "Which layers every skill needs was not measured: that takes the copying control "
+            f"(family {CONTROL}) and another family, both above chance."
+        )
     sinks = _list_sinks(roles)
     return first + (f" Attention sinks: {sinks}." if sinks else "")
 

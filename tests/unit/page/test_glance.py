@@ -65,6 +65,15 @@ def test_layers_for_all_families_and_sinks_are_named_only_where_the_table_has_th
     assert shared == "No layer is shown to be critical for every measured family."
 
 
+def test_no_layer_is_denied_to_be_general_where_one_family_was_measured(
+    result: SweepResult,
+) -> None:
+    for family in ("reasoning", "language"):
+        shared = make_glance(localize(result[family]))["sentences"][1]
+        assert shared.startswith("Which layers every skill needs was not measured: that takes the ")
+        assert "No layer" not in shared
+
+
 FAMILIES = ("retrieval", "knowledge", "reasoning", "language")
 
 
