@@ -47,12 +47,15 @@ def pruned_harm(table: pd.DataFrame) -> go.Figure:
     keys = ["family", "task", "protocol"]
     panels = style.sort_by_family(with_harm[keys].drop_duplicates())
     names = list(panels.itertuples(index=False, name=None))
+    # A protocol that all panels share is named once, so that headings of three panels fit.
+    protocols = list(dict.fromkeys(panels["protocol"]))
+    headings = [panel if len(protocols) > 1 else panel[:2] for panel in names]
     figure = make_subplots(
         rows=1,
         cols=len(names),
         shared_yaxes="all",
         horizontal_spacing=0.04,
-        subplot_titles=[style.panel_title(*panel) for panel in names],
+        subplot_titles=[style.panel_title(*heading) for heading in headings],
     )
     methods = list(dict.fromkeys(with_harm["method"]))
     for column, panel in enumerate(names, start=1):
@@ -72,7 +75,8 @@ def pruned_harm(table: pd.DataFrame) -> go.Figure:
         figure,
         kind="pruned_harm",
         about=with_harm,
-        title="What is lost without the layers that each method chose",
+        title="What is lost without the layers that each method chose"
+        + (f", by {protocols[0]}" if len(protocols) == 1 else ""),
         subtitle=f"{style.format_counts(with_harm['n'])} examples per mark; 95% intervals; 0: "
         "nothing lost, 1: no better than chance",
         height=440,
