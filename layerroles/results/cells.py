@@ -255,7 +255,7 @@ class Cell:
         columns, examples = pd.factorize(self.rows["example"].to_numpy(object), sort=True)
         _, first = np.unique(rows * len(examples) + columns, return_index=True)
         if len(first) < len(rows):
-            twice = self.rows.drop(self.rows.index[first]).iloc[0]
+            twice = self.rows.iloc[np.setdiff1d(np.arange(len(rows)), first)[0]]
             raise InputError(
                 f"example {twice['example']!r} of {self.task} ({self.protocol}) has two rows under "
                 f"{twice['condition']!r}: results of one run, not joined, have one each"

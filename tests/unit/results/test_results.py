@@ -137,9 +137,10 @@ def test_the_order_of_rows_does_not_matter(result):
 
 
 def test_joined_results_with_a_row_twice_are_refused(result):
-    twice = pd.concat([result.frame, result.frame.tail(1)], ignore_index=True)
-    with pytest.raises(InputError, match=r"^example '.*' of .* has two rows under "):
-        SweepResult(twice, result.manifest, result.examples).effects()
+    for twice in (result.frame.tail(1), result.frame):
+        joined = pd.concat([result.frame, twice])  # labels of rows occur twice, too
+        with pytest.raises(InputError, match=r"^example '.*' of .* has two rows under "):
+            SweepResult(joined, result.manifest, result.examples).effects()
 
 
 def test_four_of_sixty_against_seven_of_sixty_stays_noise():
