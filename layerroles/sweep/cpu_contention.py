@@ -47,8 +47,10 @@ class Contention:
         if share >= _BUSY:
             self._has_warned = True
             log.warning(
-                "the machine is busy: this run has waited for a processor for %.0f%% of its time, "
-                "and takes longer than expected. Stop other work%s",
+                "the machine is busy: in the last %.0f seconds, this run waited for a processor "
+                "for %.0f%% of its time, and while this lasts it takes longer than expected. "
+                "Stop other work%s",
+                seconds,
                 100 * share,
                 "" if _waits_idly() else _WAIT_IDLY,
             )

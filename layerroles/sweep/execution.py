@@ -84,7 +84,7 @@ class Execution:
         self._shows_layers = any(
             [site.part for site in condition] == ["block"] for condition in work.conditions
         )
-        self._pace, self._contention = Pace(expected), Contention()
+        self._pace, self._contention = Pace(expected, self._deadline), Contention()
         self._unit_index = 0  # the index of the unit that was begun last
         self._unit_started: float | None = None  # when it was begun; None after its first pass
 

@@ -24,10 +24,13 @@ class Pace:
     Args:
         expected: seconds per row by task, from the cost model; used for a task until one of its
             units has been answered.
+        deadline: the time, on the clock of `time.monotonic`, after which no rows are added to the
+            run; None for no limit.
     """
 
-    def __init__(self, expected: Mapping[str, float]) -> None:
+    def __init__(self, expected: Mapping[str, float], deadline: float | None = None) -> None:
         self._expected = dict(expected)
+        self._deadline = deadline
         self._rows_left: Counter[str] = Counter()
         # By task: the generated tokens as a share of the most allowed, in the last unit and in the
         # unit in progress.
@@ -86,7 +89,8 @@ class Pace:
 
         For a task without measured times, the expected time per row is used, scaled by the ratio of
         measured to expected times of other tasks. If there is no expected time either, the mean
-        measured time per row is used.
+        measured time per row is used. Rows that may still be added (`expect`) count only as far as
+        there is time for them before the deadline.
 
         Args:
             unit: the unit that is being answered.
@@ -94,12 +98,17 @@ class Pace:
         """
         task = None if unit is None else _task(unit)
         rows_left = {
-            name: self._rows_left[name]
-            + self._may_follow.get(name, 0.0)
-            - (computed if name == task else 0.0)
-            for name in {*self._rows_left, *self._may_follow}
+            name: n - (computed if name == task else 0.0) for name, n in self._rows_left.items()
         }
-        return self._seconds(rows_left)
+        all_rows = {
+            name: rows_left.get(name, 0.0) + self._may_follow.get(name, 0.0)
+            for name in {*rows_left, *self._may_follow}
+        }
+        seconds = self._seconds(all_rows)
+        if seconds is None or self._deadline is None:
+            return seconds
+        added = self._seconds(rows_left) or 0.0
+        return min(seconds, max(added, self._deadline - time.monotonic()))
 
     def cost(self, units: Iterable[Unit]) -> float:
         """Return the expected seconds for units; 0 if the speed of their tasks is unknown."""

@@ -190,6 +190,24 @@ def test_the_time_left_is_of_the_latest_units_of_each_task(
     assert pace.seconds_left() == pytest.approx(14 * 2 * 12 / 24)
 
 
+def test_questions_that_may_follow_count_up_to_the_deadline(
+    units: list[Unit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    label = units[0].cells[0].task.label
+    facts = [unit for unit in units if unit.cells[0].task.label == label]
+    pace = Pace({label: 1.0}, deadline=50.0)
+    pace.add(facts)
+    pace.expect({label: 10.0})
+    assert pace.seconds_left() == 18
+    pace.expect({label: 10_000.0})
+    assert pace.seconds_left() == 50
+    assert pace.seconds_left(facts[0], 2.0) == 50
+    now = 48.0  # the questions that were added are asked even if they take longer
+    assert pace.seconds_left() == 8
+
+
 def test_how_much_of_a_unit_is_computed_follows_what_the_last_one_wrote(
     units: list[Unit],
 ) -> None:
