@@ -19,7 +19,8 @@ from layerroles.engine.planning.memory import (
     out_of_memory,
     peak_bytes,
 )
-from layerroles.engine.planning.plan import Computed, Plan, add_work, make_plan
+from layerroles.engine.planning.plan import Computed, Plan, make_plan
+from layerroles.engine.planning.plan_work import add_work
 from layerroles.engine.requests import (
     Options,
     Requests,

@@ -8,8 +8,6 @@ faster executors are tested against it.
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-from jaxtyping import Bool
-from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations import Applied, Condition, References, applied, pad_left
@@ -89,19 +87,21 @@ class Plain:
             contexts = [request.context for request in batch.values()]
             tokens, attended = pad_left(contexts, self.model)
             decoding = Decoding(Stops(self.model), list(batch.values()))
-            logits, cache = forward(self.model, tokens, attended, keep=1, use_cache=self.use_cache)
-            changed = _add_changed(None, run.changed, decoding.unfinished_mask())
+            changed = torch.zeros(len(batch), dtype=torch.bool)
+            read, cache = tokens, None
             # Finished rows are run on until all have ended, so that the batch keeps its shape.
-            while not decoding.add(choose_greedy(logits[:, -1])):
-                unfinished = decoding.unfinished_mask()
+            while True:
+                logits, cache = forward(
+                    self.model, read, attended, cache=cache, keep=1, use_cache=self.use_cache
+                )
+                if run.changed is not None:
+                    changed |= run.changed.cpu() & torch.tensor(decoding.unfinished_mask())
+                if decoding.add(choose_greedy(logits[:, -1])):
+                    break
                 new = decoding.last[:, None]
                 tokens = torch.cat([tokens, new], dim=1)
                 attended = torch.cat([attended, torch.ones_like(new)], dim=1)
                 read = new if self.use_cache else tokens
-                logits, cache = forward(
-                    self.model, read, attended, cache=cache, keep=1, use_cache=self.use_cache
-                )
-                changed = _add_changed(changed, run.changed, unfinished)
             answers.update(zip(batch, decoding.results(changed), strict=True))
         return answers
 
@@ -125,20 +125,3 @@ class Plain:
         """
         longest = max(len(request.context) for request in requests)
         return longest + max(map(max_new_tokens, requests)) <= self.model.cfg.n_ctx
-
-
-def _add_changed(
-    before: Bool[Tensor, " row"] | None, now: Bool[Tensor, " row"] | None, unfinished: list[bool]
-) -> Bool[Tensor, " row"] | None:
-    """Return the mask of the rows in which an edit has changed anything so far.
-
-    Args:
-        before: the mask before this pass; None if nothing was edited.
-        now: the rows changed in this pass, of which only unfinished ones count; None if nothing was
-            edited.
-        unfinished: for each row, whether its text was unfinished before this pass.
-    """
-    if now is None:
-        return before
-    changed = now & torch.tensor(unfinished, device=now.device)
-    return changed if before is None else before | changed

@@ -347,13 +347,7 @@ def _encode_scored(
         raise InputError(
             f"request {index}: continuation {continuation!r} melts into the context's last token"
         )
-    # The last token is scored, but not read: nothing after it is scored.
-    n_read = len(request.context) + len(request.continuation) - 1
-    over = n_read - (cut or model.cfg.n_ctx)
-    if cut is not None and 0 < over < len(request.context):
-        return _cut_start(request, over)
-    _check_length(model, index, n_read)
-    return request
+    return _fit_window(model, index, request, cut)
 
 
 def _encode_written(
@@ -381,23 +375,28 @@ def _encode_written(
     ids = tuple(encode(model, context)) if context else empty_context_ids(model)
     evidence = _evidence_positions(model, context, spans, len(ids))
     request = Written(ids, tuple(text for text in until if text), limit, evidence)
-    over = len(ids) + limit - (cut or model.cfg.n_ctx)
-    if cut is not None and 0 < over < len(ids):
-        return _cut_start(request, over)
-    _check_length(model, index, len(ids) + limit)
-    return request
+    return _fit_window(model, index, request, cut)
 
 
-def _cut_start(request: AnyRequest, n: int) -> AnyRequest:
-    """Return the request without the first `n` tokens of its context."""
-    log.warning("a request is longer than the model's context: its first %d tokens are cut", n)
-    evidence = request.evidence and tuple(place - n for place in request.evidence if place >= n)
-    return dataclasses.replace(request, context=request.context[n:], evidence=evidence)
+def _fit_window(
+    model: TransformerBridge, index: int, request: AnyRequest, cut: int | None
+) -> AnyRequest:
+    """Return the request; if it is longer than `cut`, without the first tokens of its context.
 
-
-def _check_length(model: TransformerBridge, index: int, length: int) -> None:
+    Raises:
+        InputError: the result is longer than the model's context window.
+    """
+    # The last token of a continuation is scored, but not read: nothing after it is scored.
+    length = max_length(request) - isinstance(request, Scored)
+    n = 0 if cut is None else length - cut
+    if 0 < n < len(request.context):
+        log.warning("a request is longer than the model's context: its first %d tokens are cut", n)
+        evidence = request.evidence and tuple(place - n for place in request.evidence if place >= n)
+        request = dataclasses.replace(request, context=request.context[n:], evidence=evidence)
+        length -= n
     if length > model.cfg.n_ctx:
         raise InputError(
             f"request {index} takes {length} tokens, more than the {model.cfg.n_ctx} of the "
             f"model's context: shorten the prompt, or use fewer shots or a smaller max_gen_toks"
         )
+    return request

@@ -20,7 +20,7 @@ from transformers import LlamaConfig
 import layerroles as lr
 from layerroles.ablations import reference_cache
 from layerroles.engine.decode import Decoding
-from layerroles.engine.fused.executor import Writer
+from layerroles.engine.fused.writer import Writer
 from layerroles.engine.requests import encode_written
 from tests.support.random_models import CONFIGS, LLAMA_LIKE, random_model
 from tests.support.simulated_device import SimulatedDevices, random_bridge, set_up

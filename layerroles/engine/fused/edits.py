@@ -5,14 +5,10 @@ one condition form a *stretch*. The hooked modules are those of the *twin*, a co
 shares its weights (see `twin_model`).
 
 An ablation that edits writes is called in a hook, with the tokens of its stretch. An ablation that
-replaces weights gives the *donated* weights to use instead (`Ablation.donated`). Copies of the
-twin's modules that have these weights (*donated modules*) are run on the stretch, and their outputs
-replace those of the twin's modules there. This is possible because modules with weights process
-each token independently; only the attention operation, which has no weights, mixes tokens.
+replaces weights is applied by `donated_modules`.
 """
 
-import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -21,11 +17,11 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from layerroles.ablations import Ablation, Condition, Edit, Prompt, References
+from layerroles.engine.fused.donated_modules import DonatedModules, use_donated
 from layerroles.engine.fused.twin_model import NoTwin, Twin
-from layerroles.models import replace_forward
-from layerroles.private_apis import saved_tensors
 from layerroles.sites import Site
 
 
@@ -78,13 +74,11 @@ class TokenPass:
 
     @cached_property
     def _padded(self) -> tuple[Tensor, Tensor]:
-        rows = self._rows
-        longest = max(map(len, rows))
-        tokens = torch.zeros(len(rows), longest, dtype=torch.long)
-        attended = torch.zeros(len(rows), longest, dtype=torch.bool)
-        for index, row in enumerate(rows):
-            tokens[index, longest - len(row) :] = torch.tensor(row)
-            attended[index, longest - len(row) :] = True
+        rows = [torch.tensor(row) for row in self._rows]
+        real = [torch.ones_like(row, dtype=torch.bool) for row in rows]
+        tokens, attended = (
+            pad_sequence(parts, batch_first=True, padding_side="left") for parts in (rows, real)
+        )
         device = self.positions.device
         return tokens.to(device), attended.to(device)
 
@@ -135,7 +129,7 @@ class Edits:
                 if not edit.in_place:
                     self._edits[condition, site] = Edit(twin.bridge, condition, site, references)
                 elif (edit, site) not in self._donated:
-                    self._donated[edit, site] = _make_donated(twin, edit, site)
+                    self._donated[edit, site] = DonatedModules(twin, edit, site)
         self._modules = {site: twin.locate(site) for _, site in self._edits}
 
     def edit_block(
@@ -170,22 +164,20 @@ class Edits:
         layers = sorted({site.layer for site in edited})
         streams: dict[int, Tensor] = {}
         fired: dict[Site, int] = dict.fromkeys(edited, 0)
-        handles = []
-        for site in sorted(edited, key=lambda site: site.order):
-            module, is_output = self._modules[site]
-            edit = partial(
-                self._edit, site=site, stretches=edited[site], streams=streams, fired=fired
-            )
-            if is_output:
-                handles.append(module.register_forward_hook(partial(_edit_output, edit)))
-            else:
-                handles.append(module.register_forward_pre_hook(partial(_edit_input, edit)))
-        try:
-            with self._twin.record_streams(layers, streams.__setitem__), use_donated(donated):
-                yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        with ExitStack() as stack:
+            for site in sorted(edited, key=lambda site: site.order):
+                module, is_output = self._modules[site]
+                edit = partial(
+                    self._edit, site=site, stretches=edited[site], streams=streams, fired=fired
+                )
+                if is_output:
+                    handle = module.register_forward_hook(partial(_edit_output, edit))
+                else:
+                    handle = module.register_forward_pre_hook(partial(_edit_input, edit))
+                stack.enter_context(handle)
+            stack.enter_context(self._twin.record_streams(layers, streams.__setitem__))
+            stack.enter_context(use_donated(donated))
+            yield
         missed = [str(site) for site, n in fired.items() if n != 1]
         if missed:
             raise NoTwin(f"the hooks of {', '.join(missed)} did not fire once in a pass")
@@ -243,149 +235,12 @@ def refusal(twin: Twin, condition: Condition) -> str | None:
     try:
         for site, edit in condition.edits.items():
             if edit.in_place:
-                _make_donated(twin, edit, site)
+                DonatedModules(twin, edit, site)
             else:
                 twin.locate(site)
     except NoTwin as error:
         return str(error)
     return None
-
-
-class DonatedModules:
-    """Copies of a twin's modules at a site, with donated weights.
-
-    Args:
-        twin: the twin whose modules are copied.
-        site: the site whose modules are copied.
-        tensors: the donated weights, by their names in the transformers model.
-
-    Attributes:
-        site: the site.
-        dims: the token dimension of each module (see `Twin.token_dims`).
-        modules: maps each of the twin's modules that get donated weights to its copy.
-
-    Raises:
-        NoTwin: a module that gets donated weights is not known to process tokens independently, a
-            saved buffer of a module differs from the donated one, or none of the site's modules has
-            a weight with a name in `tensors`.
-    """
-
-    def __init__(self, twin: Twin, site: Site, tensors: Mapping[str, Tensor]) -> None:
-        self.site, self.dims = site, twin.token_dims
-        self.modules: dict[nn.Module, nn.Module] = {}
-        for path, module in twin.blocks[site.layer].named_modules(prefix=twin.paths[site.layer]):
-            weights = {
-                name: nn.Parameter(tensors[f"{path}.{name}"], requires_grad=False)
-                for name, own in module._parameters.items()
-                if own is not None and f"{path}.{name}" in tensors
-            }
-            for name in saved_tensors(module).keys() - module._parameters.keys():
-                own, given = module._buffers[name], tensors.get(f"{path}.{name}")
-                if own is not None and given is not None and not torch.equal(own, given):
-                    raise NoTwin(f"cannot swap {path}: its buffer {name!r} is not a parameter")
-            if weights and module not in twin.token_dims:
-                raise NoTwin(f"cannot swap {path}: it is not known to process tokens independently")
-            if weights:
-                self.modules[module] = replacement = copy.copy(module)
-                # The copy shares everything else with the module.
-                replacement.__dict__["_parameters"] = module._parameters | weights
-        if not self.modules:
-            raise NoTwin(f"none of the tensors for {site} has a name that transformers gives")
-
-    @cached_property
-    def differs(self) -> bool:
-        """Whether any of the donated weights differ from the twin's own."""
-        pairs = [
-            pair
-            for module, replacement in self.modules.items()
-            for pair in zip(module.parameters(), replacement.parameters(), strict=True)
-        ]
-        return not all(torch.equal(own, other) for own, other in pairs)
-
-
-def _make_donated(twin: Twin, edit: Ablation, site: Site) -> DonatedModules:
-    tensors = edit.donated(twin.bridge, site)
-    if tensors is None:
-        raise NoTwin(f"{edit.name} on {site} changes the model itself; use auto")
-    return DonatedModules(twin, site, tensors)
-
-
-@contextmanager
-def use_donated(stretches: Mapping[DonatedModules, Sequence[slice]]) -> Iterator[None]:
-    """Inside the `with` block, run donated modules in place of the twin's own on some tokens.
-
-    The caller runs exactly one pass in the block.
-
-    Args:
-        stretches: maps donated modules to the ranges of tokens that they run on, ascending.
-
-    Raises:
-        NoTwin: at the end of the `with` block, if some of the donated modules were not run.
-    """
-    were_run: set[DonatedModules] = set()
-    # If a block's and a sublayer's donated modules replace the same module, the sublayer's win.
-    ordered = sorted(stretches.items(), key=lambda item: item[0].site.order)
-    with ExitStack() as stack:
-        for module in dict.fromkeys(module for donated in stretches for module in donated.modules):
-            parts = [
-                (donated, part)
-                for donated, slices in ordered
-                if module in donated.modules
-                for part in _join_adjacent(slices)
-            ]
-            stack.enter_context(
-                replace_forward([module], _make_mixed_forward(module, parts, were_run))
-            )
-        yield
-    if missed := [str(donated.site) for donated in stretches if donated not in were_run]:
-        raise NoTwin(f"the modules put in place of {', '.join(missed)} were not run in a pass")
-
-
-def _make_mixed_forward(
-    module: nn.Module,
-    parts: Sequence[tuple[DonatedModules, slice]],
-    were_run: set[DonatedModules],
-) -> Callable[..., Tensor]:
-    """Return a function to replace a module's `forward`: it uses donated weights on some tokens.
-
-    Args:
-        module: one of the twin's modules; tokens outside of all ranges get its own output.
-        parts: pairs of `DonatedModules` and a range of tokens on which their copy of the module is
-            run. Where ranges overlap, the last pair's copy gives the output.
-        were_run: a set; whenever the returned function is called, it adds the `DonatedModules` of
-            `parts` to this set.
-    """
-
-    def forward(value: Tensor) -> Tensor:
-        were_run.update(donated for donated, _ in parts)
-        donated, part = parts[-1]
-        before = (slice(None),) * donated.dims[module]
-        if part == slice(0, value.shape[len(before)]):
-            return _run_forward(donated.modules[module], value)
-        out = _run_forward(module, value)
-        for donated, part in parts:
-            places = (*before, part)
-            out[places] = _run_forward(donated.modules[module], value[places])
-        return out
-
-    return forward
-
-
-def _run_forward(module: nn.Module, value: Tensor) -> Tensor:
-    """Run `forward` of the module's class, even if the instance has a `forward` of its own."""
-    out: Tensor = type(module).forward(module, value)
-    return out
-
-
-def _join_adjacent(slices: Sequence[slice]) -> list[slice]:
-    """Return ascending slices with adjacent ones joined."""
-    joined: list[slice] = []
-    for part in slices:
-        if joined and joined[-1].stop == part.start:
-            joined[-1] = slice(joined[-1].start, part.stop)
-        else:
-            joined.append(part)
-    return joined
 
 
 def _edit_output(

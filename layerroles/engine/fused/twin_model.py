@@ -9,7 +9,7 @@ transformers' attention interface.
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property, partial
 from typing import Any
 
@@ -92,18 +92,16 @@ class Twin:
         Raises:
             NoTwin: the layers do not call attention once each, in order.
         """
-        kv_bytes: dict[int, int] = {}
-        calls: list[int] = []
+        calls: list[tuple[int, int]] = []
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, rule: AttentionRule) -> Tensor:
-            calls.append(layer)
-            kv_bytes[layer] = (k.numel() + v.numel()) // k.shape[1] * k.element_size()
+            calls.append((layer, (k.numel() + v.numel()) // k.shape[1] * k.element_size()))
             return _attend_to_nothing(layer, q, k, v, rule)
 
         size, weight = self.bridge.cfg, next(self.base.parameters())
         config = text_config(self.model)
         self._run_tokens(2, attend)
-        if calls != list(range(len(self.blocks))):
+        if [layer for layer, _ in calls] != list(range(len(self.blocks))):
             raise NoTwin("its layers do not attend once each")
         d_mlp = size.d_mlp or 4 * size.d_model
         # The intermediate values of all experts that a token uses are held at once.
@@ -121,7 +119,7 @@ class Twin:
             n_weights=sum(p.numel() for p in weights),
             n_active=sum(_count_active(p, config) for p in weights),
             n_bytes=weight.element_size(),
-            kv=tuple(kv_bytes[layer] for layer in range(len(self.blocks))),
+            kv=tuple(kv_bytes for _, kv_bytes in calls),
             inner=6 * size.d_model + 3 * d_wide + 8 * size.n_heads * size.d_head,
             last_start=first_shared_keys(self.bridge.original_model),
         )
@@ -194,17 +192,11 @@ class Twin:
                 if sizes.count(n) == 1 and sizes == list(output.shape[:-1]):
                     dims[module] = sizes.index(n)
 
-        handles = [
-            module.register_forward_hook(note, with_kwargs=True)
-            for block in self.blocks
-            for module in block.modules()
-            if module._parameters and next(module.children(), None) is None
-        ]
-        try:
+        with ExitStack() as hooks:
+            for module in (module for block in self.blocks for module in block.modules()):
+                if module._parameters and next(module.children(), None) is None:
+                    hooks.enter_context(module.register_forward_hook(note, with_kwargs=True))
             self._run_tokens(n, _attend_to_nothing)
-        finally:
-            for handle in handles:
-                handle.remove()
         return dims
 
     @cached_property
@@ -323,20 +315,16 @@ class Twin:
         def note_last(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
             store(len(self.blocks), output[0] if isinstance(output, tuple) else output)
 
-        handles = [
-            self.blocks[layer].register_forward_pre_hook(
-                partial(note, layer=layer), with_kwargs=True
-            )
-            for layer in layers
-            if layer < len(self.blocks)
-        ]
-        if len(self.blocks) in layers:
-            handles.append(self.blocks[-1].register_forward_hook(note_last))
-        try:
+        with ExitStack() as hooks:
+            for layer in layers:
+                if layer == len(self.blocks):
+                    handle = self.blocks[-1].register_forward_hook(note_last)
+                else:
+                    handle = self.blocks[layer].register_forward_pre_hook(
+                        partial(note, layer=layer), with_kwargs=True
+                    )
+                hooks.enter_context(handle)
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _make_attend(self, layer: int) -> Callable[..., Tensor]:
         def attend(q: Tensor, k: Tensor, v: Tensor, rule: AttentionRule) -> Tensor:

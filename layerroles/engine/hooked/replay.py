@@ -17,6 +17,7 @@ from functools import partial
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
@@ -93,17 +94,16 @@ def make_stage(
 
     `rows` holds the ids of each row's new tokens; `prompts` and `parents` are as in `Stage`.
     """
-    longest = max(map(len, rows))
-    tokens = torch.zeros(len(rows), longest, dtype=torch.long)
-    attended = torch.zeros_like(tokens)
-    for index, row in enumerate(rows):
-        start = longest - len(row) if left else 0
-        tokens[index, start : start + len(row)] = torch.tensor(row)
-        attended[index, start : start + len(row)] = 1
     device = model.cfg.device
+    ids = [torch.tensor(row) for row in rows]
+    side = "left" if left else "right"
+    tokens, attended = (
+        pad_sequence(parts, batch_first=True, padding_side=side).to(device)
+        for parts in (ids, [torch.ones_like(row) for row in ids])
+    )
     return Stage(
-        tokens.to(device),
-        attended.to(device),
+        tokens,
+        attended,
         None if parents is None else torch.tensor(parents, device=device),
         tuple(prompts),
     )

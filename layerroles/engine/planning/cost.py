@@ -43,8 +43,8 @@ class Speed:
         bandwidth: memory bandwidth, in bytes per second.
         start: seconds to start a tensor operation.
         text: seconds to decode the text after each generated token.
-        queues: whether operations are started while earlier ones run, as on a GPU.
-        fuses: whether attention logits are not written to memory, as in flash attention.
+        is_gpu: whether the device is a GPU. There, operations are started while earlier ones run,
+            and attention logits are written to memory; torch's attention on CPUs avoids that.
     """
 
     products: float
@@ -52,8 +52,7 @@ class Speed:
     bandwidth: float
     start: float
     text: float
-    queues: bool
-    fuses: bool
+    is_gpu: bool
 
 
 @dataclass(frozen=True)
@@ -92,12 +91,12 @@ class PassCost:
     def seconds(self, speed: Speed) -> float:
         """Return the seconds that all runs take on a device."""
         moved = self.moved
-        if not speed.fuses:
+        if speed.is_gpu:
             moved += self.logits * _FLOAT32 * _OF_ATTENTION
         work = max(self.products / speed.products, self.weights / speed.bandwidth)
         work += self.attention / speed.attention + moved / speed.bandwidth
         start = self.operations * speed.start
-        once = max(work, start) if speed.queues else work + start
+        once = max(work, start) if speed.is_gpu else work + start
         return self.times * (once + self.texts * speed.text)
 
 

@@ -30,14 +30,12 @@ class Device:
         single: floating-point operations per second in float32.
         bandwidth: memory bandwidth, in bytes per second.
         memory: memory, in bytes.
-        source: the manufacturer's document that states these values.
     """
 
     half: float
     single: float
     bandwidth: float
     memory: float
-    source: str
 
     def speed(self, dtype: str, text: float) -> Speed:
         """Return the speed assumed for weights of a dtype.
@@ -51,24 +49,20 @@ class Device:
             bandwidth=BANDWIDTH_SHARE * self.bandwidth,
             start=START,
             text=text,
-            queues=True,
-            fuses=False,
+            is_gpu=True,
         )
 
 
-_AMPERE = "NVIDIA A100 Tensor Core GPU datasheet"
-_HOPPER = "NVIDIA H100 Tensor Core GPU datasheet"
-_H200 = "NVIDIA H200 Tensor Core GPU datasheet"
-_ADA = "NVIDIA Ada GPU architecture whitepaper"
-
+# From NVIDIA's datasheet of each GPU (of the A100, H100 and H200: SXM); for the RTX 4090, from the
+# Ada GPU architecture whitepaper.
 DEVICES = {
-    "a100-40gb": Device(312e12, 19.5e12, 1555e9, 40 * _GB, f"{_AMPERE}, SXM"),
-    "a100-80gb": Device(312e12, 19.5e12, 2039e9, 80 * _GB, f"{_AMPERE}, SXM"),
-    "h100": Device(989e12, 67e12, 3350e9, 80 * _GB, f"{_HOPPER}, SXM"),
-    "h200": Device(989e12, 67e12, 4800e9, 141 * _GB, f"{_H200}, SXM"),
-    "l4": Device(121e12, 30.3e12, 300e9, 24 * _GB, "NVIDIA L4 Tensor Core GPU datasheet"),
-    "l40s": Device(362e12, 91.6e12, 864e9, 48 * _GB, "NVIDIA L40S GPU datasheet"),
-    "rtx4090": Device(165.2e12, 82.6e12, 1008e9, 24 * _GB, f"{_ADA}, GeForce RTX 4090"),
+    "a100-40gb": Device(312e12, 19.5e12, 1555e9, 40 * _GB),
+    "a100-80gb": Device(312e12, 19.5e12, 2039e9, 80 * _GB),
+    "h100": Device(989e12, 67e12, 3350e9, 80 * _GB),
+    "h200": Device(989e12, 67e12, 4800e9, 141 * _GB),
+    "l4": Device(121e12, 30.3e12, 300e9, 24 * _GB),
+    "l40s": Device(362e12, 91.6e12, 864e9, 48 * _GB),
+    "rtx4090": Device(165.2e12, 82.6e12, 1008e9, 24 * _GB),
 }
 # Names for this machine: for its processor, and for the device on which a model would be loaded.
 HERE = ("cpu", "measured")

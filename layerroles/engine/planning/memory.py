@@ -21,6 +21,8 @@ from layerroles.errors import InputError
 _UNITS = {"": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
 # The default budget, as a share of the free memory.
 FREE_MEMORY_SHARE = 0.5
+# The bytes that are assumed to be free where the system does not say.
+_ASSUMED_FREE = 2**32
 # Shares of the budget: for a packed row with its recorded streams, for the keys and values of rows
 # that are decoded together, and for logits.
 _FOR_ROW, _FOR_ROWS, _FOR_LOGITS = 0.4, 0.4, 0.1
@@ -86,15 +88,17 @@ class Budget:
         """Return the budget divided by `2 ** times`."""
         return Budget(self.total >> times)
 
-    def row_tokens(self, shape: Shape, n_recorded: int, *, keys: bool) -> int:
+    def row_tokens(self, shape: Shape, *, keys: bool) -> int:
         """Return the most tokens that a packed row may have.
+
+        The streams of all layers are counted as recorded, so that packing does not depend on which
+        conditions are left to run.
 
         Args:
             shape: the model's sizes.
-            n_recorded: number of layers whose incoming streams are recorded.
             keys: whether the intact model's keys and values of the row are stored too.
         """
-        token_bytes = _token_bytes(shape, n_recorded, keys=keys)
+        token_bytes = _token_bytes(shape, keys=keys)
         return max(64, min(_LONGEST_ROW, int(_FOR_ROW * self.for_tensors) // token_bytes))
 
     def piece_tokens(self, shape: Shape, n: int, kept: int = 0) -> int:
@@ -123,7 +127,7 @@ class Budget:
         With that size, packed rows may have their maximum length, and the keys and values of rows
         that are decoded together may take `row_bytes`.
         """
-        token_bytes = _token_bytes(shape, shape.n_layers + 1, keys=True)
+        token_bytes = _token_bytes(shape, keys=True)
         for_tensors = math.ceil(max(_LONGEST_ROW * token_bytes / _FOR_ROW, row_bytes / _FOR_ROWS))
         aside = min(int(_ASIDE / (1 - _ASIDE) * for_tensors), _MOST_ASIDE)
         return Budget(min(self.total, for_tensors + aside))
@@ -152,8 +156,8 @@ def bytes_between_pieces(shape: Shape, n: int) -> int:
     return n * (sum(shape.kv) + 2 * shape.n_bytes * shape.d_model)
 
 
-def _token_bytes(shape: Shape, n_recorded: int, *, keys: bool) -> int:
-    streams = shape.n_bytes * (n_recorded * shape.d_model + shape.inner)
+def _token_bytes(shape: Shape, *, keys: bool) -> int:
+    streams = shape.n_bytes * ((shape.n_layers + 1) * shape.d_model + shape.inner)
     return streams + (sum(shape.kv) if keys else 0)
 
 
@@ -255,7 +259,10 @@ def _free_bytes(device: torch.device) -> int:
         values = dict(line.split(":", 1) for line in lines)
         sizes.append(int(values["MemAvailable"].split()[0]) * 2**10)
     except (OSError, KeyError, ValueError):  # not Linux
-        sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
+        if hasattr(os, "sysconf"):
+            sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
+        else:  # Windows
+            sizes.append(_ASSUMED_FREE)
     return max(2**20, min(sizes))
 
 

@@ -1,4 +1,4 @@
-"""Plan how the fused executor computes requests under conditions, and estimate the cost.
+"""Plan how the fused executor computes requests under conditions.
 
 Requests are packed into rows of tokens that fit into the memory budget (see
 `fused.prefix_packing`). The requests of one row form a group. Each row is read once by the intact
@@ -14,16 +14,14 @@ Example:
       time        up to about 7 s
 """
 
-import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from layerroles.ablations import Condition, Prompt
-from layerroles.engine.fused.packed_attention import count_pairs
 from layerroles.engine.fused.prefix_packing import Ids, PackedRow, SequenceEncoder, pack_rows
-from layerroles.engine.planning.cost import PassCost, Speed, Work, reading_cost, writing_cost
+from layerroles.engine.planning.cost import Speed, Work
 from layerroles.engine.planning.memory import Budget, Shape, bytes_between_pieces
 from layerroles.engine.requests import Requests, Scored, Written, max_new_tokens
 from layerroles.engine.reuse import first_changed_cache, first_recomputed, recorded_layers
@@ -103,15 +101,13 @@ class Plan:
     """The planned computation for some requests under some conditions.
 
     Attributes:
-        executor: name of the executor.
         verb: `"loglikelihood"`, `"generate_until"`, or both.
         n_requests, n_conditions: number of requests and of conditions.
         groups: the requests, grouped by the row that they are packed into.
-        work: the passes and their cost; empty unless added by `add_work`.
+        work: the passes and their cost; empty unless added by `plan_work.add_work`.
         speed: speed of the device, for the expected time; None if it is unknown.
     """
 
-    executor: str
     verb: Literal["loglikelihood", "generate_until", "loglikelihood and generate_until"]
     n_requests: int
     n_conditions: int
@@ -164,8 +160,7 @@ class Plan:
     def __str__(self) -> str:
         shared = self.tokens_alone / self.tokens_read if self.tokens_read else 1.0
         lines = [
-            f"{self.executor}, {self.verb}: {self.n_requests} requests x "
-            f"{self.n_conditions} conditions",
+            f"fused, {self.verb}: {self.n_requests} requests x {self.n_conditions} conditions",
             f"  passes      {self.passes} over {len(self.groups)} packed rows",
             f"  tokens      {self.tokens_alone:,} if each request is read alone, "
             f"{self.tokens_read:,.0f} here ({shared:.1f} times fewer)",
@@ -189,7 +184,7 @@ def make_plan(
     shape: Shape,
     budget: Budget,
 ) -> Plan:
-    """Return the plan for requests under conditions; `add_work` adds its `work` and `speed`.
+    """Return the plan for requests under conditions; `add_work` adds `work` and `speed`.
 
     Args:
         requests: the encoded requests.
@@ -198,8 +193,7 @@ def make_plan(
         budget: the memory budget.
     """
     contexts = Counter(request.context for request in requests if isinstance(request, Written))
-    # All layers' streams are counted, so that packing does not depend on which conditions are left.
-    longest = budget.row_tokens(shape, shape.n_layers + 1, keys=bool(contexts))
+    longest = budget.row_tokens(shape, keys=bool(contexts))
     max_contexts = len(requests)
     if contexts:
         n_longest = max(map(len, contexts)) + max(map(max_new_tokens, requests))
@@ -223,7 +217,6 @@ def make_plan(
             for packed in pack_rows(sequences, longest, max_contexts, counted=written)
         ]
     return Plan(
-        executor="fused",
         verb=_verb(n_written=contexts.total(), n=len(requests)),
         n_requests=len(requests),
         n_conditions=len(conditions),
@@ -338,115 +331,3 @@ def condition_bytes(
     token_bytes, own_token_bytes = sum(shape.kv), sum(shape.kv[first_own:])
     row_bytes = token_bytes * n_new + own_token_bytes * n_own
     return len(contexts) * row_bytes + own_token_bytes * n_in_trunks
-
-
-def add_work(
-    plan: Plan,
-    requests: Requests,
-    conditions: Sequence[Condition],
-    shape: Shape,
-    *,
-    speed: Speed | None = None,
-    generated: float = 1.0,
-) -> Plan:
-    """Return the plan with `work` and `speed` set; they are used for estimates only.
-
-    Args:
-        plan: the plan that `make_plan` made from `requests`, `conditions` and `shape`.
-        requests: the encoded requests.
-        conditions: the conditions under which they are asked.
-        shape: the model's sizes.
-        speed: speed of the device; None leaves the expected time unknown.
-        generated: expected number of generated tokens as a share of `max_gen_toks`.
-    """
-    work = Work.total(
-        count_work(group, requests, conditions, shape, generated) for group in plan.groups
-    )
-    return replace(plan, work=work, speed=speed)
-
-
-def count_work(
-    group: Group,
-    requests: Requests,
-    conditions: Sequence[Condition],
-    shape: Shape,
-    generated: float,
-) -> Work:
-    """Return the costs of the passes over a group's row, and of the steps that decode its texts.
-
-    `requests`, `conditions`, `shape` and `generated` are as in `add_work`.
-    """
-    pairs = count_pairs(group.packed)
-    read_out = group.n_written + _count_scored_places(group, requests)
-    pieces = math.ceil(group.n_tokens / group.piece)
-    passes = [reading_cost(shape, tokens=group.n_tokens, pairs=pairs, pieces=pieces)]
-    for depth in group.depths:
-        passes.append(
-            reading_cost(
-                shape,
-                tokens=group.n_tokens if depth else 0,
-                pairs=pairs,
-                depth=depth,
-                places=read_out,
-                edits=1,
-                pieces=pieces,
-            )
-        )
-    if group.n_written:
-        passes += (
-            _decoding_cost(wave, group, requests, conditions, shape, generated)
-            for wave in group.waves
-        )
-    return Work(tuple(passes))
-
-
-def _decoding_cost(
-    wave: Sequence[int],
-    group: Group,
-    requests: Requests,
-    conditions: Sequence[Condition],
-    shape: Shape,
-    generated: float,
-) -> PassCost:
-    """Return the cost of decoding the texts of a wave of conditions, from their second tokens on.
-
-    The first tokens are computed in the pass over the contexts.
-    """
-    packed = group.packed
-    contexts = [
-        ids
-        for index, ids in zip(group.asked, group.sequences, strict=True)
-        if max_new_tokens(requests[index])
-    ]
-    n_steps = generated * (group.n_new - 1)
-    n_written = round(1 + n_steps / 2)  # on average over the steps
-    n_own = sum(len(packed.own_places(ids)) for ids in contexts)
-    n_rows = len(wave) * len(contexts)
-    trunks_of = [packed.trunks(ids) for ids in contexts]
-    # Trunks that belong to the same contexts are joined into one.
-    joined = {
-        tuple(trunk in trunks for trunks in trunks_of)
-        for trunk in {trunk for trunks in trunks_of for trunk in trunks}
-    }
-    firsts = [first_changed_cache(conditions[index], shape.n_layers) for index in wave]
-    kv = sum(condition_bytes(first, packed, contexts, n_written, shape) for first in firsts)
-    return writing_cost(
-        shape,
-        times=n_steps,
-        rows=n_rows,
-        trunks=len(joined),
-        shared=float(len(wave) * (sum(map(len, contexts)) - n_own)),
-        own=float(len(wave) * n_own + n_rows * n_written),
-        kv=float(kv + condition_bytes(0, packed, contexts, 0, shape)),
-        edits=sum(conditions[index].acts_in_answer for index in wave),
-    )
-
-
-def _count_scored_places(group: Group, requests: Requests) -> int:
-    """Count the tokens of the row after which a continuation's token is scored."""
-    places: set[int] = set()
-    for index, ids in zip(group.asked, group.sequences, strict=True):
-        request = requests[index]
-        if isinstance(request, Scored):
-            places.update(group.packed.paths[ids][len(request.context) - 1 :].tolist())
-    return len(places)

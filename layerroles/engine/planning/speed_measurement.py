@@ -55,8 +55,7 @@ def measure_speed(device: torch.device, dtype: torch.dtype, shape: Shape, tokeni
         / _shortest_seconds(lambda: torch.mul(numbers, numbers, out=into), device),
         start=_shortest_seconds(start_many, device) / _MANY,
         text=measure_text_seconds(tokenizer),
-        queues=device.type != "cpu",
-        fuses=device.type == "cpu",
+        is_gpu=device.type != "cpu",
     )
 
 

@@ -16,7 +16,8 @@ from layerroles.ablations import Condition
 from layerroles.engine import executor_choice, executor_trial
 from layerroles.engine.decode import Decoding, NextTokens
 from layerroles.engine.executor_trial import choose_condition, rounding_noise
-from layerroles.engine.fused import executor, kv_cache
+from layerroles.engine.fused import executor as fused_executor
+from layerroles.engine.fused import kv_cache, writer
 from layerroles.engine.fused.executor import Fused
 from layerroles.engine.fused.partial_attention import AttentionRule
 from layerroles.engine.fused.twin_model import Twin
@@ -446,7 +447,7 @@ def test_in_bfloat16_texts_may_part_where_rounding_decides_and_nowhere_else(
         order = model(torch.tensor([tried.context]))[0, -1].argsort(descending=True)
     token = int(order[rank])
     engine = lr.Engine(model)
-    monkeypatch.setattr(executor, "Decoding", type("Other", (Decoding,), {"add": other}))
+    monkeypatch.setattr(writer, "Decoding", type("Other", (Decoding,), {"add": other}))
     engine.generate_until(ASKED[:1], skips)
     assert engine.used == ({"fused"} if rank == 1 else {"hooked"})
 
@@ -507,7 +508,7 @@ def test_a_model_that_no_other_executor_can_run_is_left_to_the_reference() -> No
 def test_a_mistake_in_an_executor_is_raised(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     """It is no sign that the model does not fit, which would end in a slow run and a warning."""
     model = random_model("llama")
-    module = executor_choice if place == "Twin" else executor
+    module = executor_choice if place == "Twin" else fused_executor
     monkeypatch.setattr(module, place, None)  # the executor's own code fails as it calls it
     for name in ("auto", "fused"):
         with pytest.raises(TypeError, match="not callable"):
@@ -669,6 +670,8 @@ def test_a_continuation_may_end_behind_the_models_context(executor: str) -> None
         engine.loglikelihood([("a" * 254, "bcde")])
     assert len(encode_scored(engine.model, [("a" * 254, "bcd")], cut=256)[0].context) == 254
     assert len(encode_scored(engine.model, [("a" * 254, "bcde")], cut=256)[0].context) == 253
+    with pytest.raises(lr.InputError, match="takes 257 tokens, more than the 256"):
+        encode_scored(engine.model, [("a" * 260, "bcde")], cut=257)
 
 
 @pytest.mark.parametrize("executor", ["plain", "hooked", "fused"])

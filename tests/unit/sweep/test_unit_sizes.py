@@ -15,9 +15,7 @@ from layerroles.sweep.work_units import Unit
 from tests.support.random_models import model_path, random_model
 from tests.support.scale import Scale
 
-SLOW = Speed(
-    products=1e9, attention=1e9, bandwidth=1e9, start=1e-5, text=1e-5, queues=False, fuses=True
-)
+SLOW = Speed(products=1e9, attention=1e9, bandwidth=1e9, start=1e-5, text=1e-5, is_gpu=False)
 TASKS = [lr.task("facts"), lr.task("kv_retrieval", pairs=4)]
 
 

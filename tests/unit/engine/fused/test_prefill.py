@@ -91,7 +91,7 @@ def test_what_does_not_fit_is_read_in_pieces() -> None:
     shape = Twin(random_model("llama")).shape
     wide = dataclasses.replace(shape, inner=10 * shape.inner)  # as compared with keys and values
     budget = Budget(2**26)
-    n = budget.row_tokens(wide, wide.n_layers + 1, keys=True)
+    n = budget.row_tokens(wide, keys=True)
     assert budget.piece_tokens(wide, n) == n
     assert 256 <= budget.piece_tokens(wide, 2 * n) < 2 * n
     # The more is kept of each token, the less is read at a time.

@@ -22,7 +22,7 @@ from layerroles.engine.requests import Scored, Written
 from tests.support.random_models import ALL_ARCHITECTURES, model_path, random_model
 
 CAPITALS = "facts@2[num_fewshot=0,relations=capital]"
-SLOW = Speed(1e9, 1e9, 1e9, 1e-5, 1e-5, queues=False, fuses=True)
+SLOW = Speed(1e9, 1e9, 1e9, 1e-5, 1e-5, is_gpu=False)
 # What makes views moves nothing and starts nothing on a device.
 VIEWS = set(
     "view t transpose permute unsqueeze squeeze expand slice select _unsafe_view alias detach "
@@ -141,7 +141,7 @@ def test_seconds_of_a_pass(given: dict[str, float], seconds: float) -> None:
 
 
 def test_a_queue_hides_what_is_shorter() -> None:
-    queue = Speed(1e9, 1e9, 1e9, 1e-5, 1e-5, queues=True, fuses=False)
+    queue = Speed(1e9, 1e9, 1e9, 1e-5, 1e-5, is_gpu=True)
     one = some_pass(products=1e9, operations=3e5, logits=1e6)
     assert one.seconds(queue) == pytest.approx(3.0)
     # Logits that go through memory are moved.
@@ -232,7 +232,7 @@ def test_a_device_decides_over_time_and_room(monkeypatch: pytest.MonkeyPatch) ->
     assert fast.flops == slow.flops
     assert fast.fits
     assert fast.peak_bytes == fast.weight_bytes + fast.working_bytes
-    small = DEVICES["l4"].__class__(1e12, 1e12, 1e9, 1e4, "none")
+    small = DEVICES["l4"].__class__(1e12, 1e12, 1e9, 1e4)
     monkeypatch.setitem(DEVICES, "small", small)
     tight = estimated("llama", device="small")
     assert tight.fits is False

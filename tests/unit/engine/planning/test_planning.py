@@ -157,6 +157,19 @@ def test_a_gpus_memory_is_read_after_torch_has_returned_what_it_keeps(
     assert memory_budget(None, torch.device("cuda:0")).total == 7 * 2**29
 
 
+def test_free_memory_is_assumed_where_the_system_does_not_say(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on Windows."""
+
+    def refuse(*_args: object, **_options: object) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    monkeypatch.delattr(os, "sysconf")
+    assert memory_budget(None, torch.device("cpu")).total == 2**31
+
+
 def test_files_that_were_read_do_not_count_as_taken(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("1000\n")
     (tmp_path / "memory.current").write_text("900\n")
@@ -225,7 +238,7 @@ def test_an_engine_plans_without_running() -> None:
     engine = lr.Engine(model)
     conditions = [lr.Condition({}), *lr.each_layer(model, lr.Skip())]
     plan = engine.plan([("a b c", " d"), ("a b c", " e")], conditions)
-    assert (plan.executor, plan.passes, plan.rows) == ("fused", 3, 0)
+    assert (plan.passes, plan.rows) == (3, 0)
     plan = engine.plan([("a b c", {"max_gen_toks": 5})] * 2, conditions)
     assert (plan.verb, plan.rows) == ("generate_until", 8)
     assert engine.used == set()
@@ -268,7 +281,7 @@ def test_what_would_not_be_run_fused_is_not_planned(monkeypatch: pytest.MonkeyPa
         lr.Engine(random_model("llama"), executor="plain").plan([("a", "b")])
     engine = lr.Engine(random_model("gemma2"))
     monkeypatch.setattr(Twin, "longest_text", 128)
-    assert engine.plan([("a", "b")]).executor == "fused"
+    assert engine.plan([("a", "b")]).passes == 1
     with pytest.raises(lr.InputError, match="do not fit into its sliding window of 128"):
         engine.plan([("a" * 200, "b")])
 
@@ -290,8 +303,7 @@ def test_a_plan_is_printed_with_all_that_it_tells() -> None:
         bandwidth=float("inf"),
         start=0.0,
         text=2.0,
-        queues=False,
-        fuses=False,
+        is_gpu=False,
     )
     assert str(replace(plan, speed=fast)).split("\n") == [
         "fused, generate_until: 2 requests x 3 conditions",

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layerroles.engine.fused import kv_cache
-from layerroles.engine.fused.kv_cache import RowBuffer
+from layerroles.engine.fused import row_buffer
+from layerroles.engine.fused.row_buffer import RowBuffer
 
 STEPS = st.lists(
     st.one_of(st.integers(1, 3), st.lists(st.booleans(), min_size=8, max_size=8)), max_size=6
@@ -17,7 +17,7 @@ STEPS = st.lists(
 def test_as_new_tensors_would_be(
     n_rows: int, n: int, steps: list[int | list[bool]], at_once: int
 ) -> None:
-    before, kv_cache._AT_ONCE = kv_cache._AT_ONCE, at_once
+    before, row_buffer._AT_ONCE = row_buffer._AT_ONCE, at_once
     try:
         most = n + sum(step for step in steps if isinstance(step, int))
         mine = RowBuffer(torch.zeros(1), n_rows, 2, n, 3, most=most)
@@ -37,7 +37,7 @@ def test_as_new_tensors_would_be(
             assert mine.rows.is_contiguous()
             assert mine.rows.untyped_storage().data_ptr() == where
     finally:
-        kv_cache._AT_ONCE = before
+        row_buffer._AT_ONCE = before
 
 
 def test_more_than_was_planned_is_refused() -> None:
