@@ -20,14 +20,14 @@ from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.engine import encode_scored
 from layerroles.errors import InputError
 from layerroles.models import check_sites, check_weights, encode, prepared
-from layerroles.probes.base import Batch, Probe, register
+from layerroles.probes.base import Batch, Probe, mark_positions, register, shift_spans
 from layerroles.probes.chunked import read_patterns
 from layerroles.sites import Site
 from layerroles.tasks import Example
@@ -55,8 +55,8 @@ class Attention(Probe):
         first_mask = (real.cumsum(-1) == 1) & real
         spans = [(example.evidence, find_question(example)) for example in batch.examples]
         evidence_mask, question_mask = (
-            _mark_positions(
-                batch,
+            mark_positions(
+                batch.attended,
                 [
                     find_tokens(model, example, example_spans)
                     for example, example_spans in zip(batch.examples, kind_spans, strict=True)
@@ -186,21 +186,6 @@ def find_tokens(
 
     Spans are character offsets (start, stop) in the example's prompt, with which the context ends.
     """
-    context = example.context()
-    shift = len(context) - len(example.prompt)
-    context_spans = [(start + shift, stop + shift) for start, stop in spans]
-    (request,) = encode_scored(model, [(context, f" {example.answer}")], [context_spans])
+    pair = example.context(), f" {example.answer}"
+    (request,) = encode_scored(model, [pair], [shift_spans(example, spans)])
     return request.evidence or ()
-
-
-def _mark_positions(batch: Batch, positions: list[tuple[int, ...]]) -> Bool[Tensor, "row pos"]:
-    """Return a mask of the padded batch, true at the `positions` of each row.
-
-    Positions count from the row's first real token.
-    """
-    mask = torch.zeros_like(batch.attended, dtype=torch.bool)
-    for row, (begin, row_positions) in enumerate(
-        zip(batch.attended.argmax(-1), positions, strict=True)
-    ):
-        mask[row, [int(begin) + position for position in row_positions]] = True
-    return mask

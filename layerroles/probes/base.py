@@ -9,14 +9,15 @@ last of them. Otherwise it is the last token of the context.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
 import pandas as pd
-from jaxtyping import Int
+import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -229,8 +230,7 @@ class _AnsweringPosition:
 def _find_answering(model: TransformerBridge, example: Example) -> _AnsweringPosition:
     texts = [example.answer, *(text for text in example.choices if text != example.answer)]
     context = example.context()
-    prompt_start = len(context) - len(example.prompt)
-    spans = [(prompt_start + start, prompt_start + end) for start, end in example.evidence] or None
+    spans = shift_spans(example, example.evidence) or None
     answer_request, *others = encode_scored(
         model,
         [(context, f" {text}") for text in texts],
@@ -254,6 +254,22 @@ def _find_answering(model: TransformerBridge, example: Example) -> _AnsweringPos
         tuple(token for token in next_tokens if token != answer),
         answer_request.prompt,
     )
+
+
+def shift_spans(example: Example, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Convert character spans of an example's prompt, which ends its context, to the context's."""
+    shift = len(example.context()) - len(example.prompt)
+    return [(start + shift, end + shift) for start, end in spans]
+
+
+def mark_positions(
+    attended: Int[Tensor, "row pos"], positions: Iterable[Iterable[int]]
+) -> Bool[Tensor, "row pos"]:
+    """Return a mask of padded rows, true at `positions`, which count from the first real token."""
+    mask, begins = torch.zeros_like(attended, dtype=torch.bool), attended.argmax(-1).tolist()
+    for row, (begin, row_positions) in enumerate(zip(begins, positions, strict=True)):
+        mask[row, [begin + position for position in row_positions]] = True
+    return mask
 
 
 @contextmanager

@@ -43,7 +43,7 @@ from layerroles.ablations import Prompt, pad_left
 from layerroles.engine import Decoding, Stops, Written, choose_greedy, encode_written
 from layerroles.errors import InputError
 from layerroles.models import check_weights, prepared, with_float64
-from layerroles.probes.base import Batch, Probe, register
+from layerroles.probes.base import Batch, Probe, mark_positions, register, shift_spans
 from layerroles.probes.chunked import read_patterns
 from layerroles.tasks import Example
 
@@ -242,11 +242,9 @@ class RetrievalScore(Probe):
 
 
 def _make_request(model: TransformerBridge, example: Example, max_gen_toks: int) -> Written:
-    context = example.context()
-    shift = len(context) - len(example.prompt)
-    spans = [(start + shift, stop + shift) for start, stop in example.evidence]
     options = {"until": ["\n"], "max_gen_toks": max_gen_toks}
-    (request,) = encode_written(model, [(context, options)], [spans])
+    spans = shift_spans(example, example.evidence)
+    (request,) = encode_written(model, [(example.context(), options)], [spans])
     return request
 
 
@@ -259,10 +257,7 @@ def _write_and_watch(
     the padded prompts.
     """
     tokens, attended = pad_left([request.context for request in requests], model)
-    begins = attended.argmax(-1).tolist()
-    evidence = torch.zeros_like(tokens, dtype=torch.bool)
-    for row, request in enumerate(requests):
-        evidence[row, [begins[row] + position for position in request.evidence or ()]] = True
+    evidence = mark_positions(attended, [request.evidence or () for request in requests])
     n = tokens.shape[1]
     copied: dict[int, Tensor] = {}
     most_attended: dict[int, Int[Tensor, "row head"]] = {}  # by layer, the column of most weight
