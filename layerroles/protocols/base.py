@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Literal
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.engine import Engine, Scored, Written
-from layerroles.errors import InputError
 from layerroles.protocols.turns import Turn, apply_template, strip_cue
 from layerroles.registry import Registry, label_of, read_label
 from layerroles.tasks import Example, Task
@@ -94,9 +93,8 @@ class Protocol(ABC):
         """The name and all parameters that differ from the default: `continuation[norm=byte]`."""
         return label_of(self.name, self)
 
-    @abstractmethod
-    def check(self, example: Example) -> None:
-        """Check that the example can be asked under this protocol.
+    def check(self, example: Example) -> None:  # noqa: B027  # many ask every example
+        """Check that the example can be asked under this protocol; by default it always can.
 
         Raises:
             InputError: the example lacks something that the protocol needs, such as choices.
@@ -135,9 +133,12 @@ class Protocol(ABC):
             return None
         return [(question_start + start, question_start + end) for start, end in example.evidence]
 
-    @abstractmethod
     def chance(self, examples: Sequence[Example]) -> float | None:
-        """Return the mean score of guessing; None if undefined, or measured with `guess_score`."""
+        """Return the mean score of guessing; by default None.
+
+        None means that chance is undefined, as for a log-likelihood, or measured by `guess_score`.
+        """
+        return None
 
     def chooses(self, examples: Sequence[Example]) -> bool:
         """Return whether an answer is one of the choices, of which exactly one scores 1.
@@ -224,16 +225,3 @@ def protocol(label: str, **parameters: object) -> Protocol:
     """
     name, label_parameters = read_label("protocol", label)
     return PROTOCOLS.make(name, {**label_parameters, **parameters})
-
-
-def check_choices(name: str, example: Example) -> None:
-    """Check that an example has at least two choices.
-
-    Raises:
-        InputError: the example has fewer; the message names the protocol `name`.
-    """
-    if len(example.choices) < 2:
-        raise InputError(
-            f"protocol {name!r} needs choices, and example {example.id!r} has none: "
-            f"use generation or answer_logprob"
-        )

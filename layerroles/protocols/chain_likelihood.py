@@ -1,15 +1,14 @@
 """Measure reasoning without generation: how likely a given chain of thought is, step by step."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from layerroles.engine import Score
 from layerroles.errors import InputError
 from layerroles.protocols.base import Answer, Unit, register
-from layerroles.protocols.likelihood import LikelihoodProtocol, make_measurement
-from layerroles.protocols.turns import Turn, join_turns, turns_with_solutions
+from layerroles.protocols.likelihood import FewShotProtocol, make_measurement
+from layerroles.protocols.turns import Turn, turns_with_solutions
 from layerroles.tasks import Example
 
 # A step ends at the end of a line or a sentence.
@@ -18,7 +17,7 @@ _SEAM = re.compile(r"(?<=[.!?])(?=\s)|(?<=\S)(?=\s*\n)")
 
 @register("chain_logprob")
 @dataclass(frozen=True)
-class ChainLogprob(LikelihoodProtocol):
+class ChainLogprob(FewShotProtocol):
     """Score the log-likelihood of the worked solution, in nats per token (0 at best).
 
     Each step is scored after the question and the steps before it.
@@ -44,14 +43,6 @@ class ChainLogprob(LikelihoodProtocol):
                 f"protocol 'chain_logprob' needs worked solutions, and example {example.id!r} has "
                 f"none: use answer_logprob, or give the field 'solution'"
             )
-
-    def chance(self, examples: Sequence[Example]) -> float | None:
-        """Return None: chance is not defined for a log-likelihood."""
-        return None
-
-    def context(self, example: Example) -> str:
-        """Return the shots, with worked solutions if any, and the question as one text."""
-        return join_turns(self.turns(example))
 
     def turns(self, example: Example) -> list[Turn]:
         """Return the shots, with worked solutions if any, and the question as chat turns."""

@@ -91,13 +91,6 @@ class Generation(GenerationProtocol):
             "generation", "max_gen_toks", self.max_gen_toks, 0, _MOST_TOKENS, kind="protocol"
         )
 
-    def check(self, example: Example) -> None:
-        """Accept every example: each has an answer that can be written."""
-
-    def chance(self, examples: Sequence[Example]) -> float | None:
-        """Return None: chance is measured with `guess_score`."""
-        return None
-
     def guess_score(self, task: Task, example: Example, text: str) -> float:
         """Return 1 if the task accepts the text in any form, else 0."""
         return float(task.grade(text, example).flexible)

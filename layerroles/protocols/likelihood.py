@@ -6,6 +6,7 @@ protocol judges the example by these scores: it compares the continuations (`con
 (`answer_logprob`).
 """
 
+import dataclasses
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.engine import Engine, Score, Scored, encode_scored
 from layerroles.errors import InputError
-from layerroles.protocols.base import Answer, Asked, Protocol, Unit, check_choices, register
+from layerroles.protocols.base import Answer, Asked, Protocol, Unit, register
 from layerroles.protocols.turns import Turn, join_turns, strip_cue, turns_with_answers
 from layerroles.tasks import Example, Task, check_one_of
 
@@ -66,7 +67,19 @@ class LikelihoodProtocol(Protocol):
         )
 
 
-class ChoiceProtocol(LikelihoodProtocol):
+class FewShotProtocol(LikelihoodProtocol):
+    """A protocol that shows the shots, by default with bare answers, and then the question."""
+
+    def context(self, example: Example) -> str:
+        """Return the shots and the question as one text."""
+        return join_turns(self.turns(example))
+
+    def turns(self, example: Example) -> list[Turn]:
+        """Return the shots (with bare answers) and the question as chat turns."""
+        return turns_with_answers(example)
+
+
+class ChoiceProtocol(FewShotProtocol):
     """A protocol that answers with the choice whose continuation is likeliest."""
 
     def check(self, example: Example) -> None:
@@ -75,7 +88,12 @@ class ChoiceProtocol(LikelihoodProtocol):
         Raises:
             InputError: the example has fewer than two choices.
         """
-        check_choices(self.name, example)
+        n_choices = len(example.choices)
+        if n_choices < 2:
+            raise InputError(
+                f"protocol {self.name!r} needs choices, and example {example.id!r} has "
+                f"{'only one' if n_choices else 'none'}: use generation, exact or answer_logprob"
+            )
 
     def chance(self, examples: Sequence[Example]) -> float | None:
         """Return the mean over examples of 1/k, where k is the number of choices."""
@@ -136,14 +154,6 @@ class Continuation(ChoiceProtocol):
         """
         check_one_of("continuation", "norm", self.norm, NORMS, kind="protocol")
 
-    def context(self, example: Example) -> str:
-        """Return the shots (with bare answers) and the question as one text."""
-        return join_turns(self.turns(example))
-
-    def turns(self, example: Example) -> list[Turn]:
-        """Return the shots (with bare answers) and the question as chat turns."""
-        return turns_with_answers(example)
-
     def evidence(
         self, example: Example, context: str | None = None
     ) -> list[tuple[int, int]] | None:
@@ -200,18 +210,14 @@ class Letter(ChoiceProtocol):
             InputError: one of them has fewer than 2 choices, or more than 26.
         """
         for shown in (example, *example.shots):
-            check_choices(self.name, shown)
+            super().check(shown)
             if len(shown.choices) > len(ascii_uppercase):
                 raise InputError(
                     f"protocol 'letter' has letters for 26 choices, not for {shown.id}"
                 )
 
-    def context(self, example: Example) -> str:
-        """Return shots and question, each with lettered choices and `Answer:`, as one text."""
-        return join_turns(self.turns(example))
-
     def turns(self, example: Example) -> list[Turn]:
-        """Return the shots and the question, each with lettered choices, as chat turns."""
+        """Return the shots and the question, each with lettered choices and `Answer:`."""
         shots = [
             turn
             for shot in example.shots
@@ -229,7 +235,7 @@ class Letter(ChoiceProtocol):
 
 @register("exact")
 @dataclass(frozen=True)
-class Exact(LikelihoodProtocol):
+class Exact(FewShotProtocol):
     """Score 1 if the answer is what greedy decoding would write, token by token, else 0.
 
     Every token of the answer must be the likeliest one after the context and the tokens of the
@@ -252,24 +258,9 @@ class Exact(LikelihoodProtocol):
 
     measures_chance: ClassVar[bool] = True
 
-    def check(self, example: Example) -> None:
-        """Accept every example: each has an answer."""
-
-    def chance(self, examples: Sequence[Example]) -> float | None:
-        """Return None: chance is measured with `guess_score`."""
-        return None
-
     def guess_score(self, task: Task, example: Example, text: str) -> float:
         """Return 1 if the text is the answer or an alias, else 0."""
         return float(text in (example.answer, *example.aliases))
-
-    def context(self, example: Example) -> str:
-        """Return the shots (with bare answers) and the question as one text."""
-        return join_turns(self.turns(example))
-
-    def turns(self, example: Example) -> list[Turn]:
-        """Return the shots (with bare answers) and the question as chat turns."""
-        return turns_with_answers(example)
 
     def continuations(self, example: Example) -> list[str]:
         """Return the texts to be scored: the answer and each alias, each preceded by one space."""
@@ -291,7 +282,7 @@ class Exact(LikelihoodProtocol):
 
 @register("answer_logprob")
 @dataclass(frozen=True)
-class AnswerLogprob(LikelihoodProtocol):
+class AnswerLogprob(FewShotProtocol):
     """Score the log-likelihood of the right answer, in nats per token (0 at best).
 
     Example:
@@ -302,21 +293,6 @@ class AnswerLogprob(LikelihoodProtocol):
     """
 
     unit: ClassVar[Unit] = "nats per token"
-
-    def check(self, example: Example) -> None:
-        """Accept every example: each has an answer."""
-
-    def chance(self, examples: Sequence[Example]) -> float | None:
-        """Return None: chance is not defined for a log-likelihood."""
-        return None
-
-    def context(self, example: Example) -> str:
-        """Return the shots (with bare answers) and the question as one text."""
-        return join_turns(self.turns(example))
-
-    def turns(self, example: Example) -> list[Turn]:
-        """Return the shots (with bare answers) and the question as chat turns."""
-        return turns_with_answers(example)
 
     def continuations(self, example: Example) -> list[str]:
         """Return the text to be scored: the answer, preceded by one space."""
@@ -359,18 +335,11 @@ def _right_or_wrong(
     correct: bool, response: str, scores: Sequence[Score], details: Mapping[str, Any]
 ) -> Answer:
     """Return an answer with score 1 if `correct`, else 0; NaN if one of `scores` is not finite."""
-    finite = all(score.finite for score in scores)
-    return Answer(
-        score=float(correct) if finite else float("nan"),
-        correct=correct if finite else None,
-        strict=None,
-        outcome=("correct" if correct else "wrong") if finite else "",
-        response=response if finite else "",
-        status="ok" if finite else "not finite",
-        changed=any(score.changed for score in scores),
-        n_tokens=sum(score.n_tokens for score in scores),
-        details=details if finite else {},
-    )
+    answer = make_measurement(float(correct), scores, details)
+    if answer.status != "ok":
+        return answer
+    kind = "correct" if correct else "wrong"
+    return dataclasses.replace(answer, correct=correct, outcome=kind, response=response)
 
 
 def make_measurement(score: float, scores: Sequence[Score], details: Mapping[str, Any]) -> Answer:

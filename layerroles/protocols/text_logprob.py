@@ -44,10 +44,6 @@ class TextLogprob(LikelihoodProtocol):
                 f"question: leave it out of the protocols, task plain_text is asked so without it"
             )
 
-    def chance(self, examples: Sequence[Example]) -> float | None:
-        """Return None: chance is not defined for a log-likelihood."""
-        return None
-
     def context(self, example: Example) -> str:
         """Return an empty string: the text is scored without anything in front of it."""
         return ""

@@ -1,4 +1,4 @@
-"""Find which of a question's known words a response gives as its answer.
+"""Find which of a question's known words a response gives as its answer, for `tasks.retrieval`.
 
 Known words are the possible answers that a question offers. A response that names the right word
 along with wrong ones, or denies it, is not right. These functions use no model: they recognize
@@ -8,6 +8,11 @@ quotes, denials and refusals in English, and the known words.
 import re
 from collections.abc import Iterable
 
+from layerroles.tasks.base import Example
+from layerroles.tasks.vocabulary import NAMES, NOUNS, PLACES
+
+_QUOTED = r'"([^"]+)"'
+_PAIR = re.compile(rf"{_QUOTED}\s*:\s*{_QUOTED}")
 _DENIED = re.compile(
     r"\b(?:not|never|isn't|rather than|instead of|neither|nor)\b(?:(?!\bbut\b)[^.,;\n])*",
     re.IGNORECASE,
@@ -20,6 +25,59 @@ _REFUSED = re.compile(
     r"|\bno (?:idea|such|value|answer|password|information)\b|\bunknown\b",
     re.IGNORECASE,
 )
+
+
+def gives_value(response: str, example: Example) -> bool:
+    """Return whether the response gives the right value, and no other, for the asked key."""
+    value = example.answer.strip('"').casefold()
+    pairs = dict(_PAIR.findall(example.prompt))
+    values = {value, *pairs.values(), *(choice.strip('"') for choice in example.choices)}
+    key = find_asked_key(example.prompt).casefold()
+    text = first_paragraph(normalize_marks(response), values)
+    for pair in _PAIR.finditer(text):
+        if pair[1].casefold() != key:
+            # A pair with another key is not the answer: drop it and what follows.
+            text = text[: pair.start()]
+            break
+    keys = find_known_words(text, pairs)
+    if keys and key not in text.casefold():
+        return False
+    text = remove_denied(text)
+    # Short quotes are meant as values, whether in the object or not; quoted sentences are not.
+    quoted = {
+        " ".join(quote.split()).strip(" .,").casefold() for quote in re.findall(_QUOTED, text)
+    }
+    short = {quote for quote in quoted if len(quote.split()) < 3}
+    return find_known_words(text, values) == {value} and short <= {value, key}
+
+
+def find_asked_key(prompt: str) -> str:
+    """Return the key that the prompt asks for: the only text in quotes outside of the object."""
+    quoted = re.findall(_QUOTED, re.sub(r"\{[^}]*\}", "", prompt))
+    return str(quoted[-1]) if quoted else ""
+
+
+def gives_password(response: str, example: Example) -> bool:
+    """Return whether the response answers with the password and names no other candidate."""
+    answer = example.answer.casefold()
+    things = {answer, *example.choices, *find_known_words(example.prompt, (*NOUNS, *PLACES))}
+    paragraph = first_paragraph(normalize_marks(response), things)
+    sentences = [
+        remove_denied(sentence_text) for sentence_text in re.split(r"[.!?;\n]+", paragraph)
+    ]
+    claims = [sentence for sentence in sentences if find_known_words(sentence, things)]
+    # One or two words after the answer continue a list; longer sentences go on with the text.
+    listed = [claim for claim in claims[1:] if len(claim.split()) < 3]
+    if not claims or find_known_words(" ".join([claims[0], *listed]), things) != {answer}:
+        return False
+    who = find_known_words(find_question(example), NAMES)
+    other_names = find_known_words(claims[0], NAMES) - who
+    return not other_names or bool(find_known_words(claims[0], who))
+
+
+def find_question(example: Example) -> str:
+    """Return the last line of the prompt, which asks for the password."""
+    return example.prompt.rpartition("\n")[2]
 
 
 def normalize_marks(text: str) -> str:

@@ -150,34 +150,34 @@ class Audit:
         ]
 
     def _describe_questions(self) -> list[str]:
-        clusters = (
-            f"{self.clusters:,} clusters, the largest has {self.largest_cluster:.0%} of questions; "
-            f"those of one cluster are not independent."
-            if self.clusters
-            else "No question names a cluster (a template, a set of shots) that it shares."
-        )
-        if self.clusters:
-            size = self.n / self.clusters
-            alike = " and ".join(
-                f"{self.n / (1 + (size - 1) * r):,.0f} (correlation {r} within a cluster)"
-                for r in (0.1, 0.3)
-            )
-            clusters += f" They show as much as {alike}."
-        return [
+        sentences = [
             f"{self.duplicates:,} of {self.n:,} questions repeat a prompt; {self.contradictions:,} "
             f"prompts are asked with different answers.",
-            clusters,
-            *(
-                [
-                    f"Where the answer is written, the best guess ({self.guess}) is right in "
-                    f"{self.guess_score:.0%}: chance under generation."
-                ]
-                if self.guess
-                else []
-            ),
-            f"Different answers are {self.distinct_answers:.0%} as many as questions; the most "
-            f"frequent, {_SHORT.repr(self.top_answer)}, answers {self.top_answer_share:.0%}.",
+            self._describe_clusters(),
         ]
+        if self.guess:
+            sentences.append(
+                f"Where the answer is written, the best guess ({self.guess}) is right in "
+                f"{self.guess_score:.0%}: chance under generation."
+            )
+        sentences.append(
+            f"Different answers are {self.distinct_answers:.0%} as many as questions; the most "
+            f"frequent, {_SHORT.repr(self.top_answer)}, answers {self.top_answer_share:.0%}."
+        )
+        return sentences
+
+    def _describe_clusters(self) -> str:
+        if not self.clusters:
+            return "No question names a cluster (a template, a set of shots) that it shares."
+        size = self.n / self.clusters
+        alike = " and ".join(
+            f"{self.n / (1 + (size - 1) * r):,.0f} (correlation {r} within a cluster)"
+            for r in (0.1, 0.3)
+        )
+        return (
+            f"{self.clusters:,} clusters, the largest has {self.largest_cluster:.0%} of questions; "
+            f"those of one cluster are not independent. They show as much as {alike}."
+        )
 
     def _describe_lengths(self) -> list[str]:
         spans = [

@@ -83,13 +83,15 @@ class Example:
         return f"Example({', '.join(filter(None, [repr(self.id), question, *counts]))})"
 
     def _repr_html_(self) -> str:
-        details = [f"Answer: {self.answer}", f"Choices: {', '.join(self.choices)}"]
+        details = [f"Answer: {self.answer}"]
+        if self.choices:
+            details.append(f"Choices: {', '.join(self.choices)}")
         if self.shots:
             details.append(f"Before it stand {len(self.shots)} worked examples: example.shots")
         return notebook_display.html_block(
             notebook_display.html_paragraph(f"Example {self.id}; what the answer needs is marked"),
             notebook_display.html_marked(self.prompt, self.evidence),
-            notebook_display.html_list(details if self.choices else [details[0], *details[2:]]),
+            notebook_display.html_list(details),
         )
 
     def context(self, *, worked: bool = False) -> str:

@@ -19,19 +19,19 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from operator import eq
 
 import numpy as np
 from jaxtyping import Float
 from scipy import optimize, sparse
 
 from layerroles.tasks.base import Example
+from layerroles.tasks.grade_numbers import NUMBER
 
 # A score for each choice of each question; None where the strategy does not apply to a question.
 ChoiceScores = list[Float[np.ndarray, "_"] | None]
 ScoreFunction = Callable[[Sequence[Example]], ChoiceScores]
 
-_NUMBER = re.compile(r"-?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?%?")
+_NUMBER = re.compile(rf"{NUMBER}%?")
 # A trigram is used if at least 2 choices contain it and it is one of the 5000 most frequent.
 _FEWEST, _MOST_FEATURES = 2, 5000
 _RIDGE = 1.0
@@ -59,8 +59,8 @@ def strategies() -> tuple[Strategy, ...]:
     """Return all strategies that an audit tries."""
     return (
         Strategy("longest", "the longest choice", _score_each(_choice_lengths)),
-        Strategy("shortest", "the shortest choice", _score_negated(_choice_lengths)),
-        Strategy("first", "the first choice", _score_negated(_choice_places)),
+        Strategy("shortest", "the shortest choice", _score_each(_choice_lengths, sign=-1)),
+        Strategy("first", "the first choice", _score_each(_choice_places, sign=-1)),
         Strategy("last", "the last choice", _score_each(_choice_places)),
         Strategy("largest", "the largest number", _score_number_rank(-1)),
         Strategy("second largest", "the second largest number", _score_number_rank(-2)),
@@ -75,22 +75,22 @@ def strategies() -> tuple[Strategy, ...]:
         Strategy(
             "most alike in words",
             "the choice that shares most words with the others",
-            _score_each(_count_shared_words),
+            _score_each(_sum_similarities(_share_words)),
         ),
         Strategy(
             "least alike in words",
             "the choice that shares fewest words with the others",
-            _score_negated(_count_shared_words),
+            _score_each(_sum_similarities(_share_words), sign=-1),
         ),
         Strategy(
             "most alike word by word",
             "the choice that has most words where the others have them",
-            _score_each(_count_shared_places),
+            _score_each(_sum_similarities(_share_places)),
         ),
         Strategy(
             "least alike word by word",
             "the choice that has fewest words where the others have them",
-            _score_negated(_count_shared_places),
+            _score_each(_sum_similarities(_share_places), sign=-1),
         ),
         Strategy(
             "most words of the prompt",
@@ -100,7 +100,7 @@ def strategies() -> tuple[Strategy, ...]:
         Strategy(
             "fewest words of the prompt",
             "the choice that shares fewest words with the prompt",
-            _score_negated(_count_prompt_words),
+            _score_each(_count_prompt_words, sign=-1),
         ),
         Strategy(
             "earliest in the prompt",
@@ -149,16 +149,14 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(re.findall(r"\w+", text.casefold()))
 
 
-def _score_each(score: Callable[[Example], Sequence[float] | None]) -> ScoreFunction:
+def _score_each(
+    score: Callable[[Example], Sequence[float] | None], *, sign: int = 1
+) -> ScoreFunction:
     def scores(examples: Sequence[Example]) -> ChoiceScores:
         found = map(score, examples)
-        return [None if given is None else np.array(given, float) for given in found]
+        return [None if given is None else sign * np.array(given, float) for given in found]
 
     return scores
-
-
-def _score_negated(score: Callable[[Example], Sequence[float]]) -> ScoreFunction:
-    return lambda examples: [-np.array(score(example), float) for example in examples]
 
 
 def _choice_lengths(example: Example) -> list[int]:
@@ -186,36 +184,35 @@ def _score_number_rank(rank: int) -> ScoreFunction:
     return _score_each(score)
 
 
-def _count_shared_words(example: Example) -> list[float]:
-    """Return for each choice the sum of its similarities to the other choices.
+def _sum_similarities(
+    similarity: Callable[[Sequence[str], Sequence[str]], float],
+) -> Callable[[Example], list[float]]:
+    """Return a function that gives each choice the sum of its similarities to the others."""
 
-    The similarity of two choices is the number of words that they share, divided by the number of
-    words that either has (the Jaccard index of their multisets of words).
+    def of_example(example: Example) -> list[float]:
+        split = [words(choice) for choice in example.choices]
+        pairs = np.zeros((len(split), len(split)))
+        for at, first in enumerate(split):
+            for place, second in enumerate(split[:at]):
+                pairs[at, place] = similarity(first, second)
+        return list((pairs + pairs.T).sum(axis=0))
+
+    return of_example
+
+
+def _share_words(first: Sequence[str], second: Sequence[str]) -> float:
+    """Return how many words two choices share, divided by how many either has.
+
+    This is the Jaccard index of their multisets of words.
     """
-    split = [words(choice) for choice in example.choices]
-    common = np.zeros((len(split), len(split)))
-    for at, first in enumerate(split):
-        for place, second in enumerate(split[:at]):
-            shared = sum(
-                min(first.count(word), second.count(word)) for word in {*first} & {*second}
-            )
-            common[at, place] = shared / max(len(first) + len(second) - shared, 1)
-    return list((common + common.T).sum(axis=0))
+    shared = (Counter(first) & Counter(second)).total()
+    return shared / max(len(first) + len(second) - shared, 1)
 
 
-def _count_shared_places(example: Example) -> list[float]:
-    """Return for each choice the sum of its similarities to the other choices.
-
-    The similarity of two choices is the number of positions at which both have the same word,
-    divided by the number of words of the longer one.
-    """
-    split = [words(choice) for choice in example.choices]
-    common = np.zeros((len(split), len(split)))
-    for at, first in enumerate(split):
-        for place, second in enumerate(split[:at]):
-            same = sum(map(eq, first, second))
-            common[at, place] = same / max(len(first), len(second), 1)
-    return list((common + common.T).sum(axis=0))
+def _share_places(first: Sequence[str], second: Sequence[str]) -> float:
+    """Return the share of the longer choice's positions at which both have the same word."""
+    same = sum(one == other for one, other in zip(first, second, strict=False))
+    return same / max(len(first), len(second), 1)
 
 
 def _count_prompt_words(example: Example) -> list[int]:

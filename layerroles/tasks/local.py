@@ -21,7 +21,6 @@ Other fields are ignored, and empty lines are skipped. The file is UTF-8, and it
 """
 
 import csv
-import dataclasses
 import hashlib
 import io
 import json
@@ -306,15 +305,14 @@ def _parse_example(row: FieldValues) -> Example:
     if len(set(choices)) < len(choices):
         raise _RowError(f"choices {list(choices)} name one twice")
     digest = hashlib.sha256(json.dumps([prompt, answer]).encode()).hexdigest()[:12]
-    example = Example(
+    return Example(
         id=_text_field(row, "id").strip() if "id" in row else digest,
         prompt=prompt,
         answer=answer,
         choices=choices,
         solution=_text_field(row, "solution").strip() if "solution" in row else "",
+        evidence=tuple(_parse_span(prompt, value) for value in _list_field(row, "evidence")),
     )
-    evidence = tuple(_parse_span(prompt, value) for value in _list_field(row, "evidence"))
-    return dataclasses.replace(example, evidence=evidence)
 
 
 def _parse_family(row: FieldValues) -> str | None:

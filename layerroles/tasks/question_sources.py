@@ -129,7 +129,8 @@ class Generated(FewShot):
         """Return the first `limit` questions that `seed` draws.
 
         Raises:
-            InputError: the parameters allow fewer than `limit` different questions.
+            InputError: the parameters allow fewer than `limit` different questions, or too few
+                different worked examples for `num_fewshot`.
         """
         sets = _ShotSets(self, seed)
         numbered = islice(self._number_questions("examples", seed), limit)
@@ -148,9 +149,7 @@ class Generated(FewShot):
 
     def _number_questions(self, part: str, seed: int) -> Iterator[tuple[int, int, Example]]:
         """Yield (index, kind, question) without end; `part` is `examples` (asked) or `held out`."""
-        questions = _draw_distinct(self, part, seed, self.question, self._draw_kinds(part, seed))
-        for place, (kind, question) in enumerate(questions):
-            yield place, kind, question
+        return _draw_distinct(self, part, seed, self.question, self._draw_kinds(part, seed))
 
     def _draw_kinds(self, part: str, seed: int) -> Iterator[int]:
         for turn in count():
@@ -166,7 +165,7 @@ class _ShotSets:
         self._task = task
         self._seed = seed
         self._drawn: dict[str, list[Example]] = {}
-        self._streams: dict[str, Iterator[tuple[int, Example]]] = {}
+        self._streams: dict[str, Iterator[tuple[int, int, Example]]] = {}
 
     def with_shots(self, place: int, kind: int, question: Example) -> Example:
         """Return the question with its shots; questions of one cluster share them.
@@ -185,7 +184,7 @@ class _ShotSets:
             shots = [shot for shot in set_shots if self._task.suits(shot, question)]
             if len(shots) >= n_shots:
                 return dataclasses.replace(question, shots=tuple(shots[:n_shots]))
-            set_shots.append(next(stream)[1])
+            set_shots.append(next(stream)[2])
 
 
 def shuffle_choices(answer: str, wrong: list[str], rng: random.Random) -> tuple[str, ...]:
@@ -367,8 +366,8 @@ def _normalized_answer(example: Example) -> str:
 
 def _draw_distinct(
     task: Generated, part: str, seed: int, draw: DrawExample, kinds: Iterator[int]
-) -> Iterator[tuple[int, Example]]:
-    """Yield (kind, question) for distinct questions of one part of a task.
+) -> Iterator[tuple[int, int, Example]]:
+    """Yield (index, kind, question) for distinct questions of one part of a task.
 
     A part is `examples` (the asked questions), `held out`, or a set of worked examples ("shots
     ..."). `examples` shares no question with the others.
@@ -386,9 +385,12 @@ def _draw_distinct(
             if digest not in seen_digests and is_set_apart == (part != "examples"):
                 break
         else:
+            noun, remedy = "questions", "lower the limit to that"
+            if part.startswith("shots"):
+                noun, remedy = "worked examples", "lower num_fewshot"
             raise InputError(
-                f"task {task.label!r} has only {index} different questions: "
-                f"lower the limit to that or change the parameters"
+                f"task {task.label!r} has only {index} different {noun}: "
+                f"{remedy} or change the parameters"
             )
         seen_digests.add(digest)
-        yield kind, dataclasses.replace(example, id=digest[:12])
+        yield index, kind, dataclasses.replace(example, id=digest[:12])

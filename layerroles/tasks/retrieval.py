@@ -33,11 +33,11 @@ from itertools import cycle
 from typing import ClassVar
 
 from layerroles.tasks.answer_extraction import (
-    find_known_words,
-    first_paragraph,
+    find_asked_key,
+    find_question,
+    gives_password,
+    gives_value,
     is_refusal,
-    normalize_marks,
-    remove_denied,
 )
 from layerroles.tasks.base import (
     Example,
@@ -54,8 +54,6 @@ from layerroles.tasks.wordings import KV_RETRIEVAL, check_template, reword
 
 POSITIONS = ("any", "early", "middle", "late")
 KEY_STYLES = ("words", "hex", "uuid")
-_QUOTED = r'"([^"]+)"'
-_PAIR = re.compile(rf"{_QUOTED}\s*:\s*{_QUOTED}")
 # Number of depths of a needle, from before the first sentence to after the last.
 _DEPTHS = 9
 # Nouns that are neither places nor in a frame, so that every choice occurs once in a text.
@@ -152,31 +150,25 @@ class KVRetrieval(Generated):
         values = words[self.pairs :]
         keys = words[: self.pairs] if self.key_style == "words" else _draw_keys(rng, self)
         head = "JSON data:\n{"
-        pairs_text = ", ".join(
-            f'"{key}": "{value}"' for key, value in zip(keys, values, strict=True)
-        )
-        start = len(head) + sum(
-            len(f'"{key}": "{value}", ')
-            for key, value in zip(keys[:place], values[:place], strict=True)
-        )
-        start += len(f'"{keys[place]}": "')
+        pairs = [f'"{key}": "{value}"' for key, value in zip(keys, values, strict=True)]
+        end = len(head + ", ".join(pairs[: place + 1])) - 1  # of the value, before its last quote
         other_values = [values[other_place] for other_place in compared if other_place != place]
         answer = json.dumps(values[place])
         return Example(
             id="",
-            prompt=f'{head}{pairs_text}}}\n\nPair looked up: "{keys[place]}":',
+            prompt=f'{head}{", ".join(pairs)}}}\n\nPair looked up: "{keys[place]}":',
             answer=answer,
             choices=shuffle_choices(
                 answer, [json.dumps(word) for word in rng.sample(other_values, 3)], rng
             ),
-            evidence=((start, start + len(values[place])),),
+            evidence=((end - len(values[place]), end),),
         )
 
     def reworded(self, example: Example) -> Example:
         """Return a question or a shot in the wording that `template` selects."""
         start, end = example.prompt.index("{"), example.prompt.index("}") + 1
         return reword(
-            example, (start, end), KV_RETRIEVAL[self.template], key=_asked_key(example.prompt)
+            example, (start, end), KV_RETRIEVAL[self.template], key=find_asked_key(example.prompt)
         )
 
     def candidates(self, example: Example) -> list[str] | None:
@@ -193,7 +185,7 @@ class KVRetrieval(Generated):
         at a comma (`until`), a list that begins with the right value counts as that value.
         """
         head = re.split(r"[,}\n]", response.strip(), maxsplit=1)[0].strip()
-        flexible = _gives_value(normalize_marks(response), example)
+        flexible = gives_value(response, example)
         return Grade(
             strict=flexible and head == example.answer,
             flexible=flexible,
@@ -206,36 +198,6 @@ def _draw_keys(rng: random.Random, task: KVRetrieval) -> list[str]:
     if task.key_style == "hex":
         return [f"{number:04x}" for number in rng.sample(range(0x1000, 0x10000), task.pairs)]
     return [str(uuid.UUID(int=rng.getrandbits(128), version=4)) for _ in range(task.pairs)]
-
-
-def _asked_key(prompt: str) -> str:
-    """Return the key that the prompt asks for: the only text in quotes outside of the object."""
-    quoted = re.findall(_QUOTED, re.sub(r"\{[^}]*\}", "", prompt))
-    return str(quoted[-1]) if quoted else ""
-
-
-def _gives_value(response: str, example: Example) -> bool:
-    """Return whether the response gives the right value, and no other, for the asked key."""
-    value = example.answer.strip('"').casefold()
-    pairs = dict(_PAIR.findall(example.prompt))
-    values = {value, *pairs.values(), *(choice.strip('"') for choice in example.choices)}
-    key = _asked_key(example.prompt).casefold()
-    text = first_paragraph(response, values)
-    for pair in _PAIR.finditer(text):
-        if pair[1].casefold() != key:
-            # A pair with another key is not the answer: drop it and what follows.
-            text = text[: pair.start()]
-            break
-    keys = find_known_words(text, pairs)
-    if keys and key not in text.casefold():
-        return False
-    text = remove_denied(text)
-    # Short quotes are meant as values, whether in the object or not; quoted sentences are not.
-    quoted = {
-        " ".join(quote.split()).strip(" .,").casefold() for quote in re.findall(_QUOTED, text)
-    }
-    short = {quote for quote in quoted if len(quote.split()) < 3}
-    return find_known_words(text, values) == {value} and short <= {value, key}
 
 
 @register("needle")
@@ -286,7 +248,7 @@ class Needle(Generated):
 
     def suits(self, shot: Example, question: Example) -> bool:
         """Return whether a shot asks for the password of another person than the question."""
-        return _question_text(shot) != _question_text(question)
+        return find_question(shot) != find_question(question)
 
     def grade(self, response: str, example: Example) -> Grade:
         """Grade the password that the response gives.
@@ -297,7 +259,7 @@ class Needle(Generated):
         than a password.
         """
         line = response.strip().split("\n", 1)[0]
-        flexible = _gives_password(normalize_marks(response), example)
+        flexible = gives_password(response, example)
         return Grade(
             strict=flexible and normalize_text(line) == normalize_text(example.answer),
             flexible=flexible,
@@ -342,10 +304,10 @@ class Needle(Generated):
             )
             for at, frame in enumerate(frames)
         ]
-        text_before = "".join(f"{sentence} " for sentence in sentences[:place])
         question = f"The password of {who} is"
-        text = " ".join([*sentences[:place], f"{question} {answer}.", *sentences[place:]])
-        start = len(text_before) + len(question) + 1
+        text_before = " ".join([*sentences[:place], question])
+        text = " ".join([text_before, f"{answer}.", *sentences[place:]])
+        start = len(text_before) + 1
         return Example(
             id="",
             prompt=f"{text}\n{question}",
@@ -391,29 +353,6 @@ def _other_places(place: int, compared: range, sentences: int) -> list[int]:
     if len(places) < 4:  # in a short text, depths share places
         places = list(widen_range(range(places[0], places[-1] + 1), sentences + 1))
     return [other_place for other_place in places if other_place != place]
-
-
-def _question_text(example: Example) -> str:
-    """Return the last line of the prompt, which asks for the password."""
-    return example.prompt.rpartition("\n")[2]
-
-
-def _gives_password(response: str, example: Example) -> bool:
-    """Return whether the response answers with the password and names no other candidate."""
-    answer = example.answer.casefold()
-    things = {answer, *example.choices, *find_known_words(example.prompt, (*NOUNS, *PLACES))}
-    paragraph = first_paragraph(response, things)
-    sentences = [
-        remove_denied(sentence_text) for sentence_text in re.split(r"[.!?;\n]+", paragraph)
-    ]
-    claims = [sentence for sentence in sentences if find_known_words(sentence, things)]
-    # One or two words after the answer continue a list; longer sentences go on with the text.
-    listed = [claim for claim in claims[1:] if len(claim.split()) < 3]
-    if not claims or find_known_words(" ".join([claims[0], *listed]), things) != {answer}:
-        return False
-    who = find_known_words(_question_text(example), NAMES)
-    other_names = find_known_words(claims[0], NAMES) - who
-    return not other_names or bool(find_known_words(claims[0], who))
 
 
 def open_places(position: str, n_places: int) -> range:

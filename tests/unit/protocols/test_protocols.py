@@ -168,6 +168,17 @@ def test_a_chain_needs_a_solution(tmp_path: Path) -> None:
         lr.Sweep(random_model("llama"), [lr.task("facts")], [], protocols=["chain_logprob"])
 
 
+@pytest.mark.parametrize("name", ["continuation", "letter"])
+@pytest.mark.parametrize(("choices", "how_many"), [((), "none"), (("7",), "only one")])
+def test_choosing_needs_two_choices(name: str, choices: tuple[str, ...], how_many: str) -> None:
+    with pytest.raises(lr.InputError) as caught:
+        protocol(name).check(Example("1", "Which is odd?", "7", choices=choices))
+    assert str(caught.value) == (
+        f"protocol {name!r} needs choices, and example '1' has {how_many}: "
+        f"use generation, exact or answer_logprob"
+    )
+
+
 def test_plain_text_is_asked_under_its_own_protocol(tmp_path: Path) -> None:
     model = random_model("llama")
     file = tmp_path / "texts.txt"

@@ -1,11 +1,23 @@
 """Generated tasks: the same everywhere, disjoint, and right by an independent reading."""
 
+import random
 import re
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 
 from layerroles.errors import InputError
-from layerroles.tasks import Copying, KVRetrieval, Needle, Task, WordProblems, task
+from layerroles.tasks import (
+    Copying,
+    Example,
+    Generated,
+    KVRetrieval,
+    Needle,
+    Task,
+    WordProblems,
+    task,
+)
 
 TASKS = [
     KVRetrieval(),
@@ -207,6 +219,25 @@ def test_a_wrong_parameter_is_named(name: str, parameters: dict[str, object], va
     with pytest.raises(InputError) as error:
         task(name, **parameters)
     assert value in str(error.value) and "\n" not in str(error.value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Digits(Generated):
+    """Twenty questions, of which some are shots and the others are asked."""
+
+    family: ClassVar[str] = "reasoning"
+    name = "digits"  # type: ignore[assignment]  # not registered
+
+    def question(self, rng: random.Random, kind: int) -> Example:
+        digit = rng.randrange(20)
+        return Example("", f"{digit} + 0 =", str(digit))
+
+
+def test_too_few_questions_or_shots_are_refused_with_what_to_lower() -> None:
+    with pytest.raises(InputError, match=r"\d different questions: lower the limit to that or"):
+        Digits().examples(20, seed=0)
+    with pytest.raises(InputError, match=r"\d different worked examples: lower num_fewshot or"):
+        Digits(num_fewshot=16).examples(1, seed=0)
 
 
 @pytest.mark.parametrize("made", TASKS, ids=lambda made: made.label)
