@@ -17,7 +17,6 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from layerroles.ablations.base import EditContext
-from layerroles.ablations.first_paths import FIRST_MODULES
 from layerroles.errors import InputError
 from layerroles.models import tensor_bytes
 
@@ -37,6 +36,20 @@ _ACTS: dict[NamedAt, Callable[[EditContext], Bool[Tensor, "row pos"]]] = {
 _PLAIN = (type(None), type(...), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
 # Libraries whose functions and modules are identified by their names.
 _LIBRARIES = ("torch", "einops", "numpy", "math", "layerroles")
+# Maps the paths of what has moved to the modules in which it was first published, both without the
+# prefix `layerroles.`, so that hashes in stored runs stay valid. A hash holds such a path if a
+# user's ablation has the class or function as a parameter, or a function for `at` refers to it;
+# ablations at sites are identified by name. So only what these may sensibly use is listed.
+_FIRST_MODULES = {
+    "ablations.builtin.Mean": "ablations.mean",
+    "ablations.builtin.Noise": "ablations.noise",
+    "ablations.builtin.Resample": "ablations.resample",
+    "ablations.builtin.Skip": "ablations.simple",
+    "ablations.builtin.Zero": "ablations.simple",
+    "ablations.hooks.ablated": "ablations.apply",
+    "ablations.model_swap.Swap": "ablations.swap",
+    "ablations.token_marks.Prompt": "ablations.prompts",
+}
 
 
 def identify(at: At) -> str:
@@ -164,7 +177,7 @@ def _first_published_path(value: FunctionType | BuiltinFunctionType | type) -> s
     """Return the path under which a class or function was first published, for use in hashes."""
     path = f"{value.__module__}.{value.__qualname__}"
     package, _, name = path.partition(".")
-    first = FIRST_MODULES.get(name) if package == "layerroles" else None
+    first = _FIRST_MODULES.get(name) if package == "layerroles" else None
     return f"layerroles.{first}.{value.__qualname__}" if first else path
 
 

@@ -40,8 +40,8 @@ CREATE TABLE IF NOT EXISTS examples (
 # The manifest values that must be the same when a run is resumed, as paths of keys; tasks and
 # conditions may be added, and other values are only recorded.
 _SAME = (("model", "weights"), ("model", "dtype"), ("seed",), ("chat",), ("coherence",))
-# Defaults for what folders of earlier versions lack.
-_EARLIER: dict[str, Any] = {"chat": False, "coherence": False, "noise_floor": []}
+# The manifest values that are kept when a run is resumed.
+_KEPT = ("created", "seconds", "executors", "memory_halved", "peak_memory", "noise_floor")
 
 
 class Store:
@@ -117,9 +117,9 @@ class Store:
             if id not in stored
         ]
         self._insert("examples", 4 + len(EXAMPLE), new)
-        # Folders of earlier versions do not name questions or clusters. Scores of guessing are
-        # replaced only together with the cell's chance, which is kept if fewer examples are asked
-        # than before.
+        # A task may have named no questions or clusters when it was asked first. Scores of guessing
+        # are replaced only together with the cell's chance, which is kept if fewer examples are
+        # asked than before.
         names = ["question", "cluster"]
         names += ["guess"] if self.manifest_cell(task, protocol)["n"] == len(examples) else []
         for name in names:
@@ -201,7 +201,6 @@ def open_store(folder: Path, manifest: dict[str, Any]) -> Iterator[Store]:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
             db.executescript(_SCHEMA)
-            _add_columns(db)
         yield Store(folder, merged_manifest, db)
 
 
@@ -282,7 +281,11 @@ def _merge_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     stored = _read_manifest(folder)
     if stored is None:
         return manifest
-    stored = _EARLIER | stored
+    if missing := [name for name in (*_KEPT, "limit") if name not in stored]:
+        raise InputError(
+            f"run folder {str(folder)!r} is of an early version and can only be read: its "
+            f"manifest.json lacks {missing[0]!r}; use another folder"
+        )
     _check_same_model_and_settings(folder, stored, manifest)
     rules = {(cell["task"], cell["protocol"]): cell.get("rules") for cell in stored["cells"]}
     references = _references_by_cell(stored["cells"])
@@ -314,11 +317,7 @@ def _merge_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         cell |= {"references": noted} if noted else {}
     return {
         **manifest,
-        "created": stored["created"],
-        "seconds": stored["seconds"],
-        "executors": stored.get("executors", []),
-        **{name: stored.get(name, 0) for name in ("memory_halved", "peak_memory")},
-        "noise_floor": stored["noise_floor"],
+        **{name: stored[name] for name in _KEPT},
         **{name: stored.get(name, {}) for name in ("rows_at_once", "examples_at_once")},
         "unfinished": stored.get("unfinished", []),
         "looks": extend_looks(stored, manifest),
@@ -360,15 +359,6 @@ def _references_by_cell(cells: list[dict[str, Any]]) -> dict[tuple[str, str], di
     of the reference that was made for the task.
     """
     return {(cell["task"], cell["protocol"]): cell.get("references", {}) for cell in cells}
-
-
-def _add_columns(db: sqlite3.Connection) -> None:
-    """Add the columns that a database of an earlier version lacks."""
-    for table, columns in (("rows", ROW), ("examples", EXAMPLE)):
-        stored = {column[1] for column in db.execute(f"PRAGMA table_info({table})")}
-        for name in columns:
-            if name not in stored:
-                db.execute(f"ALTER TABLE {table} ADD COLUMN {name}")
 
 
 def _merge_items(

@@ -232,9 +232,9 @@ def test_tasks_of_the_same_documents_are_paired_by_document(own: str, tmp_path: 
     found = {frozenset(pair) for pair in zip(pairs["task"], pairs["task_b"], strict=True)}
     assert found == {frozenset(pair) for pair in itertools.combinations(labels, 2)}
     assert set(pairs["n"]) == {4}
-    # A run folder of an earlier version does not name its questions; going on with it does.
+    # A folder in which the questions are not named: going on with it names them.
     with sqlite3.connect(folder / "rows.sqlite") as rows:
-        rows.execute("ALTER TABLE examples DROP COLUMN question")
+        rows.execute("UPDATE examples SET question = ''")
     rows.close()
     assert lr.read(folder).differences().empty
     again = lr.Sweep(model, tasks, lr.each_layer(model, lr.Skip()), limit=4).run(folder)

@@ -126,13 +126,6 @@ def test_a_chat_is_a_run_of_its_own(task: lr.Task, tmp_path: Path) -> None:
     plain = lr.Sweep(model, [task], conditions, protocols=protocols)
     with pytest.raises(lr.InputError, match="its chat is True"):
         plain.run(tmp_path / "run")
-    # A folder of an earlier version does not say, and was not a chat.
-    plain.run(tmp_path / "plain")
-    file = tmp_path / "plain" / "manifest.json"
-    manifest = json.loads(file.read_text())
-    for key in ("chat", "noise_floor"):
-        del manifest[key]
-    file.write_text(json.dumps(manifest))
     plain.run(tmp_path / "plain")
     with pytest.raises(lr.InputError, match="its chat is False"):
         sweep.run(tmp_path / "plain")

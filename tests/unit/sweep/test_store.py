@@ -1,5 +1,6 @@
 """The run folder: when a run changes the manifest, and which folders can be written and read."""
 
+import json
 import shutil
 import sqlite3
 from contextlib import closing
@@ -125,3 +126,18 @@ def test_a_command_line_with_bytes_that_are_not_utf_8_is_stored(
 def test_a_folder_that_cannot_be_looked_up_is_an_input_error() -> None:
     with pytest.raises(lr.InputError, match=r"manifest\.json cannot be read .*name too long"):
         lr.read("n" * 300)
+
+
+def test_a_folder_of_an_early_version_is_read_and_not_extended(run: Path) -> None:
+    file = run / "manifest.json"
+    manifest = json.loads(file.read_text("utf-8"))
+    for key, line in (("chat", "its chat is None"), ("peak_memory", "lacks 'peak_memory'; use")):
+        file.write_text(json.dumps({name: manifest[name] for name in manifest.keys() - {key}}))
+        with pytest.raises(lr.InputError, match=line):
+            planted_sweep(40).run(run)
+    file.write_text(json.dumps(manifest))
+    with closing(sqlite3.connect(run / "rows.sqlite")) as db, db:
+        db.execute("ALTER TABLE examples DROP COLUMN question")
+    with pytest.raises(lr.InputError, match="table examples has 10 columns but 11 values"):
+        planted_sweep(40).run(run)
+    assert len(lr.read(run).frame) > 0
