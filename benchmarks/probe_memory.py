@@ -22,7 +22,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM
 
 import layerroles as lr
-from layerroles.models.loading import encode, forward
+from layerroles.models import encode, forward
 
 PROBES = {
     "Attention": lr.probes.Attention(),

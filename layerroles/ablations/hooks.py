@@ -30,7 +30,7 @@ from layerroles.ablations.reference import (
 from layerroles.ablations.reference_cache import load_or_collect
 from layerroles.ablations.token_marks import Prompt
 from layerroles.errors import InputError
-from layerroles.models import check_weights, weights_stamp
+from layerroles.models import check_weights, weights_cache
 from layerroles.sites import ENTRY, NUMBERED, READ_OUT, Site
 
 # For each ablation with a reference and each of its sites: statistics of the intact model's writes
@@ -288,19 +288,6 @@ def applied(
         run.verify()
 
 
-def _fit_cache(model: TransformerBridge) -> dict[tuple[Ablation, Site], object]:
-    """Return the mutable cache of results of `Ablation.fit` for the model's current weights.
-
-    The cache is stored on the model. An ablation may hold the model, so a cache in this module
-    would keep the model in memory forever.
-    """
-    now = weights_stamp(model)
-    if model.__dict__.get("layerroles_fitted", (None,))[0] != now:
-        model.__dict__["layerroles_fitted"] = now, {}
-    cache: dict[tuple[Ablation, Site], object] = model.__dict__["layerroles_fitted"][1]
-    return cache
-
-
 def resolve_references(model: TransformerBridge, conditions: list[Condition]) -> References:
     """Collect the reference data that the conditions' ablations need, and call their `fit`.
 
@@ -324,7 +311,7 @@ def resolve_references(model: TransformerBridge, conditions: list[Condition]) ->
             )
         sites = dict.fromkeys(site for site, _ in needed)
         collected = load_or_collect(model, reference, sites, kinds)
-        fitted = _fit_cache(model)
+        fitted = weights_cache(model)
         for site, edit in needed:
             if (edit, site) not in fitted:
                 fitted[edit, site] = edit.fit(collected[site], site)

@@ -14,7 +14,6 @@ Example:
 
 import hashlib
 import json
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,7 +35,7 @@ from layerroles.models import (
     named_tensors,
     prepared,
     tensor_bytes,
-    weights_stamp,
+    weights_cache,
 )
 from layerroles.private_apis import saved_tensors
 from layerroles.sites import NUMBERED, Site
@@ -49,9 +48,6 @@ _SUBLAYERS = {
 }
 # Modules with experts that some blocks have in addition to the MLP, as bridges call them.
 _BESIDE_MLP = {"experts", "moe", "router", "shared_mlp"}
-
-_Digests = dict[int, str]
-_DIGESTS: "weakref.WeakKeyDictionary[TransformerBridge, _Digests]" = weakref.WeakKeyDictionary()
 
 
 @ablation("swap")
@@ -223,9 +219,8 @@ def _hash_blocks(model: TransformerBridge) -> str:
     """Return a hash of a donor's configuration and block weights, cached until weights change."""
     check_weights(model)
     _check_whole(model)
-    known = _DIGESTS.setdefault(model, {})
-    now = weights_stamp(model)
-    if now not in known:
+    cache = weights_cache(model)
+    if "hash of blocks" not in cache:
         digest = hashlib.sha256(
             json.dumps(behaviour_config(model), sort_keys=True, default=repr).encode()
         )
@@ -233,5 +228,5 @@ def _hash_blocks(model: TransformerBridge) -> str:
         for name, tensor in (*weights, *sorted(_saved_buffers(model.blocks))):
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(tensor_bytes(tensor))
-        known[now] = digest.hexdigest()[:16]
-    return known[now]
+        cache["hash of blocks"] = digest.hexdigest()[:16]
+    return str(cache["hash of blocks"])

@@ -10,8 +10,6 @@ prompts. If another site or other data is needed later, it is added to the file.
 import hashlib
 import json
 import logging
-import tempfile
-import weakref
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations.reference import Donors, Kind, Reference, SiteReference, collect
+from layerroles.atomic_replacement import replace_atomically
 from layerroles.models import (
     Provenance,
     behaviour_config,
@@ -28,7 +27,7 @@ from layerroles.models import (
     encode,
     provenance,
     to_device,
-    weights_stamp,
+    weights_cache,
 )
 from layerroles.sites import Site
 
@@ -37,11 +36,6 @@ log = logging.getLogger(__name__)
 # Increment when what is collected changes, so that older files are not read.
 _FORMAT = 1
 _TENSORS = ("first", "rest", "first_std", "rest_std")
-
-
-# Keys: stamp of the weights, digest of the prompts, site.
-_Known = dict[tuple[int, str, Site], SiteReference]
-_KNOWN: "weakref.WeakKeyDictionary[TransformerBridge, _Known]" = weakref.WeakKeyDictionary()
 
 
 def load_or_collect(
@@ -65,8 +59,8 @@ def load_or_collect(
         InputError: a site that the model lacks, or a reference of one-token prompts only.
     """
     sites, kinds = list(sites), frozenset(kinds)
-    known, now = _KNOWN.setdefault(model, {}), weights_stamp(model)
-    in_memory = {site: known.get((now, reference.digest, site)) for site in sites}
+    known: dict[tuple[str, Site], SiteReference] = weights_cache(model)  # digest of prompts, site
+    in_memory = {site: known.get((reference.digest, site)) for site in sites}
     missing = [site for site, one in in_memory.items() if one is None or not one.has(kinds)]
     if missing:
         file = ReferenceFile(model, reference)
@@ -76,8 +70,8 @@ def load_or_collect(
             collected = collect(model, reference, new, kinds)
             file.add(collected)
             loaded |= collected
-        known |= {(now, reference.digest, site): one for site, one in loaded.items()}
-    return {site: known[now, reference.digest, site] for site in sites}
+        known |= {(reference.digest, site): one for site, one in loaded.items()}
+    return {site: known[reference.digest, site] for site in sites}
 
 
 class ReferenceFile:
@@ -147,12 +141,8 @@ class ReferenceFile:
             "n_prompts": str(len(self._reference.prompts)),
         }
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Written to a temporary folder, then moved in one step: another process may write too.
-            with tempfile.TemporaryDirectory(dir=self.path.parent, prefix=".save-") as scratch:
-                made = Path(scratch) / self.path.name
-                save_file(tensors, made, metadata=metadata)
-                made.replace(self.path)
+            with replace_atomically(self.path) as scratch:  # another process may write it too
+                save_file(tensors, scratch, metadata=metadata)
         except (OSError, SafetensorError) as error:
             log.warning("reference %s cannot be kept: %s", self.path.name, error)
 

@@ -1,11 +1,11 @@
 """`layerroles export-rows`: the rows of a run as a table for other programs."""
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from layerroles.atomic_replacement import replace_atomically
 from layerroles.cli.options import AsJson, Run
 from layerroles.cli.printing import print_json, print_line
 from layerroles.errors import InputError
@@ -37,18 +37,14 @@ def command(
     import layerroles as lr
 
     frame = lr.read(run).frame
-    # An earlier file stays whole until the new one is complete.
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=file.parent, prefix=".rows-") as folder:
-            scratch = Path(folder) / f"rows{file.suffix}"
+        with replace_atomically(file) as scratch:
             try:
                 _write(frame, scratch, file.suffix)
             except UnicodeEncodeError:
                 texts = [name for name, column in frame.items() if column.dtype == object]
                 encodable = {name: frame[name].map(_make_encodable) for name in texts}
                 _write(frame.assign(**encodable), scratch, file.suffix)
-            scratch.replace(file)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise InputError(f"cannot write {str(file)!r}: {reason}; choose another path") from error

@@ -11,6 +11,7 @@ from layerroles.models.chat import check_template as check_template
 from layerroles.models.checks import Checks as Checks
 from layerroles.models.float64_support import to_device as to_device
 from layerroles.models.float64_support import with_float64 as with_float64
+from layerroles.models.forward_pass import forward as forward
 from layerroles.models.forward_replacement import constant_forward as constant_forward
 from layerroles.models.forward_replacement import replace_forward as replace_forward
 from layerroles.models.gguf import cache_folder as cache_folder
@@ -19,13 +20,13 @@ from layerroles.models.loaded_weights import is_spread as is_spread
 from layerroles.models.loaded_weights import lend_tensors as lend_tensors
 from layerroles.models.loaded_weights import named_tensors as named_tensors
 from layerroles.models.loaded_weights import tensor_bytes as tensor_bytes
+from layerroles.models.loaded_weights import weights_cache as weights_cache
 from layerroles.models.loaded_weights import weights_stamp as weights_stamp
 from layerroles.models.loading import Origin as Origin
 from layerroles.models.loading import Provenance as Provenance
 from layerroles.models.loading import check_sites as check_sites
 from layerroles.models.loading import check_weights as check_weights
 from layerroles.models.loading import encode as encode
-from layerroles.models.loading import forward as forward
 from layerroles.models.loading import load as load
 from layerroles.models.loading import model_folder as model_folder
 from layerroles.models.loading import origin as origin

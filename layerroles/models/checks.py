@@ -18,7 +18,7 @@
 
 import importlib.metadata
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -35,7 +35,7 @@ from layerroles.models.block_parts import (
     part_modules,
     unnamed_writers,
 )
-from layerroles.private_apis import takes_positions
+from layerroles.models.forward_pass import forward
 from layerroles.sites import ENTRY, EXIT, NUMBERED, PARTS, READ_OUT, Part, Site
 
 log = logging.getLogger(__name__)
@@ -140,15 +140,8 @@ def check_model(model: TransformerBridge, name: str) -> Checks:
     return Checks(errors, holds, unnamed, missing, deaf, cache_error)
 
 
-def check_pads(
-    model: TransformerBridge, name: str, run: Callable[[Tensor, Tensor], Tensor]
-) -> None:
+def check_pads(model: TransformerBridge, name: str) -> None:
     """Check that a model gives the same logits for a short prompt with and without pads.
-
-    Args:
-        model: the bridge.
-        name: the model's name, for errors.
-        run: returns logits `[row pos d_vocab]` for tokens and their mask, both `[row pos]`.
 
     Raises:
         InputError: the logits at the last token differ by more than rounding.
@@ -156,8 +149,8 @@ def check_pads(
     tokens = _make_prompt(model)[:, _N_PADS:]  # with pads, as long as the other checks' prompt
     padded = torch.nn.functional.pad(tokens, (_N_PADS, 0))
     attended = torch.nn.functional.pad(torch.ones_like(tokens), (_N_PADS, 0))
-    expected = run(tokens, torch.ones_like(tokens))[0, -1].float()
-    with_pads = run(padded, attended)[0, -1].float()
+    expected = forward(model, tokens, torch.ones_like(tokens))[0][0, -1].float()
+    with_pads = forward(model, padded, attended)[0][0, -1].float()
     error = float((with_pads - expected).abs().max() / expected.std())
     if not error <= _TOLERANCE.get(model.cfg.dtype, 0.1):
         raise InputError(
@@ -370,31 +363,12 @@ def _check_cache(
     if not model.adapter.supports_kv_cache:
         raise InputError(f"model {name!r} ({model.cfg.architecture}) cannot decode with a cache")
     ones = torch.ones_like(tokens)
-    positions = torch.arange(_N_TOKENS, device=tokens.device)[None]
-    has_positions = takes_positions(model)
-
-    def positions_of(start: int, end: int) -> dict[str, Tensor]:
-        return {"position_ids": positions[:, start:end]} if has_positions else {}
-
-    _, cache = model(
-        tokens[:, :_N_CACHED],
-        return_type="logits_and_cache",
-        attention_mask=ones[:, :_N_CACHED],
-        use_cache=True,
-        **positions_of(0, _N_CACHED),
-    )
+    _, cache = forward(model, tokens[:, :_N_CACHED], ones[:, :_N_CACHED], use_cache=True)
     if cache is None:
         return None
     worst = 0.0
     for end in range(_N_CACHED + 1, _N_TOKENS + 1):
-        step, cache = model(
-            tokens[:, end - 1 : end],
-            return_type="logits_and_cache",
-            attention_mask=ones[:, :end],
-            past_key_values=cache,
-            use_cache=True,
-            **positions_of(end - 1, end),
-        )
+        step, cache = forward(model, tokens[:, end - 1 : end], ones[:, :end], cache=cache)
         expected = whole[:, end - 1].float()
         difference = (step[:, -1].float() - expected).abs().max() / expected.std()
         # Once the difference is NaN, it stays NaN, and the check fails.

@@ -95,6 +95,19 @@ def weights_stamp(model: TransformerBridge) -> int:
     return hash(tuple((tensor.data_ptr(), n_edits(tensor)) for tensor in tensors))
 
 
+def weights_cache(model: TransformerBridge) -> dict[Any, Any]:
+    """Return a dict that keeps results of the model's weights; emptied when weights change.
+
+    Modules share the dict, so their keys must differ. It is stored on the model, since a result may
+    refer to the model: a cache outside of it would then keep both in memory forever.
+    """
+    now = weights_stamp(model)
+    if model.__dict__.get("layerroles_cache", (None,))[0] != now:
+        model.__dict__["layerroles_cache"] = now, {}
+    cache: dict[Any, Any] = model.__dict__["layerroles_cache"][1]
+    return cache
+
+
 def tensor_bytes(tensor: Tensor) -> memoryview:
     """Return a tensor's values as bytes, to be hashed."""
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data

@@ -13,7 +13,6 @@ Example:
 
 import hashlib
 import importlib.metadata
-import inspect
 import logging
 import platform
 import traceback
@@ -23,8 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles import __version__
@@ -51,8 +48,8 @@ from layerroles.models.checks import (
 )
 from layerroles.models.hook_ids import hook_ids
 from layerroles.models.loaded_weights import named_weights, tensor_bytes
-from layerroles.models.model_config import behaviour_config, first_shared_keys
-from layerroles.private_apis import rename_cache_arguments, takes_positions
+from layerroles.models.model_config import behaviour_config
+from layerroles.private_apis import rename_cache_arguments
 from layerroles.sites import Site, size_of
 
 log = logging.getLogger(__name__)
@@ -332,44 +329,6 @@ def tokenize(model: TransformerBridge, text: str, *, offsets: bool = False) -> A
     return tokenizer(text, **options)
 
 
-def forward(
-    model: TransformerBridge,
-    tokens: Int[Tensor, "row pos"],
-    attended: Int[Tensor, "row all_pos"],
-    *,
-    cache: Any = None,
-    use_cache: bool = False,
-    keep: int = 0,
-) -> tuple[Float[Tensor, "row kept d_vocab"], Any]:
-    """Run one pass with explicit mask and positions; returns logits and the cache.
-
-    Args:
-        model: the bridge.
-        tokens: ids of the new tokens, padded on either side.
-        attended: 1 for real tokens, 0 for pads, over the cached and the new tokens.
-        cache: keys and values of the tokens before, extended in place; None if there are none.
-        use_cache: return a cache even if none was given.
-        keep: number of last positions whose logits are returned; 0 returns all.
-    """
-    arguments: dict[str, Any] = {"attention_mask": attended}
-    # Models whose `forward` takes no positions derive them from the mask.
-    if takes_positions(model):
-        # Rows that have ended may go on beyond the model's context, but their logits are not used.
-        positions = (attended.cumsum(-1) - 1).clamp(0, model.cfg.n_ctx - 1)
-        arguments["position_ids"] = positions[:, -tokens.shape[1] :]
-    # Not every `forward` has `logits_to_keep`. In models where layers reuse keys of earlier layers,
-    # it would also skip what the reusing layers compute at the other positions.
-    known = inspect.signature(model.original_model.forward).parameters
-    if keep and "logits_to_keep" in known and first_shared_keys(model.original_model) is None:
-        arguments["logits_to_keep"] = keep
-    if cache is not None:
-        arguments["past_key_values"] = cache
-    arguments["use_cache"] = use_cache or cache is not None
-    with torch.inference_mode():
-        logits, cache = model(tokens, return_type="logits_and_cache", **arguments)
-    return (logits[:, -keep:] if keep else logits), cache
-
-
 def check_sites(model: TransformerBridge, sites: "list[Site] | tuple[Site, ...]") -> None:
     """Check that the model has these sites and that their hooks can be used.
 
@@ -420,7 +379,7 @@ def _check_and_register(
     _name_hooks(bridge, name)
     try:
         checks = check_model(bridge, name)
-        check_pads(bridge, name, lambda tokens, attended: forward(bridge, tokens, attended)[0])
+        check_pads(bridge, name)
     except (RuntimeError, AttributeError, TypeError) as error:
         if not isinstance(error, RuntimeError) and _is_ours(error):
             raise

@@ -15,7 +15,6 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -25,6 +24,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from layerroles import figures
+from layerroles.atomic_replacement import replace_atomically
 from layerroles.errors import InputError, visible
 from layerroles.figures import localize_all, select, style
 from layerroles.page.explorer_data import Run, lay_out_runs
@@ -79,14 +79,9 @@ def report(
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     text = render(result, probes, findings, against=against)
-    with _refuse_write_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # An older page at this path stays whole until the new one is written.
-        with TemporaryDirectory(dir=target.parent, prefix=".report-") as folder:
-            scratch = Path(folder) / "report.html"
-            # Lone surrogates, which a damaged model may write, are replaced.
-            scratch.write_text(text, encoding="utf-8", errors="replace")
-            scratch.replace(target)
+    with _refuse_write_errors(target), replace_atomically(target) as scratch:
+        # Lone surrogates, which a damaged model may write, are replaced.
+        scratch.write_text(text, encoding="utf-8", errors="replace")
     return target
 
 

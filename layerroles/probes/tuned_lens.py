@@ -16,8 +16,6 @@ Example:
 import dataclasses
 import hashlib
 import json
-import tempfile
-import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from layerroles.atomic_replacement import replace_atomically
 from layerroles.errors import InputError
 from layerroles.models import (
     behaviour_config,
@@ -36,7 +35,7 @@ from layerroles.models import (
     prepared,
     provenance,
     tensor_bytes,
-    weights_stamp,
+    weights_cache,
 )
 from layerroles.probes.base import register
 from layerroles.probes.lens import Lens
@@ -168,12 +167,8 @@ class TunedLens(Lens):
         metadata = {"format": str(_FORMAT), "trained": json.dumps(dataclasses.asdict(self.trained))}
         tensors = {"maps": self.maps.contiguous(), "shifts": self.shifts.contiguous()}
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Written to a temporary folder beside the target, then moved in one step.
-            with tempfile.TemporaryDirectory(dir=path.parent, prefix=".save-") as scratch:
-                scratch_file = Path(scratch) / "lens.safetensors"
-                save_file(tensors, scratch_file, metadata=metadata)
-                scratch_file.replace(path)
+            with replace_atomically(path) as scratch:
+                save_file(tensors, scratch, metadata=metadata)
         except (OSError, SafetensorError) as error:
             reason = getattr(error, "strerror", None) or error
             raise InputError(f"tuned lens {str(path)!r} cannot be written: {reason}") from error
@@ -254,14 +249,9 @@ class TunedLens(Lens):
             yield place, columns | training
 
 
-_WEIGHTS: "weakref.WeakKeyDictionary[TransformerBridge, tuple[int, str]]" = (
-    weakref.WeakKeyDictionary()
-)
-
-
 def _weights(model: TransformerBridge) -> str:
     """Return the hash of a model's weights, cached until weights are replaced or edited."""
-    now = weights_stamp(model)
-    if model not in _WEIGHTS or _WEIGHTS[model][0] != now:
-        _WEIGHTS[model] = now, provenance(model).weights
-    return _WEIGHTS[model][1]
+    cache = weights_cache(model)
+    if "hash of weights" not in cache:
+        cache["hash of weights"] = provenance(model).weights
+    return str(cache["hash of weights"])

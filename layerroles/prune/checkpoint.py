@@ -12,7 +12,6 @@ one. Before it is written, it is compared with the larger model under `Skip` at 
 import copy
 import datetime
 import json
-import tempfile
 from collections.abc import Iterable, Sequence
 from functools import partial
 from operator import index
@@ -24,7 +23,8 @@ from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from layerroles.ablations import Condition, Skip, applied
+from layerroles.ablations import applied
+from layerroles.atomic_replacement import replace_atomically
 from layerroles.errors import InputError
 from layerroles.models import (
     check_weights,
@@ -36,7 +36,7 @@ from layerroles.models import (
     provenance,
 )
 from layerroles.progress import hide_library_bars
-from layerroles.sites import Site
+from layerroles.prune.plan import skip_layers
 
 _LAYER_NUMBER = {"layer_idx", "layer_id", "layer_number"}
 # Configuration lists that hold layer numbers; other lists have an entry for each layer.
@@ -87,10 +87,7 @@ def export(model: TransformerBridge, *, drop: Iterable[int], path: str | Path) -
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        # Written to a temporary folder beside the target, then moved there in one step.
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as scratch:
-            written = Path(scratch) / "model"
+        with replace_atomically(folder) as written:
             smaller.save_pretrained(written)
             if original.can_generate():
                 # Written directly, since `save_pretrained` refuses settings that many models have
@@ -100,7 +97,6 @@ def export(model: TransformerBridge, *, drop: Iterable[int], path: str | Path) -
             preparation.tokenizer.save_pretrained(written)
             text = json.dumps(provenance_data, indent=2, ensure_ascii=False) + "\n"
             (written / "layerroles.json").write_text(text, encoding="utf-8")
-            written.replace(folder)
     except OSError as error:
         raise InputError(
             f"folder {str(path)!r} cannot be written: {error.strerror or error}"
@@ -281,8 +277,7 @@ def _check_same_logits(model: TransformerBridge, smaller: Any, dropped: set[int]
     tokens = (torch.arange(n_tokens) * 37 + 11) % (model.cfg.d_vocab - 1)
     tokens = tokens[None].to(model.cfg.device)
     attention_mask = torch.ones_like(tokens)
-    condition = Condition({Site(layer): Skip() for layer in dropped})
-    with applied(model, condition, {}):
+    with applied(model, skip_layers(dropped), {}):
         skipped, _ = forward(model, tokens, attention_mask)
     with torch.inference_mode():
         logits = smaller(input_ids=tokens, attention_mask=attention_mask, use_cache=False).logits

@@ -72,16 +72,19 @@ def compare_plans(result: SweepResult, plans: Sequence[PruningPlan]) -> pd.DataF
         )
     effects = result.effects().set_index(["condition", "task", "protocol"])
     cells = cells_of(result)
-    for plan, cell in product(plans, cells):
-        if (_condition_name(result, plan), cell.task, cell.protocol) not in effects.index:
+    named_plans = [(plan, _condition_name(result, plan)) for plan in plans]
+    for (plan, name), cell in product(named_plans, cells):
+        if (name, cell.task, cell.protocol) not in effects.index:
             raise InputError(
                 f"{cell.task!r} was not asked under {cell.protocol!r} with "
                 f"{plan.condition.name!r}, by method {plan.method!r}: sweep all plans together"
             )
+    role_aware = {
+        len(plan.layers): name for plan, name in named_plans if plan.method == "role_aware"
+    }
     rows: list[dict[str, Any]] = []
     for cell in cells:
-        for plan in plans:
-            name = _condition_name(result, plan)
+        for plan, name in named_plans:
             row = effects.loc[name, cell.task, cell.protocol]
             rows.append(
                 {
@@ -92,7 +95,7 @@ def compare_plans(result: SweepResult, plans: Sequence[PruningPlan]) -> pd.DataF
                     "family": cell.family,
                     "protocol": cell.protocol,
                     **{column: row[column] for column in (*NUMBERS, *HARM, "unit")},
-                    **_score_difference(cell, name, _role_aware_condition(result, plans, plan)),
+                    **_score_difference(cell, name, role_aware.get(len(plan.layers))),
                 }
             )
     table = pd.DataFrame(rows)
@@ -111,19 +114,6 @@ def _condition_name(result: SweepResult, plan: PruningPlan) -> str:
             f"the result lacks {plan.condition.name!r}, by method {plan.method!r}: sweep "
             f"plan.condition"
         ) from None
-
-
-def _role_aware_condition(
-    result: SweepResult, plans: Sequence[PruningPlan], plan: PruningPlan
-) -> str | None:
-    """Return the name of the condition of the `role_aware` plan with as many layers as `plan`.
-
-    None if there is no such plan.
-    """
-    for other in plans:
-        if other.method == "role_aware" and len(other.layers) == len(plan.layers):
-            return _condition_name(result, other)
-    return None
 
 
 def _score_difference(cell: Cell, name: str, role_aware: str | None) -> dict[str, float]:

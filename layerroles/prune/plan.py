@@ -1,5 +1,6 @@
 """Pruning plans: the layers to drop, and how they were chosen."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pandas as pd
@@ -113,7 +114,7 @@ class PruningPlan:
     @property
     def condition(self) -> Condition:
         """The condition that skips all layers of the plan, for a sweep on other examples."""
-        return Condition({Site(layer): Skip() for layer in self.layers})
+        return skip_layers(self.layers)
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -178,6 +179,11 @@ class PruningPlan:
             "ask other examples for it (sweep plan.condition under another seed).",
             export,
         ]
+
+
+def skip_layers(layers: Iterable[int]) -> Condition:
+    """Return the condition that skips all of these layers."""
+    return Condition({Site(layer): Skip() for layer in layers})
 
 
 def label_layers(layers: tuple[int, ...]) -> str:

@@ -29,10 +29,16 @@ from pathlib import Path
 
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.ablations import Condition, Skip
 from layerroles.errors import InputError
 from layerroles.models import prepared
-from layerroles.prune.plan import METHODS, Candidate, PruningPlan, Step, sort_candidates
+from layerroles.prune.plan import (
+    METHODS,
+    Candidate,
+    PruningPlan,
+    Step,
+    skip_layers,
+    sort_candidates,
+)
 from layerroles.prune.scoring import (
     Change,
     Harm,
@@ -44,7 +50,6 @@ from layerroles.prune.scoring import (
 )
 from layerroles.registry import describe_unknown
 from layerroles.results import SweepResult
-from layerroles.sites import Site
 from layerroles.tasks import Task, as_tasks, task
 
 TASKS = ("kv_retrieval", "facts", "word_problems")
@@ -123,7 +128,7 @@ def plan_pruning(
             if singles is None:
                 # Raises if a kept family has no skill, before every layer is tried.
                 tasks_counted = tasks_with_skill(sweep.intact())
-                single_harms = sweep.harms([_skip_layers(layer) for layer in range(n_layers)])
+                single_harms = sweep.harms([skip_layers([layer]) for layer in range(n_layers)])
             else:
                 selected = select_singles(singles, model, tasks_kept, protocols_asked)
                 tasks_counted = tasks_with_skill(selected)
@@ -187,10 +192,6 @@ def _run_folder(path: str | Path | None) -> Iterator[Path]:
             yield Path(scratch) / "plan"
 
 
-def _skip_layers(*layers: int) -> Condition:
-    return Condition({Site(layer): Skip() for layer in layers})
-
-
 def _search_greedily(
     sweep: PlanningSweep,
     single_harms: Sequence[Harm],
@@ -230,7 +231,7 @@ def _search_greedily(
         dropped = tuple(chosen)
         tried = list(islice((n for n in promising if n not in chosen), screen))
         if number:
-            harms = sweep.harms([_skip_layers(*dropped, layer) for layer in tried])
+            harms = sweep.harms([skip_layers([*dropped, layer]) for layer in tried])
             joint_candidates = [
                 _make_candidate(n, h, influence[n]) for n, h in zip(tried, harms, strict=True)
             ]

@@ -222,17 +222,16 @@ def select_singles(
         )
     if (differing := first_difference(source.get("config", {}), model_source.config)) is not None:
         raise InputError(f"singles is a sweep of a model with another {differing} in its config")
-    frame = result.frame
-    for column, names in (("task", [task.label for task in tasks]), ("protocol", protocols)):
+    frame, labels = result.frame, [task.label for task in tasks]
+    for column, names in (("task", labels), ("protocol", protocols)):
         available = list(dict.fromkeys(frame[column]))
         for name in names:
             if name not in available:
                 raise InputError(f"singles: {describe_unknown(column, name, available)}")
-    frame = frame[frame["task"].isin([task.label for task in tasks])]
-    frame = frame[frame["protocol"].isin(protocols)]
+    frame = frame[frame["task"].isin(labels) & frame["protocol"].isin(protocols)]
     skipped = (frame["ablation"] == "skip") & (frame["part"] == "block") & (frame["at"] == "all")
     alone = skipped & frame["layer"].notna()
-    for task, protocol in itertools.product([task.label for task in tasks], protocols):
+    for task, protocol in itertools.product(labels, protocols):
         rows = frame[alone & (frame["task"] == task) & (frame["protocol"] == protocol)]
         if missing := set(range(model_source.n_layers)) - set(rows["layer"].astype(int)):
             raise InputError(

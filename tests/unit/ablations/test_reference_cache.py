@@ -14,6 +14,7 @@ import layerroles as lr
 from layerroles.ablations import reference_cache
 from layerroles.ablations.reference import collect
 from layerroles.ablations.reference_cache import ReferenceFile, load_or_collect
+from layerroles.models import weights_stamp
 from tests.support.random_models import model_path, random_model
 
 SITES = [lr.Site(0), lr.Site(1, "attn"), lr.Site(2, "head", 3), lr.Site(1, "kv_group", 1)]
@@ -28,7 +29,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a new process would begin."""
-    monkeypatch.setattr(reference_cache, "_KNOWN", type(reference_cache._KNOWN)())
+    caches: dict[object, dict[object, object]] = {}
+    monkeypatch.setattr(
+        reference_cache,
+        "weights_cache",
+        lambda model: caches.setdefault((model, weights_stamp(model)), {}),
+    )
 
 
 def equal(one: lr.ablations.SiteReference, two: lr.ablations.SiteReference) -> bool:

@@ -14,7 +14,7 @@ from transformers import BertConfig, BertModel
 
 import layerroles as lr
 from layerroles import private_apis
-from layerroles.models import checks, gguf, loading
+from layerroles.models import checks, forward, gguf, loading
 from layerroles.private_apis import conversion_bar_on_terminals
 from tests.support.families import family_model
 from tests.support.random_models import (
@@ -39,7 +39,7 @@ def test_what_is_read_out_lies_in_one_piece() -> None:
     seen = []
     handle = model.unembed.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     try:
-        loading.forward(model, tokens, torch.ones_like(tokens), keep=1)
+        forward(model, tokens, torch.ones_like(tokens), keep=1)
     finally:
         handle.remove()
     assert [(one.shape, one.is_contiguous()) for one in seen] == [((3, 1, 32), True)]
