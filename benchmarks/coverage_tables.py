@@ -18,7 +18,7 @@ from scipy import stats as distributions
 
 from benchmarks.simulated import Simulation, Truth, claims_of
 from layerroles import stats
-from layerroles.roles.claim_status import SMALLEST
+from layerroles.roles.claim_findings import SMALLEST
 from layerroles.roles.literature import DEEP, ORDER, SHALLOW
 from layerroles.roles.protocol_claims import MORE
 from layerroles.stats.ratio_score_test import score

@@ -14,7 +14,7 @@ from benchmarks.coverage_tables import CLAIMS, apart
 from benchmarks.played_sweeps import ask
 from benchmarks.simulated import Simulation
 from layerroles.roles import claims_on_layers
-from layerroles.roles.claim_status import SMALLEST
+from layerroles.roles.claim_findings import SMALLEST
 
 N_LAYERS = 30
 

@@ -16,9 +16,7 @@ from layerroles.results.cells import Cell as Cell
 from layerroles.results.cells import acted as acted
 from layerroles.results.cells import records as records
 from layerroles.results.comparison import Comparison as Comparison
-from layerroles.results.comparison import Match as Match
 from layerroles.results.comparison import compare as compare
-from layerroles.results.comparison import match as match
 from layerroles.results.condition_verdicts import AFTER_FIRST as AFTER_FIRST
 from layerroles.results.condition_verdicts import NOT_MEASURABLE as NOT_MEASURABLE
 from layerroles.results.condition_verdicts import NOT_MEASURED as NOT_MEASURED
@@ -30,7 +28,9 @@ from layerroles.results.condition_verdicts import describe_decisions as describe
 from layerroles.results.condition_verdicts import drops_by_half as drops_by_half
 from layerroles.results.condition_verdicts import find_deferred as find_deferred
 from layerroles.results.condition_verdicts import find_waiting as find_waiting
+from layerroles.results.condition_verdicts import group_by_family as group_by_family
 from layerroles.results.condition_verdicts import judge as judge
+from layerroles.results.condition_verdicts import mean_harm as mean_harm
 from layerroles.results.condition_verdicts import verdict_levels as verdict_levels
 from layerroles.results.distinct_ablations import BUILT_IN as BUILT_IN
 from layerroles.results.distinct_ablations import mechanisms as mechanisms
@@ -39,12 +39,13 @@ from layerroles.results.effects import check_unambiguous as check_unambiguous
 from layerroles.results.effects import clustered_p as clustered_p
 from layerroles.results.effects import estimate_paired_effect as estimate_paired_effect
 from layerroles.results.effects import score_interval as score_interval
+from layerroles.results.matching import Match as Match
+from layerroles.results.matching import match as match
 from layerroles.results.result import SweepResult as SweepResult
 from layerroles.results.result import cells_of as cells_of
 from layerroles.results.result import check_result as check_result
 from layerroles.results.result import conditions_of as conditions_of
 from layerroles.results.verdict_thresholds import CRITICAL as CRITICAL
-from layerroles.results.verdict_thresholds import PARTIAL as PARTIAL
 from layerroles.results.verdict_thresholds import REGIONS as REGIONS
 from layerroles.results.verdict_thresholds import SPARE as SPARE
 from layerroles.results.verdict_thresholds import UNDECIDED as UNDECIDED

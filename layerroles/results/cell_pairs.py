@@ -45,6 +45,11 @@ class CellPair:
     two: Cell
     examples: tuple[Sequence[str], Sequence[str]]
 
+    @property
+    def cells(self) -> tuple[Cell, Cell]:
+        """Both cells."""
+        return self.one, self.two
+
     def harms(
         self, weights: Mapping[str, float], *, level: float = stats.LEVEL
     ) -> tuple[stats.Contrast, stats.Contrast]:
@@ -56,7 +61,7 @@ class CellPair:
         """
         one, two = (
             cell.harm(weights, examples, level=level)
-            for cell, examples in zip((self.one, self.two), self.examples, strict=True)
+            for cell, examples in zip(self.cells, self.examples, strict=True)
         )
         return one, two
 
@@ -67,7 +72,7 @@ class CellPair:
         """
         return [
             cell.differences(names, examples)
-            for cell, examples in zip((self.one, self.two), self.examples, strict=True)
+            for cell, examples in zip(self.cells, self.examples, strict=True)
         ]
 
     def differ_p(self, names: Sequence[str]) -> tuple[float, Float[np.ndarray, " condition"]]:
@@ -94,12 +99,11 @@ class CellPair:
         return self._adjust_p(profile_p, names), adjusted
 
     def _adjust_p(self, p: float, names: Sequence[str]) -> float:
-        cells = (self.one, self.two)
-        return max(cell.looks.adjust_p(float(p), cell.n_asked(names)) for cell in cells)
+        return max(cell.looks.adjust_p(float(p), cell.n_asked(names)) for cell in self.cells)
 
     def narrowed(self, names: Sequence[str]) -> "CellPair":
         """Return the pair, limited to questions asked under all named conditions in both cells."""
-        asked = [cell.asked_by_all(names) for cell in (self.one, self.two)]
+        asked = [cell.asked_by_all(names) for cell in self.cells]
         both = [
             pair
             for pair in zip(*self.examples, strict=True)
@@ -115,7 +119,7 @@ class CellPair:
         """
         one, two = (
             cell.clusters_of(examples)
-            for cell, examples in zip((self.one, self.two), self.examples, strict=True)
+            for cell, examples in zip(self.cells, self.examples, strict=True)
         )
         return one if stats.are_clusters(one) else two
 
@@ -169,22 +173,23 @@ def tabulate_agreement(cells: Sequence[Cell]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for pair in pairs_of(cells):
         for kind, names in pair.profiles():
-            effects = pair.narrowed(names).effects(names)
+            asked = pair.narrowed(names)
+            effects = asked.effects(names)
             measured = np.all([(~np.isnan(changes)).any(axis=1) for changes in effects], axis=0)
             rng = pair.one.rng(pair.two.task, pair.two.protocol, *kind.values())
             rho, interval = stats.profile_agreement(
                 effects[0][measured],
                 effects[1][measured],
                 rng,
-                clusters=pair.narrowed(names).clusters,
-                level=max(pair.one.level(names), pair.two.level(names)),
+                clusters=asked.clusters,
+                level=max(cell.level(names) for cell in pair.cells),
             )
             rows.append(
                 {
                     **kind,
                     **pair.named,
                     "n_sites": int(measured.sum()),
-                    "n": len(pair.narrowed(names).examples[0]),
+                    "n": len(asked.examples[0]),
                     "spearman": rho,
                     "low": interval.low,
                     "high": interval.high,

@@ -77,7 +77,7 @@ class Cell:
 
         1 or 0; NaN if unknown. Shots are the worked examples in the prompt.
         """
-        # Runs of earlier versions have no such column.
+        # A frame made by hand may lack the column.
         known = self.rows.get("form", pd.Series(pd.NA, index=self.rows.index))
         return self._table(known.astype("boolean"))
 
@@ -377,7 +377,7 @@ def _read_guesses_and_clusters(
     examples: pd.DataFrame, task: str, protocol: str
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Return the scores of guessing, and the clusters, by example; each only where it is known."""
-    if not {"task", "guesses", "cluster"} <= set(examples.columns):  # of an earlier version
+    if not {"task", "guesses", "cluster"} <= set(examples.columns):  # made by hand
         return {}, {}
     rows = examples[examples["task"] == task]
     ids = rows["example"].astype(str)

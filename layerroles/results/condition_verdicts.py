@@ -148,11 +148,8 @@ def decisions_of(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> list[Dec
     kept = {at_all: after_first for after_first, at_all in pairs.items()}
     deferred = set(_pairs_by_name(entries)) if manifest.get("only_needed") else set()
     level_of = verdict_levels(manifest)
-    together: dict[tuple[str, str], list[Cell]] = {}
-    for cell in cells:
-        together.setdefault((cell.family, cell.protocol), []).append(cell)
     found = []
-    for (family, protocol), own in together.items():
+    for (family, protocol), own in group_by_family(cells).items():
         skilled = tuple(cell for cell in own if cell.has_skill)
         names = dict.fromkeys(str(name) for cell in own for name in cell.conditions.index)
         for name in names:
@@ -172,15 +169,26 @@ def decisions_of(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> list[Dec
 def _measure(decision: Decision, level: float) -> Decision:
     """Return the decision with `harm` and, if that is critical, `spared` and `gone` computed."""
     cells, name, kept = decision.cells, decision.condition, decision.kept
-    harm = _mean_harm(cells, {name: 1.0}, level)
+    harm = mean_harm(cells, {name: 1.0}, level)
     if kept is None or not harm.interval.low > CRITICAL:
         return replace(decision, harm=harm)
-    spared = _mean_harm(cells, {kept: 1.0}, level)
-    gone = _mean_harm(cells, {name: 1.0, kept: -1.0}, level)
+    spared = mean_harm(cells, {kept: 1.0}, level)
+    gone = mean_harm(cells, {name: 1.0, kept: -1.0}, level)
     return replace(decision, harm=harm, spared=spared, gone=gone)
 
 
-def _mean_harm(cells: Sequence[Cell], weights: Mapping[str, float], level: float) -> stats.Contrast:
+def group_by_family(cells: Sequence[Cell]) -> dict[tuple[str, str], list[Cell]]:
+    """Map family and protocol to their cells."""
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.family, cell.protocol), []).append(cell)
+    return groups
+
+
+def mean_harm(
+    cells: Sequence[Cell], weights: Mapping[str, float], level: float = stats.LEVEL
+) -> stats.Contrast:
+    """Return a weighted sum of the harms of conditions, averaged over cells."""
     return stats.mean_of([cell.harm(weights, level=level) for cell in cells])
 
 

@@ -6,14 +6,13 @@ An ablation that declares no mechanism does not count as a kind in the evidence 
 """
 
 from itertools import combinations
-from typing import Any
 
 import pandas as pd
 
 from layerroles.results.cells import INTACT
 from layerroles.results.result import SweepResult
 
-# Mechanisms of the built-in ablations; runs of earlier versions do not record them.
+# Mechanisms of the built-in ablations, for results whose manifest does not name them.
 BUILT_IN = {
     "skip": "deletion",
     "zero": "deletion",
@@ -31,12 +30,13 @@ def mechanisms(result: SweepResult) -> dict[str, str]:
     Two ablations that give the same answers get the same mechanism: that of the first, or that of
     the second if the first declares none.
     """
-    declared = {
-        item["ablation"]: _declared_mechanism(item)
+    declared = BUILT_IN | {
+        item["ablation"]: str(item["mechanism"])
         for item in result.manifest.get("conditions", [])
+        if "mechanism" in item
     }
     names = [name for name in result.frame["ablation"].unique() if name != INTACT]
-    mechanism_of = {str(name): declared.get(name, BUILT_IN.get(name, "")) for name in names}
+    mechanism_of = {str(name): declared.get(name, "") for name in names}
     if len(set(mechanism_of.values())) < 2:
         return mechanism_of
     rows = _number_answers(result.frame)
@@ -44,10 +44,6 @@ def mechanisms(result: SweepResult) -> dict[str, str]:
         if mechanism_of[first] != mechanism_of[second] and _give_same_answers(rows, first, second):
             mechanism_of[first] = mechanism_of[second] = mechanism_of[first] or mechanism_of[second]
     return mechanism_of
-
-
-def _declared_mechanism(condition: dict[str, Any]) -> str:
-    return str(condition.get("mechanism", BUILT_IN.get(condition["ablation"], "")))
 
 
 def _number_answers(frame: pd.DataFrame) -> pd.DataFrame:

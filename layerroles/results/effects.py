@@ -1,8 +1,9 @@
-"""Effects of every condition on scores and answer format, and the smallest detectable drop.
+"""Effects of conditions on scores and format, the smallest detectable drop, and the noise floor.
 
 An effect is a mean paired difference, ablated minus intact: negative means that the ablation hurts.
 A row of the table is one condition in one cell (a task under a protocol). If a run has one ablation
-with several settings, labels such as `clip[length=0.25]` distinguish them.
+with several settings, labels such as `clip[length=0.25]` distinguish them. The noise floor is how
+often the intact model's answers change with the batch shape.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,10 @@ NUMBERS = [
     *("n_failed", "n_changed", "detectable"),
     *("format_intact", "format", "format_effect", "format_low", "format_high", "format_p"),
     *("noise", "unit"),
+]
+NOISE_FLOOR = [
+    *("task", "protocol", "n", "n_changed", "changed", "changed_low", "changed_high"),
+    *("intact", "score", "effect", "unit"),
 ]
 # Parts of which a model has hundreds.
 _MANY = ("head", "kv_group")
@@ -163,6 +168,37 @@ def tabulate_intact(cells: Sequence[Cell]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def tabulate_noise(manifest: Mapping[str, Any], tasks: set[str]) -> pd.DataFrame:
+    """Return the table of `SweepResult.noise_floor`, limited to the given tasks."""
+    cells = {(cell["task"], cell["protocol"]): cell for cell in manifest.get("cells", [])}
+    rows = []
+    for line in manifest.get("noise_floor") or []:
+        if line["task"] not in tasks:
+            continue
+        n, n_changed = int(line["n"]), int(line["n_changed"])
+        share = stats.wilson(n_changed, n)
+        intact, score = (
+            float("nan") if line[name] is None else float(line[name])
+            for name in ("intact", "score")
+        )
+        rows.append(
+            {
+                "task": line["task"],
+                "protocol": line["protocol"],
+                "n": n,
+                "n_changed": n_changed,
+                "changed": n_changed / n if n else float("nan"),
+                "changed_low": share.low,
+                "changed_high": share.high,
+                "intact": intact,
+                "score": score,
+                "effect": score - intact,
+                "unit": cells.get((line["task"], line["protocol"]), {}).get("unit", "accuracy"),
+            }
+        )
+    return pd.DataFrame(rows, columns=NOISE_FLOOR)
 
 
 def adjust_p(p: "pd.Series[float]", part: str, n_more: int = 0) -> Float[np.ndarray, " condition"]:

@@ -1,8 +1,10 @@
 """The result of a sweep: its rows, and the tables computed from them."""
 
 import functools
+import json
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -14,10 +16,14 @@ from layerroles.notebook_display import as_html, as_text, detectable_line
 from layerroles.registry import describe_unknown, nearest_name
 from layerroles.results.cell_pairs import tabulate_agreement, tabulate_differences
 from layerroles.results.cells import CELL, CONDITION, INTACT, Cell, make_cells
-from layerroles.results.condition_verdicts import find_deferred, tabulate_decisions
-from layerroles.results.effects import label_conditions, tabulate_effects, tabulate_intact
-from layerroles.results.measures import tabulate_measures
-from layerroles.results.noise_floor import tabulate_noise
+from layerroles.results.condition_verdicts import tabulate_decisions
+from layerroles.results.effects import (
+    label_conditions,
+    tabulate_effects,
+    tabulate_intact,
+    tabulate_noise,
+)
+from layerroles.results.run_progress import describe_progress, is_past_first_look
 
 # Columns by which a result is narrowed; for labels see `label_conditions`.
 _NARROWED = ("task", "family", "protocol", "condition", "label")
@@ -38,39 +44,6 @@ def conditions_of(result: "SweepResult") -> pd.DataFrame:
     The intact model has no row. The table is shared by all callers, and must not be changed.
     """
     return result._conditions
-
-
-def _key(cell: Mapping[str, Any]) -> tuple[str, str]:
-    return cell["task"], cell["protocol"]
-
-
-def _range(numbers: Sequence[int]) -> str:
-    ends = sorted({min(numbers, default=0), max(numbers, default=0)})
-    return " to ".join(map(str, ends))
-
-
-def _is_past_first_look(result: "SweepResult") -> bool:
-    """Return whether a run with `until` has answered all questions up to its first look.
-
-    A look is a number of questions after which the run looks at its results. Answers are not
-    required under conditions that earlier answers may make unnecessary (`find_deferred`). False for
-    a run without `until`.
-    """
-    manifest, cells = result.manifest, cells_of(result)
-    if not manifest.get("until"):
-        return False
-    entries, only_needed = manifest["conditions"], bool(manifest.get("only_needed"))
-    asked_first = {
-        hash
-        for plan in manifest["unfinished"]
-        for hash in set(plan["conditions"]) - find_deferred(entries, plan, only_needed=only_needed)
-    }
-    conditions = [entry["name"] for entry in entries if entry["hash"] in asked_first]
-    return len(cells) == len(manifest["cells"]) and all(
-        cell.n_rows.get(name, 0) >= min(cell.looks.sizes, default=0)
-        for cell in cells
-        for name in conditions
-    )
 
 
 def check_result(result: object) -> None:
@@ -124,24 +97,10 @@ class SweepResult:
         finished from the first look on. Also "" for runs of earlier versions, which do not record
         whether they are finished.
         """
-        if not self.manifest.get("unfinished") or _is_past_first_look(self._whole or self):
+        whole = self._whole or self
+        if not self.manifest.get("unfinished") or is_past_first_look(whole.manifest, whole._cells):
             return ""
-        asked = self.frame[self.frame["at"] != "after_first"]
-        answered = asked.groupby(["task", "protocol", "condition"])["example"].nunique()
-        by_cell = answered.groupby(["task", "protocol"]).min()
-        cells = self.manifest.get("cells", [])
-        done = [int(by_cell.get(_key(cell), 0)) for cell in cells]
-        planned = [
-            max(
-                int(n)
-                for plan in self.manifest["unfinished"]
-                for task, protocol, n in [*plan["cells"], (*_key(cell), cell["n"])]
-                if (task, protocol) == _key(cell)
-            )
-            for cell in cells
-        ]
-        text = f"{_range(done)} of {_range(planned)} questions"
-        return f"{text}, and the last steps are missing" if done == planned else text
+        return describe_progress(self.frame, self.manifest)
 
     def effects(self) -> pd.DataFrame:
         """Compare every condition with the intact model: a row per condition, task and protocol.
@@ -298,7 +257,14 @@ class SweepResult:
         for a single number), value (true is 1, false 0, a missing number of a list NaN). Other
         values that are not numbers are left out.
         """
-        return tabulate_measures(self.frame)
+        keys = ["condition", "task", "protocol", "example"]
+        rows = []
+        if "details" in self.frame:  # a frame made by hand may lack it
+            for *key, details in self.frame[[*keys, "details"]].itertuples(index=False):
+                if isinstance(details, str) and details:
+                    rows += [(*key, *number) for number in _iterate_numbers(json.loads(details))]
+        table = pd.DataFrame(rows, columns=[*keys, "measure", "step", "value"])
+        return table.astype({"step": "Int64", "value": float})
 
     def noise_floor(self) -> pd.DataFrame:
         """Compare the intact model with itself in another batch shape: a row per task and protocol.
@@ -475,3 +441,15 @@ class SweepResult:
             columns = ["task", "protocol", "condition", "effect", "ci_low", "ci_high", "harm"]
             short = short.merge(worst[columns], on=["task", "protocol"], how="left")
         return short
+
+
+def _iterate_numbers(details: dict[str, Any]) -> Iterator[tuple[str, int | None, float]]:
+    """Yield (measure, step, value) of the numbers in an answer's details."""
+    for measure, value in details.items():
+        listed = isinstance(value, list)
+        for step, item in enumerate(value if listed else [value]):
+            # A missing number in a list becomes NaN, so that the other numbers keep their index.
+            if isinstance(item, int | float):
+                yield measure, step if listed else None, float(item)
+            elif listed and item is None:
+                yield measure, step, math.nan

@@ -32,9 +32,9 @@ from layerroles.results import CRITICAL as CRITICAL
 from layerroles.results import UNDECIDED as UNDECIDED
 from layerroles.results import count_needed as count_needed
 from layerroles.results import judge_interval as judge_interval
-from layerroles.roles.claim_status import SMALLEST as SMALLEST
+from layerroles.roles.claim_findings import SMALLEST as SMALLEST
+from layerroles.roles.claim_findings import Finding as Finding
 from layerroles.roles.claim_status import Claim as Claim
-from layerroles.roles.claim_status import Finding as Finding
 from layerroles.roles.claims import CONTROL as CONTROL
 from layerroles.roles.claims import claims_on_layers as claims_on_layers
 from layerroles.roles.claims import describe_decided as describe_decided

@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 
 from layerroles import stats
-from layerroles.results import AFTER_FIRST, CellPair, SweepResult, cells_of, pairs_of
-from layerroles.roles.claim_status import SMALLEST, AblationKind, Claim, Finding
+from layerroles.results import CellPair, SweepResult, cells_of, pairs_of
+from layerroles.roles.claim_findings import SMALLEST, AblationKind, Finding, make_record
+from layerroles.roles.claim_status import Claim
 from layerroles.roles.harms import Harms, Place
 from layerroles.roles.wording import format_estimate, format_layers
 
@@ -34,15 +35,13 @@ def claims_on_contexts(result: SweepResult, kinds: Sequence[AblationKind]) -> It
         ordered = _order_by_context(result.examples, pair)
         if ordered is None:
             continue
-        unskilled = [cell.task for cell in (ordered.one, ordered.two) if not cell.has_skill]
+        unskilled = [cell.task for cell in ordered.cells if not cell.has_skill]
         missing = f"not above chance: {', '.join(unskilled)}" if unskilled else ""
         findings = [] if missing else _find_changes(kinds, ordered)
         note = f"{ordered.two.task} against {ordered.one.task}"
-        family, protocol = ordered.one.family, ordered.one.protocol
-        cells = (ordered.one, ordered.two)
-        keys = [(cell.family, cell.protocol) for cell in cells]
-        tasks = [cell.task for cell in cells]
-        yield Claim(CONTEXT, family, protocol, findings, missing, keys, tasks, note=note)
+        keys = [(cell.family, cell.protocol) for cell in ordered.cells]
+        tasks = [cell.task for cell in ordered.cells]
+        yield Claim(CONTEXT, *keys[0], findings, missing, keys, tasks, note=note)
 
 
 def _order_by_context(examples: pd.DataFrame, pair: CellPair) -> CellPair | None:
@@ -57,7 +56,7 @@ def _order_by_context(examples: pd.DataFrame, pair: CellPair) -> CellPair | None
     table = table.drop_duplicates(["task", "example"]).set_index(["task", "example"])
     first, second = (
         table.reindex([(cell.task, example) for example in ids])
-        for cell, ids in zip((pair.one, pair.two), pair.examples, strict=True)
+        for cell, ids in zip(pair.cells, pair.examples, strict=True)
     )
     if _adds_context(second, first):
         return pair
@@ -85,7 +84,8 @@ def _find_changes(kinds: Sequence[AblationKind], pair: CellPair) -> list[Finding
     If kinds with other mechanisms show changes too, a kind shows the claim only if at least one of
     them shows that the harm of the same layer changes in the same direction.
     """
-    changes_by_kind = [_measure_changes(kind, pair) for kind in kinds]
+    # For each kind, the changes under each of `Harms.ats`.
+    changes_by_kind = [[_Changes(kind.harms, pair, at) for at in kind.harms.ats] for kind in kinds]
     shown_by_kind = [_shown_layers(changes_at) for changes_at in changes_by_kind]
     findings = []
     for kind, changes_at, layers in zip(kinds, changes_by_kind, shown_by_kind, strict=True):
@@ -136,16 +136,6 @@ def _find_changes(kinds: Sequence[AblationKind], pair: CellPair) -> list[Finding
     return findings
 
 
-def _measure_changes(kind: AblationKind, pair: CellPair) -> list["_Changes"]:
-    """Return the changes of layers' harm between the two cells of a pair, one item per `at`.
-
-    The first item is for ablation at `kind.harms.at`. If the sweep has conditions with
-    `at="after_first"`, which keep the first token, a second item is for these.
-    """
-    positions = [kind.harms.at, *([AFTER_FIRST] if kind.harms.after_first else [])]
-    return [_Changes(kind.harms, pair, at) for at in positions]
-
-
 def _shown_layers(changes_at: Sequence["_Changes"]) -> frozenset[tuple[int, int]]:
     """Return the pairs (layer, sign) that are in `_Changes.shown` of all items."""
     return frozenset.intersection(*(changes.shown for changes in changes_at))
@@ -154,12 +144,9 @@ def _shown_layers(changes_at: Sequence["_Changes"]) -> frozenset[tuple[int, int]
 def _records(kind: AblationKind, changes: "_Changes", pair: CellPair) -> tuple[dict[str, Any], ...]:
     tasks = f"from {pair.one.task} to {pair.two.task}"
     return tuple(
-        {
-            "ablation": kind.ablation,
-            "quantity": f"change of L{layer}'s harm {tasks}, beyond the mean change",
-            **dict(zip(("estimate", "low", "high"), change.numbers, strict=True)),
-            "n": change.n,
-        }
+        make_record(
+            kind.ablation, f"change of L{layer}'s harm {tasks}, beyond the mean change", change
+        )
         for layer, change in changes.changes.items()
     )
 
@@ -292,9 +279,8 @@ def _condition_of(harms: Harms, pair: CellPair, place: Place, at: str) -> str | 
     """
     first = pair.one.task, pair.one.protocol
     name, at_all = (harms.asked_condition(*first, place, each) for each in (at, harms.at))
-    cells = (pair.one, pair.two)
     if name is None or any(
-        cell.n_rows.get(name, 0) < cell.n_rows.get(str(at_all), 0) for cell in cells
+        cell.n_rows.get(name, 0) < cell.n_rows.get(str(at_all), 0) for cell in pair.cells
     ):
         return harms.condition(*first, place, at)
     return name

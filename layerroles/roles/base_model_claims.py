@@ -8,7 +8,14 @@ from collections.abc import Iterator, Sequence
 from layerroles import stats
 from layerroles.errors import InputError
 from layerroles.results import AFTER_FIRST, Match, SweepResult, match, mechanisms
-from layerroles.roles.claim_status import AblationKind, Claim, Finding, Number, make_finding
+from layerroles.roles.claim_findings import (
+    AblationKind,
+    Finding,
+    Number,
+    make_empty_finding,
+    make_finding,
+)
+from layerroles.roles.claim_status import Claim
 from layerroles.roles.harms import Harms
 
 ROBUST = "A distilled model reasons more robustly than its base"
@@ -74,19 +81,14 @@ def _compare_robustness(
     ]
     if difference or mechanism != kind.mechanism:
         why = difference[0] if difference else "another mechanism in the base's run"
-        return Finding(kind.ablation, kind.mechanism, 0, f"{kind.ablation}: not compared, {why}")
-
+        return make_empty_finding(kind, f"not compared, {why}")
     try:
         of_base = Harms(base, kind.ablation, harms.at)
     except InputError as error:  # swept at other positions, or at several settings
-        text = f"{kind.ablation}: not compared, in the base's run {error}"
-        return Finding(kind.ablation, kind.mechanism, 0, text)
+        return make_empty_finding(kind, f"not compared, in the base's run {error}")
     if of_base.n_layers != harms.n_layers:
-        text = (
-            f"{kind.ablation}: not compared, the base has {of_base.n_layers} layers and this model "
-            f"{harms.n_layers}"
-        )
-        return Finding(kind.ablation, kind.mechanism, 0, text)
+        why = f"the base has {of_base.n_layers} layers and this model {harms.n_layers}"
+        return make_empty_finding(kind, f"not compared, {why}")
 
     def measured(at: str) -> stats.Contrast:
         one, two = matched.one, matched.two
@@ -103,10 +105,7 @@ def _compare_robustness(
         base_harm, twin_harm = matched.harms(dict.fromkeys(compared, 1 / len(compared)))
         return stats.difference_of(base_harm, twin_harm)
 
-    measured_difference = measured(harms.at)
-    first_token_kept = None
-    if harms.after_first and of_base.after_first:
-        first_token_kept = measured(AFTER_FIRST)
+    kept = measured(AFTER_FIRST) if harms.after_first and of_base.after_first else None
     return make_finding(
-        kind, [Number("mean harm, base minus this model", measured_difference, first_token_kept)]
+        kind, [Number("mean harm, base minus this model", measured(harms.at), kept)]
     )

@@ -15,7 +15,6 @@ import pandas as pd
 from layerroles import stats
 from layerroles.errors import InputError
 from layerroles.probes import group_by_probe
-from layerroles.registry import describe_unknown
 from layerroles.results import (
     SweepResult,
     cells_of,
@@ -32,14 +31,10 @@ from layerroles.roles import (
     probe_summary,
     protocol_claims,
 )
-from layerroles.roles.claim_status import AblationKind, Claim
+from layerroles.roles.claim_findings import AblationKind
+from layerroles.roles.claim_status import Claim
 from layerroles.roles.critical_heads import carried_by_few
-from layerroles.roles.harms import (
-    Harms,
-    has_one_setting,
-    positions_swept,
-    single_site_conditions,
-)
+from layerroles.roles.harms import Harms, ablations_swept, has_one_setting, positions_swept
 
 CONTROL = "language"
 
@@ -78,7 +73,7 @@ def describe_decided(result: SweepResult) -> str:
     until = result.manifest.get("until")
     if not until or until.get("goal") != "claims":
         return describe_decisions(cells_of(result), result.manifest)
-    kinds = list(dict.fromkeys(single_site_conditions(result)["ablation"]))
+    kinds = ablations_swept(result)
     if not kinds:
         return ""
     claims = [claim for claim in claims_on_layers(result, kinds[0]) if not claim.missing]
@@ -146,7 +141,7 @@ def _lesser_skills(result: SweepResult) -> dict[str, str]:
 
 
 def measure_kinds(
-    result: SweepResult, judged_kind: str, at: str | None = None
+    result: SweepResult, ablation: str | None, at: str | None = None
 ) -> list[AblationKind]:
     """Return the kind of ablation on which verdicts rest, then others at the same positions.
 
@@ -154,46 +149,33 @@ def measure_kinds(
 
     Args:
         result: a sweep.
-        judged_kind: the name of the ablation on which verdicts on layers rest.
+        ablation: the name of the ablation on which verdicts on layers rest; None if the sweep has
+            only one.
         at: the positions at which the ablations act; None for the default of `Harms`.
+
+    Raises:
+        InputError: no condition ablates one whole layer, the ablation is unknown or was swept at
+            several settings, no condition acts at the positions `at`, or `ablation` is None and the
+            sweep has several.
     """
-    mechanism_of = mechanisms(result)
-    judged = Harms(result, judged_kind, at)
-    others = [
-        Harms(result, kind, judged.at)
-        for kind in _ablation_kinds(result)
-        if kind != judged_kind
-        and judged.at in positions_swept(result, kind)
-        and has_one_setting(result, kind)
-    ]
-    return [AblationKind(harms, mechanism_of[harms.ablation]) for harms in (judged, *others)]
-
-
-def _ablation_kinds(result: SweepResult) -> list[str]:
-    kinds = list(dict.fromkeys(single_site_conditions(result)["ablation"]))
-    if not kinds:
+    names = ablations_swept(result)
+    if not names:
         raise InputError(
             "roles need conditions that ablate one whole layer each, and this result has none: "
             "sweep each_layer(model, Skip()), or --sites all"
         )
-    return kinds
-
-
-def choose_kind(result: SweepResult, ablation: str | None) -> str:
-    """Return the kind of ablation on which verdicts rest: `ablation`, or the only one if None.
-
-    Raises:
-        InputError: no condition ablates one whole layer, the kind is unknown, or `ablation` is None
-            and the sweep has several.
-    """
-    kinds = _ablation_kinds(result)
-    if ablation is None:
-        if len(kinds) > 1:
-            raise InputError(
-                f"the sweep has several ablations ({', '.join(kinds)}): "
-                f"name one, as in localize(result, ablation={kinds[0]!r})"
-            )
-        return kinds[0]
-    if ablation not in kinds:
-        raise InputError(describe_unknown("ablation", ablation, kinds))
-    return ablation
+    if ablation is None and len(names) > 1:
+        raise InputError(
+            f"the sweep has several ablations ({', '.join(names)}): "
+            f"name one, as in localize(result, ablation={names[0]!r})"
+        )
+    judged = Harms(result, names[0] if ablation is None else ablation, at)
+    others = [
+        Harms(result, name, judged.at)
+        for name in names
+        if name != judged.ablation
+        and judged.at in positions_swept(result, name)
+        and has_one_setting(result, name)
+    ]
+    mechanism_of = mechanisms(result)
+    return [AblationKind(harms, mechanism_of[harms.ablation]) for harms in (judged, *others)]

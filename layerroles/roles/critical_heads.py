@@ -10,7 +10,7 @@ heads stand in for it. Heads that matter jointly are found by ablating them join
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +18,20 @@ import pandas as pd
 from scipy.stats import t as student
 
 from layerroles import stats
-from layerroles.results import CRITICAL, Cell, SweepResult, cells_of, mechanisms, records
-from layerroles.roles.claim_status import Claim, Finding, Number
-from layerroles.roles.harms import Harms, positions_swept, single_site_conditions
+from layerroles.results import (
+    CRITICAL,
+    Cell,
+    SweepResult,
+    cells_of,
+    group_by_family,
+    mean_harm,
+    mechanisms,
+    records,
+)
+from layerroles.roles.claim_findings import Finding, Number
+from layerroles.roles.claim_status import Claim
+from layerroles.roles.harms import Harms, ablations_swept, positions_swept
+from layerroles.roles.layer_verdicts import tabulate_verdicts
 from layerroles.roles.wording import format_estimate
 
 FEW = "A few heads carry the family"
@@ -47,10 +58,10 @@ def heads_of(result: SweepResult, at: str) -> pd.DataFrame:
             same positions if heads were ablated there, else on `all`, else on the first by name.
     """
     frames = []
-    for kind in dict.fromkeys(single_site_conditions(result, "head")["ablation"]):
+    for kind in ablations_swept(result, "head"):
         positions = positions_swept(result, kind, "head")
         harms = Harms(result, kind, at if at in positions else None, part="head")
-        frame = harms.layers().assign(ablation=kind, at=harms.at)
+        frame = tabulate_verdicts(harms).assign(ablation=kind, at=harms.at)
         frames.append(frame.assign(**_p_values(harms, frame)))
     if not frames:
         return pd.DataFrame(columns=COLUMNS)
@@ -98,10 +109,7 @@ def carried_by_few(result: SweepResult, at: str = "all") -> Iterator[Claim]:
     sets = _joint_sets(result, at)
     kinds = dict.fromkeys(head_set.ablation for head_set in sets)
     mechanism_of = mechanisms(result) if sets else {}
-    cells: dict[tuple[str, str], list[Cell]] = {}
-    for cell in cells_of(result):
-        cells.setdefault((cell.family, cell.protocol), []).append(cell)
-    for (family, protocol), family_cells in cells.items():
+    for (family, protocol), family_cells in group_by_family(cells_of(result)).items():
         skilled = [cell for cell in family_cells if cell.has_skill]
         findings: list[Finding] = []
         heads: frozenset[str] = frozenset()
@@ -197,10 +205,10 @@ def _judge_set(
         chosen: the set of heads to test.
         others: the sets to compare it with.
     """
-    harm = Number("harm", _mean_harm(cells, {chosen.condition: 1.0}), smallest=CRITICAL)
+    harm = Number("harm", mean_harm(cells, {chosen.condition: 1.0}), smallest=CRITICAL)
     excess = Number("more than others", _excess_over_others(cells, chosen, others))
-    harms_of_others = [_mean_harm(cells, {other.condition: 1.0}) for other in others]
-    mean = _mean_harm(cells, {other.condition: 1 / len(others) for other in others})
+    harms_of_others = [mean_harm(cells, {other.condition: 1.0}) for other in others]
+    mean = mean_harm(cells, {other.condition: 1 / len(others) for other in others})
     # Unless all other sets are harmful too, a few heads other than the chosen may carry the family.
     all_matter = all(other.interval.low > CRITICAL for other in harms_of_others)
     sign = min(harm.sign, excess.sign)
@@ -218,11 +226,6 @@ def _judge_set(
     return Finding(chosen.ablation, mechanism, sign, words, numbers, excess.needed)
 
 
-def _mean_harm(cells: Sequence[Cell], weights: Mapping[str, float]) -> stats.Contrast:
-    """Return a weighted sum of the harms of conditions, averaged over the tasks of `cells`."""
-    return stats.mean_of([cell.harm(weights) for cell in cells])
-
-
 def _excess_over_others(
     cells: Sequence[Cell], chosen: _HeadSet, others: Sequence[_HeadSet]
 ) -> stats.Contrast:
@@ -231,8 +234,8 @@ def _excess_over_others(
     The interval includes the spread between the other sets, which were drawn at random.
     """
     share = {other.condition: -1 / len(others) for other in others}
-    difference = _mean_harm(cells, {chosen.condition: 1.0} | share)
-    harms_of_others = [_mean_harm(cells, {other.condition: 1.0}).value for other in others]
+    difference = mean_harm(cells, {chosen.condition: 1.0} | share)
+    harms_of_others = [mean_harm(cells, {other.condition: 1.0}).value for other in others]
     n_others = len(harms_of_others)
     reach = float(student.isf((1 - stats.LEVEL) / 2, n_others - 1)) * float(
         np.std(harms_of_others, ddof=1)

@@ -89,8 +89,8 @@ def describe_agreement(
         both_hold: whether the sign stays the same, under both kinds, if the first token is not
             ablated; see `Harms.holds_with_first_token_kept`.
     """
-    first = sign_of(float(line["ci_low"]), float(line["ci_high"]))
-    second = sign_of(other.interval.low, other.interval.high)
+    first = sign_of(stats.Interval(float(line["ci_low"]), float(line["ci_high"])))
+    second = sign_of(other.interval)
     shown = format_estimate(*other.numbers)
     if both_hold and first and first == second:
         return f"{ablation} agrees: {shown}"

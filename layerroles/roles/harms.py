@@ -22,25 +22,17 @@ from layerroles.registry import describe_unknown
 from layerroles.results import (
     AFTER_FIRST,
     CRITICAL,
-    NOT_MEASURABLE,
-    NOT_MEASURED,
-    UNDECIDED,
     Cell,
-    CellPair,
     SweepResult,
     ambiguous_rows,
     cells_of,
     check_unambiguous,
     conditions_of,
-    count_needed,
     find_waiting,
-    judge,
-    pairs_of,
     records,
     verdict_levels,
 )
-
-VERDICTS = ("critical", "spare", "partial", "helps", "undecided", "sink")
+from layerroles.roles.wording import sign_of
 
 # (layer, head); head is -1 for the whole layer.
 Place = tuple[int, int]
@@ -63,10 +55,14 @@ class Harms:
         keys: the pairs (family, protocol) that were asked under this ablation.
         after_first: whether `at` is "all" and the sweep also has conditions `after_first`, which
             ablate all positions but the first.
+        ats: the positions at which a claim has to hold: `at`, and "after_first" if `after_first`.
+        only_if_critical: the layers that the sweep ablates `after_first` only if they are critical
+            at all positions.
 
     Raises:
-        InputError: no condition acts at these positions, or this kind ablates a layer or head
-            twice at the same positions, such as with two settings.
+        InputError: no condition ablates a layer or head by this kind, none of them acts at these
+            positions, or this kind ablates a layer or head twice at the same positions, such as
+            with two settings.
     """
 
     def __init__(
@@ -74,6 +70,9 @@ class Harms:
     ) -> None:
         conditions = single_site_conditions(result, part)
         conditions = conditions[conditions["ablation"] == ablation]
+        if conditions.empty:
+            known_names = ablations_swept(result, part)
+            raise InputError(describe_unknown("ablation", ablation, known_names))
         self.ablation, self.part, self.result = ablation, part, result
         self.interim = result.interim
         check_unambiguous(conditions)
@@ -85,12 +84,11 @@ class Harms:
         if at is not None and at not in ats:
             raise InputError(describe_unknown("at", at, sorted(ats)))
         self.at = at or ("all" if "all" in ats else sorted(ats)[0])
-        # Layers that the sweep ablates `after_first` only if they are critical at all positions.
-        self._only_if_critical = _waiting_layers(result, ablation) if part == "block" else set()
-        self.after_first = self.at == "all" and bool(AFTER_FIRST in ats or self._only_if_critical)
+        self.only_if_critical = _waiting_layers(result, ablation) if part == "block" else set()
+        self.after_first = self.at == "all" and bool(AFTER_FIRST in ats or self.only_if_critical)
+        self.ats = [self.at, AFTER_FIRST] if self.after_first else [self.at]
         self.places = sorted({place for _, _, place, _ in self._condition_at})
         levels = verdict_levels(result.manifest)
-        # The confidence level of the interval that decides the verdict on a place.
         self._levels = {
             place: levels.get(condition, stats.LEVEL)
             for (_, _, place, at), condition in self._condition_at.items()
@@ -140,82 +138,9 @@ class Harms:
         """Return the labels of a family's tasks with skill above chance."""
         return list(self.measured(family, protocol)["task"])
 
-    def layers(self) -> pd.DataFrame:
-        """Return the rows of `Roles.layers`, one per family, protocol and place (layer or head)."""
-        rows = [
-            self._place_row(family, protocol, place)
-            for family, protocol in self.keys
-            for place in self.places
-        ]
-        return pd.DataFrame(rows)
-
-    def _place_row(self, family: str, protocol: str, place: Place) -> dict[str, Any]:
-        tasks = self.tasks(family, protocol)
-        level = self._levels.get(place, stats.LEVEL)
-        harm = self.harm(family, protocol, {place: 1.0}, level=level)
-        first_token_kept = gone = stats.NO_CONTRAST
-        if self.after_first and self._is_asked_after_first(tasks, protocol, place):
-            first_token_kept = self.harm(
-                family, protocol, {place: 1.0}, at=AFTER_FIRST, level=level
-            )
-            gone = stats.mean_of(
-                [self._first_token_share(task, protocol, place, level) for task in tasks]
-            )
-        asked = [
-            self._cell_by_key[task, protocol].n_answered(name)
-            for task in tasks
-            if (name := self._condition_at.get((task, protocol, place, self.at))) is not None
-        ]
-        n = sum(answered for answered, _ in asked)
-        verdict = NOT_MEASURABLE
-        if tasks:
-            verdict = self._judge(place, harm, first_token_kept, gone)
-        names = (("harm",) * 2, ("after_first_harm", "after_first"), ("gone",) * 2)
-        values: dict[str, float] = {}
-        for (name, ends), contrast in zip(names, (harm, first_token_kept, gone), strict=True):
-            values |= dict(
-                zip((name, f"{ends}_low", f"{ends}_high"), contrast.numbers, strict=True)
-            )
-        return {
-            "family": family,
-            "protocol": protocol,
-            "layer": place[0],
-            **({} if place[1] < 0 else {"head": place[1]}),
-            "n": n,
-            "n_failed": sum(failed for _, failed in asked),
-            **values,
-            "verdict": verdict,
-            "needed": count_needed(harm, n) if verdict == UNDECIDED else math.nan,
-        }
-
-    def _judge(
-        self, place: Place, harm: stats.Contrast, spared: stats.Contrast, gone: stats.Contrast
-    ) -> str:
-        """Return the verdict on a place (layer or head); for other arguments, see `results.judge`.
-
-        Before the run is finished, the verdict is "undecided" or "not measured". A critical layer
-        whose answers under `after_first` are still missing may be a sink, so it is undecided too.
-        """
-        sink_asked = self.after_first and place[0] in self._only_if_critical
-        verdict = judge(harm, spared, gone, sink_asked=sink_asked)
-        return UNDECIDED if self.interim and verdict != NOT_MEASURED else verdict
-
-    def _is_asked_after_first(self, tasks: Sequence[str], protocol: str, place: Place) -> bool:
-        names = [self.condition(task, protocol, place, AFTER_FIRST) for task in tasks]
-        at_all = [self.condition(task, protocol, place, "all") for task in tasks]
-        return all(name is not None for name in names) and names != at_all
-
-    def _first_token_share(
-        self, task: str, protocol: str, place: Place, level: float
-    ) -> stats.Contrast:
-        """Return harm under "all" minus harm under "after_first", on the same examples.
-
-        `stats.NO_CONTRAST` if the place was not ablated at both positions.
-        """
-        names = [self.condition(task, protocol, place, at) for at in ("all", AFTER_FIRST)]
-        if names[0] is None or names[1] is None:
-            return stats.NO_CONTRAST
-        return self._cell_by_key[task, protocol].harm({names[0]: 1.0, names[1]: -1.0}, level=level)
+    def level_of(self, place: Place) -> float:
+        """Return the confidence level of the interval that decides the verdict on a place."""
+        return self._levels.get(place, stats.LEVEL)
 
     def condition(
         self, task: str, protocol: str, place: Place, at: str | None = None
@@ -227,9 +152,9 @@ class Harms:
         name of the condition at all positions instead.
         """
         at = at or self.at
-        if at == AFTER_FIRST and place[0] in self._only_if_critical:
+        if at == AFTER_FIRST and place[0] in self.only_if_critical:
             family = self._cell_by_key[task, protocol].family
-            level = self._levels.get(place, stats.LEVEL)
+            level = self.level_of(place)
             at_all = self.harm(family, protocol, {place: 1.0}, at="all", level=level)
             at = AFTER_FIRST if not at_all.known or at_all.interval.low > CRITICAL else "all"
         return self._condition_at.get((task, protocol, place, at))
@@ -241,14 +166,18 @@ class Harms:
         """
         return self._condition_at.get((task, protocol, place, at))
 
+    def conditions(self, task: str, protocol: str) -> dict[Place, str]:
+        """Map each place to the name of its condition `at`; places without one are left out."""
+        names = {place: self.condition(task, protocol, place) for place in self.places}
+        return {place: name for place, name in names.items() if name is not None}
+
     def level_of_sums(self, task: str, protocol: str) -> float:
         """Return the confidence level of intervals of sums over all places, for one task.
 
         It is above 95% if the sweep judges its results at several numbers of questions (looks), so
         that the intervals of all looks together hold at 95% (see `stats.Looks`).
         """
-        names = [self.condition(task, protocol, place) for place in self.places]
-        return self.cell_of(task, protocol).level(name for name in names if name is not None)
+        return self.cell_of(task, protocol).level(self.conditions(task, protocol).values())
 
     def cell_of(self, task: str, protocol: str) -> Cell:
         """Return the cell, the rows of the sweep for one task under one protocol."""
@@ -284,28 +213,32 @@ class Harms:
         if key not in self._sums:
             self._sums[key] = stats.mean_of(
                 [
-                    self._task_harm(self._cell_by_key[task, protocol], weights, at, level=level)
+                    self.cell_harm(self._cell_by_key[task, protocol], weights, at, level=level)
                     for task in self.tasks(family, protocol)
                 ]
             )
         return self._sums[key]
 
-    def _task_harm(
+    def cell_harm(
         self,
         cell: Cell,
         weights: Mapping[Place, float],
         at: str,
-        examples: Iterable[str] | None = None,
+        examples: Sequence[str] | None = None,
         *,
         level: float = stats.LEVEL,
         guessed: bool = True,
     ) -> stats.Contrast:
+        """Return a weighted sum of the harms of places in one cell.
+
+        `stats.NO_CONTRAST` (unknown) if a place was not measured. For the other arguments, see
+        `Cell.harm`.
+        """
         weight_of = {self.condition(cell.task, cell.protocol, p, at): w for p, w in weights.items()}
         by_condition = {name: weight for name, weight in weight_of.items() if name is not None}
         if not by_condition or len(by_condition) < len(weights):
             return stats.NO_CONTRAST
-        ids = None if examples is None else list(examples)
-        return cell.harm(by_condition, ids, level=level, guessed=guessed)
+        return cell.harm(by_condition, examples, level=level, guessed=guessed)
 
     def early_minus_late(
         self,
@@ -344,75 +277,14 @@ class Harms:
         True if the interval at `self.at` contains 0, or lies on the same side of 0 as that under
         `after_first`. True also if `self.after_first` is false: there is nothing to compare with.
         """
-        judged = self.early_minus_late(family, protocol)
-        if not self.after_first or not (judged.interval.low > 0 or judged.interval.high < 0):
+        sign = sign_of(self.early_minus_late(family, protocol).interval)
+        if not self.after_first or not sign:
             return True
-        first_token_kept = self.early_minus_late(family, protocol, AFTER_FIRST).interval
-        return first_token_kept.low > 0 if judged.interval.low > 0 else first_token_kept.high < 0
+        return sign_of(self.early_minus_late(family, protocol, AFTER_FIRST).interval) == sign
 
     def mean_harm(self, family: str, protocol: str) -> stats.Contrast:
         """Return the mean harm of all layers that were swept."""
         return self.harm(family, protocol, self.mean_over(self.swept))
-
-    def mean_harm_apart(
-        self, family: str, protocol: str, other: str, at: str | None = None
-    ) -> stats.Contrast:
-        """Return the mean harm of all layers under `protocol` minus that under `other`.
-
-        The questions are those that were asked under both protocols, in one task or in two tasks of
-        the family, with skill under both. The difference is averaged over such tasks.
-        `stats.NO_CONTRAST` if there are no such questions, or if not all layers of the model were
-        swept.
-
-        Harm under protocols in which the model writes is computed in two ways. If the score of
-        guessing is subtracted from the intact score, harm is overestimated, since a broken model
-        scores below a guess; if not, it is underestimated. Of the two differences, the one nearer 0
-        is returned, with an interval that covers both intervals.
-        """
-        if len(self.swept) < self.n_layers:
-            return stats.NO_CONTRAST
-        weights, where = self.mean_over(self.swept), at or self.at
-        differences = []
-        for pair in self._pairs(family, protocol, other):
-            if not self._has_skill(pair):
-                continue
-            cells = list(zip((pair.one, pair.two), pair.examples, strict=True))
-            with_and_without_guesses = []
-            for guessed in (True, False):
-                harm_under = {
-                    c.protocol: self._task_harm(c, weights, where, ids, guessed=guessed)
-                    for c, ids in cells
-                }
-                with_and_without_guesses.append(
-                    stats.difference_of(harm_under[protocol], harm_under[other])
-                )
-            differences.append(stats.spanning(*with_and_without_guesses))
-        return stats.mean_of(differences)
-
-    def shares_questions(self, family: str, protocol: str, other: str) -> bool:
-        """Return whether any question of a family was asked under both protocols."""
-        return bool(self._pairs(family, protocol, other))
-
-    def both_have_skill(self, family: str, protocol: str, other: str) -> bool:
-        """Return whether the protocols share questions that `mean_harm_apart` uses.
-
-        These were asked under both protocols, in tasks with skill under these.
-        """
-        return any(map(self._has_skill, self._pairs(family, protocol, other)))
-
-    def _pairs(self, family: str, protocol: str, other: str) -> list[CellPair]:
-        """Return the pairs of a family's cells that ask the same questions under both protocols."""
-        cells = [
-            cell
-            for cell in self._cell_by_key.values()
-            if cell.family == family and cell.protocol in (protocol, other)
-        ]
-        return [pair for pair in pairs_of(cells) if pair.one.protocol != pair.two.protocol]
-
-    def _has_skill(self, pair: CellPair) -> bool:
-        """Return whether both cells have skill above chance."""
-        cells = (pair.one, pair.two)
-        return all(cell.task in self.tasks(cell.family, cell.protocol) for cell in cells)
 
     def precision(self) -> pd.DataFrame:
         """Return a row per protocol and task with skill: its scores, and how small a drop is found.
@@ -460,6 +332,11 @@ def single_site_conditions(result: SweepResult, part: str = "block") -> pd.DataF
     conditions = conditions_of(result)
     number = "head" if part == "head" else "layer"
     return conditions[(conditions["part"] == part) & conditions[number].notna()]
+
+
+def ablations_swept(result: SweepResult, part: str = "block") -> list[str]:
+    """Return the names of the ablations of one whole layer (or one head), in order."""
+    return list(dict.fromkeys(single_site_conditions(result, part)["ablation"]))
 
 
 def positions_swept(result: SweepResult, ablation: str, part: str = "block") -> set[str]:

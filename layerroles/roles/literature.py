@@ -9,26 +9,25 @@ larger over the first third of layers than over the last third.
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 
 from layerroles import stats
 from layerroles.results import AFTER_FIRST, CRITICAL
-from layerroles.roles.claim_status import (
+from layerroles.roles.claim_findings import (
     SMALLEST,
     AblationKind,
-    Claim,
     Finding,
     Key,
     Number,
-    decide_status,
-    explain_unmeasured,
     find_by_kind,
+    judge_kinds,
     left_undecided,
+    make_empty_finding,
+    make_record,
+    max_known,
     measure_number,
-    not_asked,
-    was_asked,
 )
+from layerroles.roles.claim_status import Claim, decide_status, explain_unmeasured
 from layerroles.roles.harms import Harms
 from layerroles.roles.wording import format_estimate, format_layers
 
@@ -154,12 +153,9 @@ def _claims_on_deep(kinds: Sequence[AblationKind], control: str) -> Iterator[Cla
         if family == "reasoning":
             keys = [(family, protocol), (control, protocol)]
             beyond, alone = (
-                [
-                    _judge_need(kind, protocol, subtracted)
-                    if was_asked(kind, kinds[0], keys)
-                    else not_asked(kind)
-                    for kind in kinds
-                ]
+                judge_kinds(
+                    kinds, keys, partial(_judge_need, protocol=protocol, control=subtracted)
+                )
                 for subtracted in (control, None)
             )
             missing = explain_unmeasured(first, [(family, protocol)])
@@ -176,39 +172,30 @@ def _judge_need(kind: AblationKind, protocol: str, control: str | None) -> Findi
     the mean is shown to be below the smallest effect, and the harm of every layer below 0.2.
     """
     harms = kind.harms
-    nothing = Finding(kind.ablation, kind.mechanism, 0, "")
     _, *parts = harms.thirds()
     if not all(parts) or not {layer for part in parts for layer in part} <= set(harms.swept):
-        finding = _with_words(nothing, "not known, for not all layers were measured")
-        return replace(finding, is_open=True)
+        reason = "not known, for not all layers were measured"
+        return make_empty_finding(kind, reason, is_open=True)
     if control is not None and not harms.tasks(control, protocol):
-        text = f"it takes the copying control (family {control}), above chance"
-        return _with_words(nothing, text)
-    ats = [harms.at, *([AFTER_FIRST] if harms.after_first else [])]
-    needs = {at: [_Need(harms, protocol, control, part, at) for part in parts] for at in ats}
+        reason = f"it takes the copying control (family {control}), above chance"
+        return make_empty_finding(kind, reason)
+    needs = {at: [_Need(harms, protocol, control, part, at) for part in parts] for at in harms.ats}
     signs = [min(need.sign for need in at_position) for at_position in needs.values()]
-    judged = needs[harms.at]
+    judged = dict(zip(("middle", "last third"), needs[harms.at], strict=True))
     words = [
-        f"{name} {format_estimate(*need.mean.numbers)}{need.alone}"
-        for name, need in zip(("middle", "last third"), judged, strict=True)
+        f"{name} {format_estimate(*need.mean.numbers)}{need.alone}" for name, need in judged.items()
     ]
     if len(set(signs)) > 1:
         first_token_kept = [format_estimate(*need.mean.numbers) for need in needs[AFTER_FIRST]]
         words.append(f"with the first token kept {' and '.join(first_token_kept)}")
     numbers = tuple(
-        {
-            "ablation": kind.ablation,
-            "quantity": f"mean harm beyond copying, {name}",
-            **dict(zip(("estimate", "low", "high"), need.mean.numbers, strict=True)),
-            "n": need.mean.n,
-        }
-        for name, need in zip(("middle", "last third"), judged, strict=True)
+        make_record(kind.ablation, f"mean harm beyond copying, {name}", need.mean)
+        for name, need in judged.items()
         if need.mean.known
     )
     sign = signs[0] if len(set(signs)) == 1 else 0
     # Of the first `at` at which the sign is 0.
     open_needs = next((n for n, own in zip(needs.values(), signs, strict=True) if not own), ())
-    needed = [need.needed for need in open_needs if not math.isnan(need.needed)]
     asks_kept = not sign and signs[0] != 0
     undecided = [need for at_position in needs.values() for need in at_position if not need.sign]
     return Finding(
@@ -217,10 +204,10 @@ def _judge_need(kind: AblationKind, protocol: str, control: str | None) -> Findi
         sign,
         f"{kind.ablation}: mean harm beyond copying, {', '.join(words)}",
         numbers,
-        max(needed, default=math.nan),
+        max_known(need.needed for need in open_needs),
         is_open=not sign and not all(need.is_near for need in undecided),
         asks_kept=asks_kept,
-        lacks_kept=asks_kept and not all(need.mean.known for need in needs[ats[-1]]),
+        lacks_kept=asks_kept and not all(need.mean.known for need in needs[harms.ats[-1]]),
         is_near=not sign and bool(undecided) and all(need.is_near for need in undecided),
     )
 
@@ -262,11 +249,10 @@ class _Need:
             else 0
         )
         alone = [Number("", single, smallest=CRITICAL) for single in singles]
-        by_singles = [number.needed for number in alone if not math.isnan(number.needed)]
         by_mean = (
-            mean_number.needed
-            if mean_number.judged_sign == 0
-            else max(by_singles, default=math.nan)
+            max_known(number.needed for number in alone)
+            if mean_number.judged_sign
+            else mean_number.needed
         )
         self.needed = math.nan if self.sign else by_mean
         # More questions would show a need neither by the mean nor by a single layer.
@@ -280,8 +266,3 @@ class _Need:
     def alone(self) -> str:
         """Text on the layers whose harm is above 0.2 by itself; empty if there are none."""
         return f" (above {CRITICAL} alone: {format_layers(self._above)})" if self._above else ""
-
-
-def _with_words(finding: Finding, words: str) -> Finding:
-    text = f"{finding.ablation}: {words}"
-    return Finding(finding.ablation, finding.mechanism, finding.sign, text)

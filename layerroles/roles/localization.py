@@ -8,31 +8,18 @@ from typing import Any
 import pandas as pd
 
 from layerroles import stats
-from layerroles.results import (
-    AFTER_FIRST,
-    CRITICAL,
-    SweepResult,
-    check_result,
-    records,
-)
+from layerroles.results import AFTER_FIRST, CRITICAL, SweepResult, check_result, records
 from layerroles.roles import probe_summary
-from layerroles.roles.claims import (
-    CONTROL,
-    choose_kind,
-    decide_claims,
-    describe_decided,
-    measure_kinds,
-)
+from layerroles.roles.claims import CONTROL, decide_claims, describe_decided, measure_kinds
 from layerroles.roles.critical_heads import heads_of
 from layerroles.roles.family_sentences import (
     describe_agreement,
     describe_family,
     explain_unmeasurable,
 )
-from layerroles.roles.harms import (
-    VERDICTS,
-    Harms,
-)
+from layerroles.roles.harms import Harms
+from layerroles.roles.layer_verdicts import tabulate_verdicts
+from layerroles.roles.protocol_claims import mean_harm_apart
 from layerroles.roles.redundancy import effective_number, measure_pairs
 from layerroles.roles.result import Roles, Sentence
 from layerroles.roles.verdict_sentences import interim_sentence, verdict_sentences
@@ -41,6 +28,8 @@ from layerroles.roles.wording import Setting, sign_of
 # Label of the difference: harm under ablation at `Harms.at` minus at all positions but the first.
 _KEPT = f"{{}} - {AFTER_FIRST}"
 _MEAN = ("mean_harm", "mean_harm_low", "mean_harm_high")
+# Verdicts of which `Roles.frame` has a list of layers.
+_VERDICTS = ("critical", "spare", "partial", "helps", "undecided", "sink")
 
 
 def localize(
@@ -80,10 +69,9 @@ def localize(
     check_result(result)
     probe_frames = [probes] if isinstance(probes, pd.DataFrame) else list(probes)
     probe_table = probe_summary.summarize_probes(probe_frames)
-    judged_kind = choose_kind(result, ablation)
-    kinds = measure_kinds(result, judged_kind, at)
+    kinds = measure_kinds(result, ablation, at)
     harms = kinds[0].harms
-    layers = harms.layers()
+    layers = tabulate_verdicts(harms)
     second_kinds = [kind for kind in kinds[1:] if kind.mechanism not in ("", kinds[0].mechanism)]
     summary = _summarize(harms, layers)
     summary["claim"] = [
@@ -98,7 +86,7 @@ def localize(
         pairs=measure_pairs(harms),
         heads=heads_of(result, harms.at),
         probes=probe_table,
-        ablation=judged_kind,
+        ablation=harms.ablation,
         at=harms.at,
         interim=result.interim,
     )
@@ -124,11 +112,12 @@ def _summarize(harms: Harms, layers: pd.DataFrame) -> pd.DataFrame:
         depth = harms.early_minus_late(family, protocol)
         mean_harm = harms.mean_harm(family, protocol)
         layers_of = {
-            verdict: layers_by_verdict.get((family, protocol, verdict), []) for verdict in VERDICTS
+            verdict: layers_by_verdict.get((family, protocol, verdict), []) for verdict in _VERDICTS
         }
+        sinks = layers_of.pop("sink")
         measured_families = _measured_families(harms, protocol)
         other_families = [other for other in measured_families if other != family]
-        effective = effective_number(harms, family, protocol, leave_out=layers_of["sink"])
+        effective = effective_number(harms, family, protocol, leave_out=sinks)
         rows.append(
             {
                 "family": family,
@@ -137,19 +126,14 @@ def _summarize(harms: Harms, layers: pd.DataFrame) -> pd.DataFrame:
                 "intact": float(cell["score"].mean()),
                 "chance": float(cell["chance"].mean()),
                 **dict(zip(("early_minus_late", "ci_low", "ci_high"), depth.numbers, strict=True)),
-                **{
-                    verdict: layers_of[verdict]
-                    for verdict in ("critical", "spare", "partial", "helps", "undecided")
-                },
-                "general": _layers_in_all(
-                    layers_by_verdict, measured_families, protocol, "critical"
-                )
+                **layers_of,
+                "general": _general_layers(layers_by_verdict, measured_families, protocol)
                 if CONTROL in measured_families and family in measured_families and other_families
                 else [],
                 "specific": _specific_layers(
                     layers, layers_of["critical"], other_families, protocol
                 ),
-                "sink": layers_of["sink"],
+                "sink": sinks,
                 "effective": effective.value,
                 "effective_low": effective.interval.low,
                 "effective_high": effective.interval.high,
@@ -159,14 +143,12 @@ def _summarize(harms: Harms, layers: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _layers_in_all(
-    layers_by_verdict: dict[tuple[str, str, str], list[int]],
-    families: list[str],
-    protocol: str,
-    verdict: str,
+def _general_layers(
+    layers_by_verdict: dict[tuple[str, str, str], list[int]], families: list[str], protocol: str
 ) -> list[int]:
-    lists = [set(layers_by_verdict.get((family, protocol, verdict), [])) for family in families]
-    return sorted(set.intersection(*lists)) if lists else []
+    """Return the layers that are critical for all of these families."""
+    lists = [layers_by_verdict.get((family, protocol, "critical"), []) for family in families]
+    return sorted(set.intersection(*map(set, lists)))
 
 
 def _specific_layers(
@@ -197,7 +179,7 @@ def _measure_contrasts(harms: Harms) -> pd.DataFrame:
                 ("early_minus_late", harms.at, protocol, family, other, *difference.numbers)
             )
         elif family == other and len(harms.swept) == harms.n_layers:
-            difference = harms.mean_harm_apart(family, protocol, other_protocol)
+            difference = mean_harm_apart(harms, family, protocol, other_protocol)
             protocols = f"{protocol} - {other_protocol}"
             rows.append(("mean_harm", harms.at, protocols, family, "", *difference.numbers))
     if harms.after_first:
@@ -258,8 +240,8 @@ def _find_leanings(harms: Harms) -> dict[tuple[str, str], int]:
     leanings = {}
     for family, protocol in harms.keys:
         level = _simultaneous_level(len(_measured_families(harms, protocol)))
-        depth = harms.early_minus_late(family, protocol, level=level).interval
-        leanings[family, protocol] = sign_of(depth.low, depth.high)
+        depth = harms.early_minus_late(family, protocol, level=level)
+        leanings[family, protocol] = sign_of(depth.interval)
     return leanings
 
 
@@ -277,7 +259,7 @@ def _find_differences(harms: Harms) -> frozenset[tuple[str, str, str, str]]:
         for first, second in pairs:
             level = _simultaneous_level(len(pairs))
             depths = [harms.early_minus_late(f, protocol, level=level) for f in (first, second)]
-            if _excludes_zero(stats.difference_of(*depths)):
+            if sign_of(stats.difference_of(*depths).interval):
                 differences.add((harms.at, protocol, first, second))
         for family in families if harms.after_first else ():
             level = _simultaneous_level(len(families))
@@ -285,7 +267,7 @@ def _find_differences(harms: Harms) -> frozenset[tuple[str, str, str, str]]:
                 harms.early_minus_late(family, protocol, at, level=level)
                 for at in (harms.at, AFTER_FIRST)
             ]
-            if _excludes_zero(stats.difference_of(*depths)):
+            if sign_of(stats.difference_of(*depths).interval):
                 differences.add((_KEPT.format(harms.at), protocol, family, ""))
     return frozenset(differences)
 
@@ -298,7 +280,3 @@ def _measured_families(harms: Harms, protocol: str) -> list[str]:
 def _simultaneous_level(n: int) -> float:
     """Return the confidence level that each of `n` simultaneous intervals needs (Bonferroni)."""
     return 1 - (1 - stats.LEVEL) / max(1, n)
-
-
-def _excludes_zero(contrast: stats.Contrast) -> bool:
-    return contrast.interval.low > 0 or contrast.interval.high < 0

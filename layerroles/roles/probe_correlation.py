@@ -28,7 +28,7 @@ from layerroles import stats
 from layerroles.errors import InputError
 from layerroles.probes import group_by_probe
 from layerroles.results import INTACT, SweepResult, check_result
-from layerroles.roles.harms import Harms, positions_swept, single_site_conditions
+from layerroles.roles.harms import Harms, ablations_swept, positions_swept
 
 COLUMNS = [
     *("probe", "measure", "part", "ablation", "at", "task", "family", "protocol"),
@@ -138,7 +138,7 @@ def _each_harms(result: SweepResult, ablation: str | None, at: str | None) -> It
         at: only conditions that act at these positions; None for all.
     """
     for part in ("block", "head"):
-        for kind in dict.fromkeys(single_site_conditions(result, part)["ablation"]):
+        for kind in ablations_swept(result, part):
             for where in sorted(positions_swept(result, kind, part)):
                 if ablation in (None, kind) and at in (None, where):
                     yield Harms(result, kind, where, part=part)
@@ -237,15 +237,13 @@ def _align(
     """
     cell = harms.cell_of(task, protocol)
     scores = cell.scores
-    condition_of = {place: harms.condition(task, protocol, place) for place in harms.places}
-    places = [
-        place for place, name in condition_of.items() if name is not None and place in probe_table
-    ]
+    condition_of = harms.conditions(task, protocol)
+    places = [place for place in condition_of if place in probe_table]
     examples = scores.columns[scores.loc[INTACT].notna()].intersection(probe_table.index)
     names = [condition_of[place] for place in places]
-    asked = cell.asked_by_all(name for name in names if name is not None)
+    asked = cell.asked_by_all(names)
     examples = examples[[example in asked for example in examples]]
-    ablated = scores.loc[[condition_of[place] for place in places], examples].to_numpy(float)
+    ablated = scores.loc[names, examples].to_numpy(float)
     cost = scores.loc[INTACT, examples].to_numpy(float) - ablated
     probe_values = probe_table.loc[examples, places].to_numpy(float).T
     in_both = ~np.isnan(cost).all(axis=1) & ~np.isnan(probe_values).all(axis=1)

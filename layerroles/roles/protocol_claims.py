@@ -11,17 +11,17 @@ import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from layerroles.roles.claim_status import (
+from layerroles import stats
+from layerroles.results import CellPair, cells_of, pairs_of
+from layerroles.roles.claim_findings import (
     AblationKind,
-    Claim,
     Finding,
     Number,
-    decide_status,
-    explain_unmeasured,
     find_by_kind,
     left_undecided,
     measure_number,
 )
+from layerroles.roles.claim_status import Claim, decide_status, explain_unmeasured
 from layerroles.roles.harms import Harms
 
 MORE = "Generation needs more of the depth than likelihood"
@@ -136,7 +136,7 @@ def _harm_difference(harms: Harms, family: str, protocol: str, scored: str) -> N
     return measure_number(
         harms,
         f"mean harm, {protocol} minus {scored}",
-        lambda at: harms.mean_harm_apart(family, protocol, scored, at),
+        lambda at: mean_harm_apart(harms, family, protocol, scored, at),
     )
 
 
@@ -145,15 +145,62 @@ def _explain_unpaired(harms: Harms, family: str, protocol: str, scored: str) -> 
 
     Empty if they can be compared, or cannot for another reason, such as layers not swept.
     """
-    if not harms.shares_questions(family, protocol, scored):
+    pairs = _pairs(harms, family, protocol, scored)
+    if not pairs:
         return f"no question of {family} was asked under both"
-    if harms.mean_harm_apart(family, protocol, scored).known:
+    known = mean_harm_apart(harms, family, protocol, scored).known
+    if known or len(harms.swept) < harms.n_layers or any(_has_skill(harms, p) for p in pairs):
         return ""
+    return "of the questions asked under both, none are of tasks above chance under both"
+
+
+def mean_harm_apart(
+    harms: Harms, family: str, protocol: str, other: str, at: str | None = None
+) -> stats.Contrast:
+    """Return the mean harm of all layers under `protocol` minus that under `other`.
+
+    The questions are those that were asked under both protocols, in one task or in two tasks of the
+    family, with skill under both. The difference is averaged over such tasks. `stats.NO_CONTRAST`
+    if there are no such questions, or if not all layers of the model were swept.
+
+    Harm under protocols in which the model writes is computed in two ways. If the score of guessing
+    is subtracted from the intact score, harm is overestimated, since a broken model scores below a
+    guess; if not, it is underestimated. Of the two differences, the one nearer 0 is returned, with
+    an interval that covers both intervals.
+    """
     if len(harms.swept) < harms.n_layers:
-        return ""
-    if not harms.both_have_skill(family, protocol, scored):
-        return "of the questions asked under both, none are of tasks above chance under both"
-    return ""
+        return stats.NO_CONTRAST
+    weights, where = harms.mean_over(harms.swept), at or harms.at
+
+    def difference(pair: CellPair, *, guessed: bool) -> stats.Contrast:
+        harm_under = {
+            cell.protocol: harms.cell_harm(cell, weights, where, examples, guessed=guessed)
+            for cell, examples in zip(pair.cells, pair.examples, strict=True)
+        }
+        return stats.difference_of(harm_under[protocol], harm_under[other])
+
+    return stats.mean_of(
+        [
+            stats.spanning(difference(pair, guessed=True), difference(pair, guessed=False))
+            for pair in _pairs(harms, family, protocol, other)
+            if _has_skill(harms, pair)
+        ]
+    )
+
+
+def _pairs(harms: Harms, family: str, protocol: str, other: str) -> list[CellPair]:
+    """Return the pairs of a family's cells that ask the same questions under both protocols."""
+    cells = [
+        cell
+        for cell in cells_of(harms.result)
+        if cell.family == family and cell.protocol in (protocol, other)
+    ]
+    return [pair for pair in pairs_of(cells) if pair.one.protocol != pair.two.protocol]
+
+
+def _has_skill(harms: Harms, pair: CellPair) -> bool:
+    """Return whether both cells have skill above chance."""
+    return all(cell.task in harms.tasks(cell.family, cell.protocol) for cell in pair.cells)
 
 
 def _is_written(protocol: str) -> bool:

@@ -1,14 +1,17 @@
 """Sentences of the verdict (`Roles.verdict`) on one protocol, each with its numbers."""
 
+import bisect
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from layerroles import stats
 from layerroles.results import AFTER_FIRST, CRITICAL, SPARE, UNDECIDED, drops_by_half, records
 from layerroles.roles.result import Roles, Sentence
-from layerroles.roles.sample_size import fewest_examples, reach_unchanged
 from layerroles.roles.wording import (
     BETTER_WITHOUT,
     Setting,
@@ -21,6 +24,7 @@ from layerroles.roles.wording import (
 
 _SHOWN = 5  # at most so many pairs or heads are named, those with the largest numbers
 _ENDS = ["difference", "ci_low", "ci_high"]
+_MOST_EXAMPLES = 100_000  # the largest number that `fewest_examples` tries
 
 
 def protocol_sentences(protocol: str, roles: Roles, setting: Setting) -> Iterator[Sentence]:
@@ -239,7 +243,7 @@ def _say_precision(protocol: str, layers: pd.DataFrame, tasks: pd.DataFrame) -> 
     too_few = [
         f"{family} {fewest_examples(rows)}{' a task' if len(rows) > 1 else ''}"
         for family, rows in families
-        if reach_unchanged(rows) > SPARE
+        if _reach_unchanged(rows) > SPARE
     ]
     if too_few:
         text += (
@@ -247,6 +251,46 @@ def _say_precision(protocol: str, layers: pd.DataFrame, tasks: pd.DataFrame) -> 
             f"families even if not one answer changed: that takes n={', '.join(too_few)}"
         )
     return [f"{text}.{_say_power(tasks[tasks['unit'] == 'accuracy'])}"]
+
+
+def fewest_examples(tasks: pd.DataFrame) -> int:
+    """Return the fewest examples per task that show a layer to be spare if no answer changes.
+
+    A layer is shown to be spare if the interval of its harm lies within ±0.1. At most 100,000, even
+    if these do not suffice.
+
+    Args:
+        tasks: a row per task, from `Harms.precision`.
+    """
+    return bisect.bisect_left(
+        range(_MOST_EXAMPLES), True, lo=2, key=lambda n: _reach_unchanged(tasks, n) <= SPARE
+    )
+
+
+def _reach_unchanged(tasks: pd.DataFrame, n: int | None = None) -> float:
+    """Return how far from 0 the interval of a layer's harm reaches if no answer changes.
+
+    Infinite if a task would not be above chance with that many examples.
+
+    Args:
+        tasks: a row per task, from `Harms.precision`.
+        n: the number of examples of each task; None for the number that were asked.
+    """
+    reach = [
+        _task_reach(n or int(task.n), float(task.intact), float(task.chance), int(task.clusters))
+        for task in records(tasks)
+    ]
+    return math.hypot(*reach) / len(reach)
+
+
+@functools.cache
+def _task_reach(n: int, intact: float, chance: float, n_clusters: int) -> float:
+    scores = (np.arange(n) < round(intact * n)).astype(float)
+    clusters = np.arange(n) % n_clusters if n_clusters else None
+    if not stats.is_above(scores, chance, clusters=clusters):
+        return math.inf
+    _, interval = stats.harm_interval(scores, scores, chance, clusters=clusters)
+    return max(-interval.low, interval.high)
 
 
 def _say_power(tasks: pd.DataFrame) -> str:
@@ -279,13 +323,10 @@ def _say_pairs(protocol: str, pairs: pd.DataFrame) -> list[str]:
         shown = [
             f"{r.layer} with {r.other} {format_estimate(r.excess, r.excess_low, r.excess_high)} "
             f"(pair {r.harm:+.2f}, explained {r.explained:+.2f})"
-            for r in records(backups.head(_SHOWN))
+            for r in records(backups)
         ]
-        more = f" and {len(backups) - _SHOWN} more" if len(backups) > _SHOWN else ""
         open_ = int((rows["verdict"] == "undecided").sum())
-        by_family.append(
-            f"{family} {', '.join(shown) or 'none'}{more} ({len(rows)} pairs, {open_} undecided)"
-        )
+        by_family.append(f"{family} {_name_first(shown)} ({len(rows)} pairs, {open_} undecided)")
     if not by_family:
         return []
     return [
@@ -309,16 +350,21 @@ def _say_heads(protocol: str, heads: pd.DataFrame) -> list[str]:
             critical = rows[rows["verdict"] == "critical"].sort_values("harm", ascending=False)
             shown = [
                 f"L{r.layer}.H{r.head} {format_estimate(r.harm, r.harm_low, r.harm_high)}"
-                for r in records(critical.head(_SHOWN))
+                for r in records(critical)
             ]
-            more = f" and {len(critical) - _SHOWN} more" if len(critical) > _SHOWN else ""
             moved = int((rows["p_adjusted"] < 0.05).sum())
             by_family.append(
-                f"{family} {', '.join(shown) or 'none'}{more} (of {len(rows)}; {moved} with an "
-                f"effect at a false discovery rate of 5%)"
+                f"{family} {_name_first(shown)} (of {len(rows)}; {moved} with an effect "
+                f"at a false discovery rate of 5%)"
             )
         lines.append(
             f"Under {protocol}, critical heads ({ablation} of one head at a time, at "
             f"{describe_positions(str(at))}): {'; '.join(by_family)}."
         )
     return lines
+
+
+def _name_first(texts: Sequence[str]) -> str:
+    """Join the first `_SHOWN` texts, and say how many more there are; "none" if there are none."""
+    more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
+    return f"{', '.join(texts[:_SHOWN]) or 'none'}{more}"

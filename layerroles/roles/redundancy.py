@@ -33,6 +33,7 @@ examples, it covered the truth in at least 96% of trials (the interval between t
 few as 71%, for two layers of harm 1 at 32 examples).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,7 +107,7 @@ def _pair_row(
     pair: Pair,
     conditions: dict[tuple[str, str], str],
 ) -> dict[str, Any]:
-    tasks = list(harms.measured(family, protocol)["task"])
+    tasks = harms.tasks(family, protocol)
     row = {"family": family, "protocol": protocol, "layer": pair[0], "other": pair[1]}
     nothing = dict.fromkeys(COLUMNS[4:], float("nan"))
     costs = [_measure_task(harms, task, protocol, pair, conditions) for task in tasks]
@@ -206,16 +207,18 @@ def effective_number(
         all layers use the same resamples. NaN if harm is not defined or none is shown. Only the
         interval is NaN if resampling changes nothing, as when all examples have the same scores.
     """
-    measured_and_draws = _resample_harms(harms, family, protocol)
+    tasks = harms.tasks(family, protocol)
     counted = [place for place, (layer, _) in enumerate(harms.places) if layer not in leave_out]
-    n = int(harms.measured(family, protocol)["n"].min()) if measured_and_draws is not None else 0
-    n = min(
-        [n, *(_count_clusters(harms, task, protocol) for task in harms.tasks(family, protocol))]
-    )
-    if measured_and_draws is None or not counted or n < 2:
+    if not tasks or not counted:
         return _UNKNOWN
-    level = max(harms.level_of_sums(task, protocol) for task in harms.tasks(family, protocol))
-    harm, draws = measured_and_draws[0][counted], measured_and_draws[1][:, counted]
+    n = min(
+        int(harms.measured(family, protocol)["n"].min()),
+        *(_count_clusters(harms, task, protocol) for task in tasks),
+    )
+    if n < 2:
+        return _UNKNOWN
+    level = max(harms.level_of_sums(task, protocol) for task in tasks)
+    harm, draws = (sums[..., counted] for sums in _resample_harms(harms, tasks, protocol))
     if np.isnan(draws).any():
         return _UNKNOWN
     # The bootstrap underestimates the variance of a mean by the factor (n - 1) / n.
@@ -248,29 +251,27 @@ def _asked_by_all(harms: Harms, task: str, protocol: str) -> pd.DataFrame:
     These are the conditions that ablate one place (layer or head) each.
     """
     cell = harms.cell_of(task, protocol)
-    names = [harms.condition(task, protocol, place) for place in harms.places]
-    asked = cell.asked_by_all(name for name in names if name is not None)
+    asked = cell.asked_by_all(harms.conditions(task, protocol).values())
     return cell.scores.loc[:, [example in asked for example in cell.scores.columns]]
 
 
 def _resample_harms(
-    harms: Harms, family: str, protocol: str
-) -> tuple[Float[np.ndarray, " layer"], Float[np.ndarray, "resample layer"]] | None:
+    harms: Harms, tasks: Sequence[str], protocol: str
+) -> tuple[Float[np.ndarray, " layer"], Float[np.ndarray, "resample layer"]]:
     """Return the harm of every layer, as measured and in each bootstrap resample; NaN if undefined.
 
-    Harms are averaged over the tasks with skill; None if there are none. All layers use the same
-    resamples, and each task is resampled separately. The skill, the divisor of harm, is held fixed,
-    since it cancels out of the effective number.
+    Harms are averaged over `tasks`. All layers use the same resamples, and each task is resampled
+    separately. The skill, the divisor of harm, is held fixed, since it cancels out of the effective
+    number.
     """
     measured, draws = [], []
-    for task in harms.tasks(family, protocol):
-        cell = harms.cell_of(task, protocol)
-        names = [harms.condition(task, protocol, place) for place in harms.places]
-        acting = [name if name is not None and cell.did_act(name) else None for name in names]
+    for task in tasks:
+        cell, condition_of = harms.cell_of(task, protocol), harms.conditions(task, protocol)
         scores = _asked_by_all(harms, task, protocol)
         ablated = np.full((len(harms.places), scores.shape[1]), np.nan)
-        for index, name in enumerate(acting):
-            if name is not None:
+        for index, place in enumerate(harms.places):
+            name = condition_of.get(place)
+            if name is not None and cell.did_act(name):
                 ablated[index] = scores.loc[name].to_numpy(float)
         lost = (scores.loc[INTACT].to_numpy(float) - ablated) / harms.skill(task, protocol)
         clusters = cell.clusters_of(list(scores.columns))
@@ -278,4 +279,4 @@ def _resample_harms(
         means = stats.resampled_means(lost, np.vstack([np.ones(lost.shape[1]), counts]))
         measured.append(means[0])
         draws.append(means[1:])
-    return (np.mean(measured, axis=0), np.mean(draws, axis=0)) if measured else None
+    return np.mean(measured, axis=0), np.mean(draws, axis=0)

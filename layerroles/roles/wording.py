@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from layerroles import stats
+
 # How sentences name the verdict "helps".
 BETTER_WITHOUT = "helps when ablated"
 
@@ -101,9 +103,9 @@ def describe_needed(layers: pd.DataFrame) -> str:
     )
 
 
-def sign_of(low: float, high: float) -> int:
-    """Return 1 if an interval lies above 0, -1 if below, 0 if neither."""
-    return 1 if low > 0 else -1 if high < 0 else 0
+def sign_of(interval: stats.Interval, border: float = 0.0) -> int:
+    """Return 1 if an interval lies above `border`, -1 if below, 0 if neither or unknown."""
+    return int(interval.low > border) - int(interval.high < border)
 
 
 _WHERE = {

@@ -14,7 +14,7 @@ from benchmarks.coverage_tables import CLAIMS, apart, statuses
 from benchmarks.simulated import Simulation, claims_of, copied
 from layerroles.results import SweepResult
 from layerroles.roles import localize
-from layerroles.roles.claim_status import SMALLEST
+from layerroles.roles.claim_findings import SMALLEST
 from layerroles.roles.literature import DEEP, SHALLOW
 from layerroles.roles.protocol_claims import MORE
 from tests.support.scripted_result import scripted_result

@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.simulated import Simulation, Truth, claims_of
 from layerroles.roles import Roles, localize
-from layerroles.roles.claim_status import SMALLEST
+from layerroles.roles.claim_findings import SMALLEST
 from layerroles.roles.critical_heads import heads_of
 from layerroles.roles.harms import Harms
 from layerroles.roles.redundancy import measure_pairs

@@ -17,7 +17,7 @@ from benchmarks.simulated import Simulation, Truth, claims_of
 from layerroles import stats
 from layerroles.results import INTACT, cells_of
 from layerroles.roles.added_context_claims import CONTEXT
-from layerroles.roles.claim_status import AblationKind, Number, make_finding
+from layerroles.roles.claim_findings import AblationKind, Number, make_finding
 from layerroles.roles.harms import Harms
 from layerroles.roles.literature import DEEP, ORDER, SHALLOW
 from layerroles.sweep.example_counts import Open, Plan
