@@ -17,7 +17,9 @@ cells (the layer of the largest effect) has to pass the level `0.05 / tests`.
 The file has the columns model, site (`L28`, `L3.H7`, `L21:30`), task, protocol, intact, ablated,
 effect (ablated minus intact), n, source, note, and may have tests. What is not known is empty. A
 row without scores and effect is a set of layers; its task is `block influence` or `angular
-distance`.
+distance`. The run's own values are those of the probe `similarity` in its folder. Published block
+influence is a mean over all tokens, as `lr.probes.Similarity(position="all")` measures; angular
+distance is that at the last token, which is the default.
 
     python experiments/audit.py experiments/published.csv --run runs/retrieval --out runs/audit
 
@@ -54,7 +56,13 @@ COLUMNS = (
     "note",
 )
 OPTIONAL = ("tests",)
-LAYER_SETS = {"block influence": "influence", "angular distance": "angular"}
+LAST_TOKEN, ALL_TOKENS = "at the last token", "over all tokens"
+# The column of the probe `similarity` by whose least values layers are published, and where it is
+# averaged: block influence over all tokens (ShortGPT), angular distance at the last (PruneMe).
+LAYER_SETS = {
+    "block influence": ("influence", ALL_TOKENS),
+    "angular distance": ("angular", LAST_TOKEN),
+}
 DELETIONS = ("skip", "zero")
 ROUNDING = 0.0151  # of an effect and of two scores, each with two digits
 MOST_QUESTIONS = 100_000  # that are looked at for the power
@@ -311,7 +319,7 @@ def compare_with_run(
     if own is None or not same:
         return "not checkable here, the model is not at hand."
     if cell.is_layer_set:
-        found = [frame for frame in frames if LAYER_SETS[cell.task] in frame]
+        found = [frame for frame in frames if LAYER_SETS[cell.task][0] in frame]
         about = own.manifest["model"]
         size = Size(about["n_layers"], about["n_heads"], about["n_heads"])
         layers = {site.layer for site in parse_sites(cell.site, size)}
@@ -345,8 +353,12 @@ def is_named(task: str, label: str) -> bool:
 
 def compare_layers(task: str, layers: set[int], frame: pd.DataFrame) -> str:
     """How many of the published layers one's own prompts choose, and how firmly."""
-    size, column = len(layers), LAYER_SETS[task]
+    size, (column, published_at) = len(layers), LAYER_SETS[task]
     n_layers, sentences = int(frame["layer"].max()) + 1, []
+    measured_at = LAST_TOKEN if (frame["n_tokens"] == 1).all() else ALL_TOKENS
+    where = "as published"
+    if measured_at != published_at:
+        where = f"the published values {published_at}"
     for name, rows in frame[frame["n"] == (size if column == "angular" else 1)].groupby("task"):
         values = rows.pivot(index="example", columns="layer", values=column).to_numpy(float)
         draws = stats.resampled_counts(len(values), np.random.default_rng(0), 999)
@@ -359,7 +371,7 @@ def compare_layers(task: str, layers: set[int], frame: pd.DataFrame) -> str:
         sentences.append(
             f"{name}: layers {', '.join(map(str, sorted(chosen)))}, {len(layers & chosen)} of "
             f"{size} the same ([{low:.0f}, {high:.0f}] over prompts, n = {len(values)}; "
-            f"{size**2 / n_layers:.1f} by chance)"
+            f"{size**2 / n_layers:.1f} by chance; measured {measured_at}, {where})"
         )
     return "; ".join(sentences) + "." if sentences else "not measured there."
 

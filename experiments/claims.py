@@ -30,7 +30,8 @@ from typing import Any
 
 from knowledge import benchmarks
 from passages import CONTEXTS
-from setting import Options, conclude, run
+from sentences import describe_claim
+from setting import Options, ablated_layers, conclude, run
 
 import layerroles as lr
 from layerroles.models import Provenance, provenance
@@ -79,11 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if IN_CONTEXTS in args.tasks:
         contexts = [lr.task("facts", context=context) for context in CONTEXTS]
     model = lr.load(args.model, dtype=args.dtype)
-    conditions = [
-        *lr.each_layer(model, lr.Skip()),
-        *lr.each_layer(model, lr.Skip(), at="after_first"),
-        *lr.each_layer(model, lr.Mean(lr.Reference())),
-    ]
+    conditions = ablated_layers(model, thorough=True)
     sweeps = {
         "layers": (families, PROTOCOLS),
         IN_CONTEXTS: (contexts, ("continuation", "generation")),
@@ -188,11 +185,7 @@ def findings(results: Mapping[str, lr.SweepResult], rows: Sequence[Mapping[str, 
     return [
         *(f"{name}: {describe_decided(result)}." for name, result in results.items()),
         f"A claim needs an effect of {SMALLEST} of the skill or more.",
-        *(
-            f"{row['claim']} ({row['family']}, {row['protocol']}): {row['status']}. "
-            f"{row['evidence']}."
-            for row in rows
-        ),
+        *(describe_claim(row, f"{row['family']}, {row['protocol']}") for row in rows),
     ]
 
 

@@ -31,7 +31,7 @@ from typing import Any
 
 import pandas as pd
 from held_out import compared
-from setting import Options, ask, conclude, run, skipped, thorough
+from setting import Options, ablated_layers, ask, conclude, run, thorough
 from swapping import KINDS, both_ways, swaps, told
 from twins import moved
 
@@ -89,7 +89,7 @@ def profile(
     model: Any, args: argparse.Namespace, out: Path, asked: dict[str, Any]
 ) -> lr.SweepResult:
     """Skip each layer in turn; if asked for, put means in place of layers too."""
-    conditions = skipped(model, args)
+    conditions = ablated_layers(model, thorough=args.thorough)
     sweep = lr.Sweep(model, conditions=conditions, limit=args.limit, noise_floor=False, **asked)
     return ask(sweep, out)
 

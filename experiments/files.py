@@ -84,12 +84,9 @@ def right(choices: list[str], gold: int) -> str:
 def write_rows(file: Path, rows: Iterable[dict[str, Any]]) -> Path:
     """Write a JSONL file, and the folders on the way to it."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(f"{json.dumps(_own(row))}\n" for row in rows), encoding="utf-8")
+    fields = ({name: value for name, value in row.items() if name != PLACE} for row in rows)
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in fields), encoding="utf-8")
     return file
-
-
-def _own(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name != PLACE}
 
 
 def once(rows: Iterable[dict[str, Any]], *names: str) -> list[dict[str, Any]]:

@@ -25,10 +25,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-from found_heads import PLACE, against, missed, most_harm, verdict
 from setting import Options, ask, conclude, run
 
 import layerroles as lr
+from layerroles.roles import FoundHeads
+
+PLACE = ["layer", "head"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -54,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     if ":" in args.screen:
         began = time.monotonic()
-        scores = probed(model, task, args.screen, args.screen_limit)
+        scores = probe_heads(model, task, args.screen, args.screen_limit)
         seconds = time.monotonic() - began
     else:
         cheap = asked | {"protocols": [args.screen], "limit": args.screen_limit, "seed": 1}
@@ -67,24 +69,83 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = search.judge(result, top=args.top)
     found.frame.to_csv(args.out / "head_search.csv", index=False)
     lines = [
-        most_harm(found.frame, args.top),
+        describe_most_harmful(found.frame, args.top),
         f"{search} (of {len(scores)}): {seconds:.0f} s for the screen, "
         f"{result.manifest['seconds']:.0f} s for the rest.",
-        *missed(found.misses),
+        *describe_misses(found.misses),
     ]
     if tried:
         whole = ask(lr.Sweep(model, [task], every, **asked), args.out / "exhaustive")
-        lines.append(against(search, whole, args.top, list(layers)))
+        lines.append(compare_with_all(search, whole, args.top, list(layers)))
     conclude(args, __doc__, result, [*lines, verdict(found, args.screen)])
 
 
-def probed(model: Any, task: lr.Task, screen: str, limit: int) -> "pd.Series[float]":
+def probe_heads(model: Any, task: lr.Task, screen: str, limit: int) -> "pd.Series[float]":
     """What a probe of the intact model says of each head, on average over examples."""
     probe, _, column = screen.partition(":")
     scores = lr.probes.PROBES.make(probe, {}).measure(model, [task], limit=limit, seed=1)
     if not {*PLACE, column} <= set(scores):
         raise lr.InputError(f"--screen {screen}: {probe} has {', '.join(scores)}")
     return scores.groupby(PLACE)[column].mean()
+
+
+def describe_most_harmful(frame: pd.DataFrame, top: int) -> str:
+    """The heads that do most harm, among those that were looked at."""
+    rows = frame[frame["harm"].notna()].sort_values("harm", ascending=False).head(top)
+    named = ", ".join(
+        f"L{row['layer']}.H{row['head']} {row['harm']:.2f} [{row['harm_low']:.2f}, "
+        f"{row['harm_high']:.2f}]"
+        for row in rows.to_dict("records")
+    )
+    return f"Most harm where zeroed alone (n = {rows['n'].max():.0f}): {named}."
+
+
+def describe_misses(misses: pd.DataFrame) -> list[str]:
+    """How many of the wanted heads the screen missed, as the audit tells."""
+    return [
+        f"{row['wanted']} heads: {row['found']} among the confirmed; {row['hits']} among "
+        f"{row['audited']} audited, so that {row['missed']:.1f} [{row['missed_low']:.0f}, "
+        f"{row['missed_high']:.0f}] of {row['screened_out']} were missed."
+        if row["audited"]
+        else f"{row['wanted']} heads: {row['found']} among the confirmed; none of the others was "
+        f"audited, so nothing is known of them."
+        for row in misses.to_dict("records")
+    ]
+
+
+def compare_with_all(
+    search: lr.HeadSearch, whole: lr.SweepResult, top: int, layers: list[int]
+) -> str:
+    """How many of the true top the search finds, and whether two halves of the truth agree."""
+    rows = whole.frame[whole.frame["layer"].isin(layers)]
+    scores = rows.pivot(index=PLACE, columns="example", values="score").astype(float)
+    truth, one, two = (
+        {(int(layer), int(head)) for layer, head in part.mean(axis=1).nsmallest(top).index}
+        for part in (scores, scores.iloc[:, ::2], scores.iloc[:, 1::2])
+    )
+    found = {(site.layer, site.head) for site in search.confirmed} & truth
+    return (
+        f"Without a screen: {whole.manifest['seconds']:.0f} s for {len(scores)} heads of layers "
+        f"{layers}. Of their true top {top} the search confirms {len(found)}; halves of the "
+        f"examples, each taken as the truth, share {len(one & two)} of theirs."
+    )
+
+
+def verdict(found: FoundHeads, screen: str) -> str:
+    """Which heads are needed, and whether the screen is shown to miss any."""
+    needed = found.frame[found.frame["verdict"] == "critical"]
+    named = ", ".join(f"L{row.layer}.H{row.head}" for row in needed.itertuples()) or "none"
+    row = found.misses[found.misses["wanted"] == "critical"].iloc[0]
+    if not row["audited"]:
+        audit = "what it missed is not known, none was audited"
+    elif row["hits"]:
+        audit = f"it is shown to miss some, {row['hits']} of {row['audited']} audited"
+    else:
+        audit = (
+            f"it is not shown to miss any, though up to {row['missed_high']:.0f} of "
+            f"{row['screened_out']} are not excluded"
+        )
+    return f"Heads that are critical alone: {named}. The screen by {screen}: {audit}."
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 from scipy.stats import t
-from sentences import interval
+from sentences import describe_claim, interval
 from setting import Options, ask, conclude, run, thorough
 
 import layerroles as lr
@@ -82,10 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         claims = [claim.row() for claim in carried_by_few(result)]
         statuses = "; ".join(f"{row['family']} {row['status']}" for row in claims)
         lines += sentences(table)
-        lines += [
-            f"{row['claim']} ({row['family']}): {row['status']}. {row['evidence']}."
-            for row in claims
-        ]
+        lines += [describe_claim(row, row["family"]) for row in claims]
         lines.append(f"A few heads carry the family: {statuses or 'nothing could be judged'}.")
     elif n:
         lines.append("No head copies the evidence into the answer: none is silenced.")

@@ -25,7 +25,7 @@ from typing import Any
 
 from files import mapped, once, right, rows_of, write_rows
 from sentences import claims, on_task, role
-from setting import Options, ask, conclude, run, skipped, thorough, until_claims
+from setting import Options, ablated_layers, ask, conclude, run, thorough, until_claims
 
 import layerroles as lr
 
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sweep = lr.Sweep(
         model,
         tasks,
-        skipped(model, args),
+        ablated_layers(model, thorough=args.thorough),
         protocols=[PROTOCOL],
         until=args.until,
         limit=args.limit,

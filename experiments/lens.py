@@ -9,23 +9,23 @@ The output is `KL(final || lens)` in nats at every layer, over all tokens but ea
 which the tuned lens is not trained); intervals are of means over texts.
 """
 
-import argparse
 import json
 import logging
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from setting import Parser, run
 
 import layerroles as lr
 from layerroles import stats
 from layerroles.models import provenance
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Train, read held-out texts, and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(__doc__)
     parser.add_argument("texts", type=Path, help="a JSONL file with a text in each row")
     parser.add_argument("--field", default="text", help="the field that holds the text")
     parser.add_argument("--train", type=int, default=240, help="rows to train on, from the first")
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--dtype", default="float32", help="auto, float32, bfloat16 or float16")
     parser.add_argument("--out", type=Path, required=True, help="a folder")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     try:
@@ -111,8 +111,4 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except lr.InputError as error:
-        print(f"lens: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run("lens", main)

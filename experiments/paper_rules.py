@@ -12,7 +12,7 @@ Setting
     same look-up questions; differences are paired, question by question. The angular distance over
     one block, and over a quarter of the blocks, is measured at the last real token of `--texts`
     prompts (the probe `similarity`), and by their rule on each three of the same prompts, padded on
-    the right.
+    the right. Intervals allow for questions of one template.
 
 Cost
     13 minutes for 96 questions, 4 layers and 500 texts of two tasks with a 135M model in bfloat16
@@ -30,12 +30,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from held_out import paired
 from sentences import interval
 from setting import Options, ask, conclude, run
+from similarity import quarter
 
 import layerroles as lr
 from layerroles import stats
 from layerroles.probes.base import make_batches
+from layerroles.results import cells_of, score_interval
 from layerroles.sites import ENTRY, EXIT, Size, parse_sites, size_of
 
 LOOK_UP = "kv_retrieval"
@@ -77,8 +80,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     probe = lr.probes.Similarity()
     frame = lr.probes.measure_into(args.out, probe, model, tasks, limit=args.texts)
     for task in tasks:
+        examples = task.examples(args.texts, 0)
+        templates = {example.id: example.cluster or example.id for example in examples}
         real = frame[frame["task"] == task.label]
-        theirs = measure_padded(model, task, args.texts)
+        real = real.assign(template=real["example"].map(templates))
+        theirs = measure_padded(model, examples)
         table = compare_angles(real, theirs)
         table.to_csv(args.out / f"angles_{task.name}.csv", index=False)
         lines += describe_angles(task.label, table, real, theirs)
@@ -97,14 +103,13 @@ def choose_layers(text: str, size: Size) -> list[int]:
 def compare_heads(result: lr.SweepResult, size: Size) -> pd.DataFrame:
     """Both rules' effects of each head, and their paired difference, theirs minus ours."""
     effects = result.effects().set_index("site")
-    scores = scores_by_site(result)
+    scores, (cell,) = scores_by_site(result), cells_of(result)
     per_group = size.n_heads // size.n_kv_heads
     rows = []
     for site, ours in effects[effects["part"] == "head"].iterrows():
         group = f"L{ours['layer']}.KV{ours['head'] // per_group}"
         theirs = effects.loc[group]
-        own, other = scores.loc[site].to_numpy(float), scores.loc[group].to_numpy(float)
-        apart = paired_difference(own, other)
+        apart = paired(scores.loc[site], scores.loc[group], cell)
         rows.append(
             {
                 "head": site,
@@ -126,13 +131,6 @@ def with_bounds(name: str, value: float, low: float, high: float) -> dict[str, f
     return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
-def paired_difference(one: np.ndarray, two: np.ndarray) -> stats.PairedEffect:
-    """The second minus the first, question by question."""
-    if stats.is_binary(one, two):
-        return stats.paired_binary(one, two)
-    return stats.paired_continuous(one, two, np.random.default_rng(0))
-
-
 def scores_by_site(result: lr.SweepResult) -> pd.DataFrame:
     """The scores of each site's condition, by question."""
     rows = result.frame[result.frame["condition"] != "intact"]
@@ -141,7 +139,7 @@ def scores_by_site(result: lr.SweepResult) -> pd.DataFrame:
 
 def describe_heads(result: lr.SweepResult, table: pd.DataFrame, size: Size) -> list[str]:
     """The verdict on the rule for heads, then the numbers of the heads on which both differ."""
-    scores = scores_by_site(result)
+    scores, (cell,) = scores_by_site(result), cells_of(result)
     more = np.mean(
         [
             scores.loc[row.group].to_numpy(float) - scores.loc[row.head].to_numpy(float)
@@ -149,7 +147,8 @@ def describe_heads(result: lr.SweepResult, table: pd.DataFrame, size: Size) -> l
         ],
         axis=0,
     )
-    mean = stats.mean_interval(more, np.random.default_rng(0))
+    clusters = cell.clusters_of(list(scores.columns))
+    mean = score_interval(more, clusters, "difference", np.random.default_rng(0))
     # Their rule gives each head of a group the group's effect.
     ours, theirs = table["ours_high"] < 0, table["theirs_high"] < 0
     verdict = (
@@ -170,7 +169,7 @@ def describe_heads(result: lr.SweepResult, table: pd.DataFrame, size: Size) -> l
     return [verdict, of_all, *lines]
 
 
-def measure_padded(model: Any, task: lr.Task, limit: int) -> pd.DataFrame:
+def measure_padded(model: Any, examples: Sequence[lr.Example]) -> pd.DataFrame:
     """The angular distance by the paper's rule, of each text beside two others: a row per run.
 
     The texts are those of the probe, to its answering position, in the order of the questions.
@@ -178,7 +177,6 @@ def measure_padded(model: Any, task: lr.Task, limit: int) -> pd.DataFrame:
     Returns:
         Columns example, triple (the number of the three texts), n_pads, layer, n, angular.
     """
-    examples = task.examples(limit, 0)
     texts = {}
     for batch in make_batches(model, examples):
         rows = zip(batch.examples, batch.tokens, batch.attended, strict=True)
@@ -201,11 +199,6 @@ def runs_of_blocks(n_layers: int) -> Iterator[tuple[int, int]]:
     """The runs of blocks that are compared, as first block and length: one, and a quarter."""
     for n in dict.fromkeys((1, quarter(n_layers))):
         yield from ((layer, n) for layer in range(n_layers - n + 1))
-
-
-def quarter(n_layers: int) -> int:
-    """A quarter of the blocks, as many as would be cut."""
-    return max(1, round(n_layers / 4))
 
 
 def at_last_position(model: Any, texts: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -241,26 +234,35 @@ def compare_angles(real: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
 
     `theirs` is the mean over threes, and `theirs_low` to `theirs_high` hold 95% of single threes,
     of which a paper shows one; so do `three_low` to `three_high`, of threes at real tokens. `more`
-    is theirs minus real, paired over the same three texts.
+    is theirs minus real, paired over the same three texts. The intervals of means allow for texts
+    of one template, which is a column of `real`.
     """
     rng = np.random.default_rng(0)
-    both = theirs.merge(real[["example", "layer", "n", "angular"]], on=["example", "layer", "n"])
+    keys = ["example", "layer", "n"]
+    both = theirs.merge(real[[*keys, "angular", "template"]], on=keys)
     both["more"] = both["angular_x"] - both["angular_y"]
     rows = []
     for (n, layer), own in both.groupby(["n", "layer"], sort=False):
-        at_real = real[(real["n"] == n) & (real["layer"] == layer)]["angular"].to_numpy(float)
-        around = stats.mean_interval(at_real, rng)
+        at_real = real[(real["n"] == n) & (real["layer"] == layer)]
+        angles = at_real["angular"].to_numpy(float)
+        around = score_interval(angles, at_real["template"].to_numpy(object), "angle", rng)
         of_three = own.groupby("triple")[["angular_x", "angular_y", "more"]].mean()
         values, more = (of_three[name].to_numpy(float) for name in ("angular_x", "more"))
-        apart = stats.mean_interval(more, rng)
+        # Threes are the units; if templates leave more open, the wider of both intervals counts.
+        apart = stats.clustered(
+            stats.mean_interval(more, rng),
+            own["more"].to_numpy(float),
+            own["template"].to_numpy(object),
+            None,
+        )
         low, high = np.quantile(values, [0.025, 0.975])
         three_low, three_high = np.quantile(of_three["angular_y"], [0.025, 0.975])
         rows.append(
             {
                 "layer": layer,
                 "n_blocks": n,
-                "texts": len(at_real),
-                **with_bounds("real", at_real.mean(), around.low, around.high),
+                "texts": len(angles),
+                **with_bounds("real", angles.mean(), around.low, around.high),
                 "three_low": three_low,
                 "three_high": three_high,
                 **with_bounds("theirs", values.mean(), low, high),

@@ -34,7 +34,7 @@ from pathlib import Path
 
 from lm_eval_files import hellaswag_folder, mmlu_folder
 from sentences import claims, lean, leaning
-from setting import Options, ask, ask_intact, conclude, run, skipped, thorough, until_claims
+from setting import Options, ablated_layers, ask, ask_intact, conclude, run, thorough, until_claims
 
 import layerroles as lr
 from layerroles.roles.protocol_claims import MORE, STRICTER, WRITING
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         conclude(args, __doc__, lr.read(args.out / "intact"), [*lines, UNKNOWN])
         return
     how = {"protocols": PROTOCOLS, "until": args.until, "limit": args.limit}
-    sweep = lr.Sweep(model, tasks, skipped(model, args), **how)
+    sweep = lr.Sweep(model, tasks, ablated_layers(model, thorough=args.thorough), **how)
     result = ask(sweep, args.out)
     print(result)
     if args.benchmark == "strictness":

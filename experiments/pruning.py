@@ -27,13 +27,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-from plans import PLANNED, unseen, verdict
 from setting import Options, ask, conclude, folder, run
 
 import layerroles as lr
 
 METHODS = ("role_aware", "likelihood", "block_influence", "angular", "random")
-HELD_OUT = 1  # the seed of the examples, as PLANNED is of those of the plans
+PLANNED, HELD_OUT = 0, 1  # the seeds of the examples that plans are made and judged on
+MARGIN = 0.05  # of the score, by which a plan may be worse
 SHOWN = ["drop", "method", "layers", "task", "protocol", "n", "intact", "score"]
 SHOWN += ["harm", "harm_low", "harm_high", "difference", "low", "high", "best_baseline"]
 
@@ -59,18 +59,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not set(args.drop) <= known or len(set(args.drop)) < len(args.drop):
         named = " ".join(map(str, args.drop))
         raise lr.InputError(f"--drop {named}: name each number once, of 1 to {len(known)} layers")
-    plans, left_out = made(model, kept, args)
+    plans, left_out = make_plans(model, kept, args)
     asked: dict[str, Any] = {"conditions": [plan.condition for plan in plans]}
     asked |= {"seed": HELD_OUT, "noise_floor": False}
     both = ["generation", args.beside]
     sweep = lr.Sweep(model, [kept], protocols=both, limit=args.limit, **asked)
-    result = unseen(ask(sweep, args.out), kept, args.plan_limit)
+    result = drop_planned(ask(sweep, args.out), kept, args.plan_limit)
     ways = [lr.protocols.protocol(name).label for name in both]
     tables = [lr.compare_plans(result[way], plans) for way in ways]
     for task in others:
         how = asked | {"protocols": ["generation"], "limit": args.others_limit}
         other = ask(lr.Sweep(model, [task], **how), args.out / folder(task.label))
-        tables.append(lr.compare_plans(unseen(other, task, args.plan_limit), plans))
+        tables.append(lr.compare_plans(drop_planned(other, task, args.plan_limit), plans))
     table = pd.concat(tables, ignore_index=True)
     table.to_csv(args.out / "pruning.csv", index=False)
     print(table[SHOWN].round(3).to_string(index=False))
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     conclude(args, __doc__, result, left_out + verdict(table, kept.label))
 
 
-def made(
+def make_plans(
     model: Any, kept: lr.Task, args: argparse.Namespace
 ) -> tuple[list[lr.PruningPlan], list[str]]:
     """A plan for each method and number of layers, and why those that lack could not be made."""
@@ -95,6 +95,34 @@ def made(
                     raise
                 left_out.append(f"likelihood cannot choose {drop}: {error}.")
     return plans, left_out
+
+
+def drop_planned(result: lr.SweepResult, task: lr.Task, limit: int) -> lr.SweepResult:
+    """The rows of examples that no plan was made on."""
+    planned = {example.id for example in task.examples(limit, PLANNED)}
+    new = ~result.frame["example"].isin(planned)
+    if not new.any():
+        raise lr.InputError("every held-out example was planned on: ask more of them")
+    return lr.SweepResult(result.frame[new], result.manifest, result.examples)
+
+
+def verdict(table: pd.DataFrame, task: str) -> list[str]:
+    """A sentence for each number of layers, and one for all."""
+    lines, kept = [], []
+    own = table[(table["task"] == task) & (table["protocol"] == "generation")]
+    for drop, rows in own[own["best_baseline"]].groupby("drop"):
+        best = rows.sort_values("low").iloc[0]
+        inside = bool(best["low"] > -MARGIN)
+        kept += [str(drop)] if inside else []
+        held = "is not" if inside else "cannot be said not to be"
+        lines.append(
+            f"{drop} dropped: role-aware {held} more than {100 * MARGIN:.0f} points worse than the "
+            f"best baseline ({best['method']}, {best['layers']}): it scores "
+            f"{best['difference']:+.3f} [{best['low']:+.3f}, {best['high']:+.3f}] more, intact "
+            f"{best['intact']:.2f}, n = {best['n']}."
+        )
+    shown = f"shown for {', '.join(kept)} dropped" if kept else "not shown"
+    return [*lines, f"Layers chosen by their role keep {task} as well as any others: {shown}."]
 
 
 if __name__ == "__main__":

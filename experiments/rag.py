@@ -24,8 +24,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from passages import CONTEXTS, sciq
-from sentences import interval, leaning, on_task, role
-from setting import Options, ask, conclude, run, skipped, thorough, until_claims
+from sentences import describe_claim, interval, leaning, on_task, role
+from setting import Options, ablated_layers, ask, conclude, run, thorough, until_claims
 
 import layerroles as lr
 
@@ -44,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         tasks = sciq(args.data, args.out / "data")
     model = lr.load(args.model, dtype=args.dtype)
     how = {"protocols": PROTOCOLS, "until": args.until, "limit": args.limit, "noise_floor": False}
-    sweep = lr.Sweep(model, list(tasks.values()), skipped(model, args), **how)
+    sweep = lr.Sweep(
+        model, list(tasks.values()), ablated_layers(model, thorough=args.thorough), **how
+    )
     result = ask(sweep, args.out)
     conclude(args, __doc__, result, findings(result, {c: task.label for c, task in tasks.items()}))
 
@@ -74,9 +76,7 @@ def findings(result: lr.SweepResult, labels: dict[str, str]) -> list[str]:
             )
     claims = lr.localize(result, ablation="skip").claims
     own = claims[claims["claim"].str.startswith("Retrieval augmentation")].to_dict("records")
-    return lines + [
-        f"{row['claim']} ({row['protocol']}): {row['status']}. {row['evidence']}." for row in own
-    ]
+    return lines + [describe_claim(row, row["protocol"]) for row in own]
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from lm_eval_files import gsm8k, mathqa
 from sentences import claims, leaning, on_task, role
-from setting import Options, ask, ask_intact, conclude, run, skipped, thorough, until_claims
+from setting import Options, ablated_layers, ask, ask_intact, conclude, run, thorough, until_claims
 
 import layerroles as lr
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sweep = lr.Sweep(
         model,
         [*(lr.task(name) for name in (*STEPS, COPYING)), *able],
-        skipped(model, args),
+        ablated_layers(model, thorough=args.thorough),
         protocols=["generation"],
         until=args.until,
         limit=args.limit,

@@ -21,7 +21,7 @@ Run
 from collections.abc import Sequence
 
 from sentences import claims, leaning, on_task, role
-from setting import Options, ask, conclude, run, skipped, thorough, until_claims
+from setting import Options, ablated_layers, ask, conclude, run, thorough, until_claims
 
 import layerroles as lr
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sweep = lr.Sweep(
         model,
         [lr.task(name) for name in TASKS],
-        skipped(model, args),
+        ablated_layers(model, thorough=args.thorough),
         protocols=["generation"],
         until=args.until,
         limit=args.limit,

@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import pandas as pd
+
 import layerroles as lr
 from layerroles import stats
 
@@ -61,22 +63,30 @@ def leaning(words: str, result: lr.SweepResult, one: Cell, two: Cell) -> str:
 def lean(result: lr.SweepResult, task: str, protocol: str) -> stats.Contrast:
     """Harm of skipping the first third of layers minus that of the last, of one task."""
     rows = result.frame[["condition", "ablation", "part", "at", "layer"]].drop_duplicates()
-    rows = rows[(rows["ablation"] == "skip") & (rows["part"] == "block") & (rows["at"] == "all")]
-    rows = rows[rows["layer"].notna()]
-    third = int(result.manifest["model"]["n_layers"]) // 3
-    last = int(result.manifest["model"]["n_layers"]) - third
-    weights = {
-        str(name): ((layer < third) - (layer >= last)) / third
-        for name, layer in zip(rows["condition"], rows["layer"].astype(int), strict=True)
-        if layer < third or layer >= last
-    }
-    return result.harm(task, protocol, weights)
+    layers = select_skipped_blocks(rows).set_index("condition")["layer"].dropna().astype(int)
+    n_layers = int(result.manifest["model"]["n_layers"])
+    weights = {str(name): weigh_thirds(layer, n_layers) for name, layer in layers.items()}
+    return result.harm(task, protocol, {name: weight for name, weight in weights.items() if weight})
+
+
+def select_skipped_blocks(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of whole layers that are skipped at all positions."""
+    of_blocks = (table["at"] == "all") & (table["part"] == "block")
+    return table[of_blocks & (table["ablation"] == "skip")]
+
+
+def weigh_thirds(layer: int, n_layers: int) -> float:
+    """The weight of a layer in the mean of the first third of layers minus that of the last."""
+    third = n_layers // 3
+    return (int(layer < third) - int(layer >= n_layers - third)) / max(1, third)
 
 
 def claims(roles: lr.Roles, *families: str) -> list[str]:
     """What the paper's claims come to for these families."""
     own = roles.claims[roles.claims["family"].isin(families)].to_dict("records")
-    return [
-        f"{row['claim']} ({row['family']}, {row['protocol']}): {row['status']}. {row['evidence']}."
-        for row in own
-    ]
+    return [describe_claim(row, f"{row['family']}, {row['protocol']}") for row in own]
+
+
+def describe_claim(row: Row, of: str) -> str:
+    """A row of `lr.Roles.claims` in words: the claim, what it is said of, status and evidence."""
+    return f"{row['claim']} ({of}): {row['status']}. {row['evidence']}."

@@ -73,10 +73,10 @@ class Options(Parser):
             InputError: an option is wrong, or `--no-resume` and a folder that holds a run.
         """
         args = self.parse_args(argv)
-        until_claims = getattr(args, "until", None) is not None
-        if args.limit is None and not until_claims:
+        if getattr(args, "until", None) is not None:
+            args.thorough, least = True, max(least, 32)  # see `until_claims`
+        elif args.limit is None:
             args.limit = self._limit
-        least = max(least, 32) if until_claims else least
         if args.limit is not None and args.limit < least:
             raise lr.InputError(f"--limit {args.limit} is too few: use {least} or more")
         if not args.resume and list(args.out.glob(kept)):
@@ -107,10 +107,10 @@ def until_claims(options: Options) -> None:
     )
 
 
-def skipped(model: Any, args: argparse.Namespace) -> list[lr.Condition]:
-    """Each layer skipped; if asked for, also but for the first token, and with means instead."""
+def ablated_layers(model: Any, *, thorough: bool) -> list[lr.Condition]:
+    """Each layer skipped; if thorough, also but for the first token, and with means instead."""
     conditions = lr.each_layer(model, lr.Skip())
-    if args.thorough or getattr(args, "until", None):
+    if thorough:
         mean = lr.Mean(lr.Reference())  # of other questions of the asked task
         conditions += lr.each_layer(model, lr.Skip(), at="after_first")
         conditions += lr.each_layer(model, mean)

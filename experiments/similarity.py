@@ -78,7 +78,7 @@ def alike(frame: pd.DataFrame, task: str, gap: stats.IntervalEstimate) -> list[s
     )
     value, of = gap
     more = "more" if of.low > 0 else "less" if of.high < 0 else "no more, as far as is shown,"
-    width = max(1, round(single.shape[1] / 4))
+    width = quarter(single.shape[1])
     angle = interval(value, of.low, of.high, 4)
     cut = lr.probes.least_change(frame).set_index("n").loc[width]
     return [
@@ -88,6 +88,11 @@ def alike(frame: pd.DataFrame, task: str, gap: stats.IntervalEstimate) -> list[s
         f"middle: {angle} of pi; of {width} blocks in a row, [{cut['layer']}, {cut['stop']}) "
         f"changes it least ({cut['angular']:.3f}).",
     ]
+
+
+def quarter(n_layers: int) -> int:
+    """A quarter of the blocks, as many as would be cut."""
+    return max(1, round(n_layers / 4))
 
 
 def measure_gap(frame: pd.DataFrame, cell: Cell) -> stats.IntervalEstimate:
@@ -113,7 +118,7 @@ def verdict(frame: pd.DataFrame, gaps: Mapping[str, stats.IntervalEstimate]) -> 
     single = frame[frame["n"] == 1]
     mean = single.groupby("task", sort=False)["angular"].mean()
     n_layers = int(single["layer"].max()) + 1
-    width = max(1, round(n_layers / 4))
+    width = quarter(n_layers)
     places: list[tuple[int, int]] = []
     for _, own in frame.groupby("task", sort=False):
         cut = lr.probes.least_change(own).set_index("n").loc[width]

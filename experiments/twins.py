@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
+from sentences import describe_claim, select_skipped_blocks, weigh_thirds
 
 import layerroles as lr
 from layerroles import stats
@@ -37,7 +37,7 @@ def moved(runs: dict[str, lr.SweepResult], controls: Sequence[str], out: Path) -
             lines.append(f"{name}, {what}: {own}, base {base}, difference {shown(change)}")
         claims = lr.localize(runs[name], ablation=ABLATION, base=runs["base"]).claims
         lines += [
-            f"{row['claim']} ({name}): {row['status']}. {row['evidence']}."
+            describe_claim(row, name)
             for row in claims[claims["claim"].str.startswith("A distilled")].to_dict("records")
         ]
     for what, (*_, claimed) in QUANTITIES.items():
@@ -60,16 +60,14 @@ def moved(runs: dict[str, lr.SweepResult], controls: Sequence[str], out: Path) -
 def moved_by(one: lr.SweepResult, two: lr.SweepResult, what: str) -> stats.Contrast:
     """A sum over layers in the second run minus that in the first, question by question."""
     (both, *_), _ = match(one, two)
-    rows = both.one.conditions
-    layer = select_skipped_blocks(rows)["layer"].dropna().astype(int)
-    third = int(one.manifest["model"]["n_layers"]) // 3
-    last = int(one.manifest["model"]["n_layers"]) - third
+    layer_of = select_skipped_blocks(both.one.conditions)["layer"].dropna().astype(int)
+    n_layers = int(one.manifest["model"]["n_layers"])
     weights = {
-        pair: 1 / len(layer)
+        pair: 1 / len(layer_of)
         if what == "mean harm"
-        else (int(layer[pair[0]] < third) - int(layer[pair[0]] >= last)) / third
+        else weigh_thirds(layer_of[pair[0]], n_layers)
         for pair in both.conditions
-        if pair[0] in layer.index
+        if pair[0] in layer_of.index
     }
     first, second = both.harms({pair: weight for pair, weight in weights.items() if weight})
     return stats.difference_of(second, first)
@@ -107,12 +105,6 @@ def layers(base: lr.SweepResult, twin: lr.SweepResult, name: str, out: Path) -> 
         f"{name}: rank correlation of its layers' effects with the base's {agree}; layers whose "
         f"harms differ, each by its 95% interval: {listed}"
     )
-
-
-def select_skipped_blocks(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of whole layers that are skipped at all positions."""
-    of_blocks = (table["at"] == "all") & (table["part"] == "block")
-    return table[of_blocks & (table["ablation"] == ABLATION)]
 
 
 def shown(contrast: stats.Contrast) -> str:

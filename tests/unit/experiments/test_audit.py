@@ -205,7 +205,8 @@ def test_a_cell_stands_beside_the_same_cell_of_a_run(experiment: Load) -> None:
     assert own(site="L0:2", task="angular distance") == "not measured there."
 
 
-def test_sets_of_layers_are_compared_with_those_of_prompts(experiment: Load) -> None:
+@pytest.mark.parametrize("n_tokens", [1, 40])
+def test_sets_of_layers_are_compared_with_those_of_prompts(n_tokens: int, experiment: Load) -> None:
     script = experiment("audit")
     influence = np.array([0.9, 0.1, 0.5, 0.2, 0.6, 0.7])
     runs = {0: 0.5, 1: 0.4, 2: 0.1, 3: 0.3, 4: 0.6}  # of two blocks, by the first
@@ -219,10 +220,16 @@ def test_sets_of_layers_are_compared_with_those_of_prompts(experiment: Load) -> 
         for n in range(8)
         for layer, value in runs.items()
     ]
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame(rows).assign(n_tokens=n_tokens)
+    at_last = n_tokens == 1
+    here = "measured at the last token" if at_last else "measured over all tokens"
+    where = "the published values over all tokens" if at_last else "as published"
     assert script.compare_layers("block influence", {1, 2}, frame) == (
-        "t: layers 1, 3, 1 of 2 the same ([1, 1] over prompts, n = 8; 0.7 by chance)."
+        f"t: layers 1, 3, 1 of 2 the same ([1, 1] over prompts, n = 8; 0.7 by chance; {here}, "
+        f"{where})."
     )
+    where = "as published" if at_last else "the published values at the last token"
     assert script.compare_layers("angular distance", {2, 3}, frame) == (
-        "t: layers 2, 3, 2 of 2 the same ([2, 2] over prompts, n = 8; 0.7 by chance)."
+        f"t: layers 2, 3, 2 of 2 the same ([2, 2] over prompts, n = 8; 0.7 by chance; {here}, "
+        f"{where})."
     )

@@ -1,5 +1,6 @@
 """The paper's rules for heads and for angular distance, on a random model."""
 
+import re
 from collections.abc import Callable
 from types import ModuleType
 
@@ -66,13 +67,14 @@ def test_angles_are_paired_by_text(experiment: Load) -> None:
         {
             "task": "t",
             "example": name,
+            "template": name,
             "layer": layer,
             "n": 1,
             "angular": 0.3 + spread[int(name[1:])],
         }
         for name, layer in keys
     )
-    theirs = real.assign(
+    theirs = real.drop(columns="template").assign(
         triple=[int(name[1:]) // 3 for name, _ in keys],
         n_pads=1,
         angular=real["angular"] + 0.05 * real["layer"] + rng.normal(0, 0.001, len(real)),
@@ -100,9 +102,8 @@ def test_layers_are_two_past_the_middle_unless_named(experiment: Load) -> None:
         choose_layers("L9", size)
 
 
-def test_a_head_is_compared_with_its_group(experiment: Load) -> None:
-    script = experiment("paper_rules")
-    size = size_of(random_model("llama").cfg)  # four heads, two groups
+def heads_and_groups() -> lr.SweepResult:
+    """Four heads in two groups: the first group harms a little, the second as much as its head."""
     harms = {"retrieval": {"all": [0.0, 0.0, 0.8, 0.0, 0.1, 0.8]}}
     result = synthetic_result(6, 300, 1, harms=harms, protocols=["generation"], churn=0.0)
     sites = {0: "L1.H0", 1: "L1.H1", 2: "L1.H2", 3: "L1.H3", 4: "L1.KV0", 5: "L1.KV1"}
@@ -114,7 +115,12 @@ def test_a_head_is_compared_with_its_group(experiment: Load) -> None:
     frame["head"] = frame["head"].astype("Int64")
     frame.loc[ablated, "head"] = numbers.map({0: 0, 1: 1, 2: 2, 3: 3, 4: 0, 5: 1}).astype("Int64")
     frame.loc[ablated, "layer"] = 1
-    result = lr.results.SweepResult(frame, result.manifest, result.examples)
+    return lr.SweepResult(frame, result.manifest, result.examples)
+
+
+def test_a_head_is_compared_with_its_group(experiment: Load) -> None:
+    script, result = experiment("paper_rules"), heads_and_groups()
+    size = size_of(random_model("llama").cfg)  # four heads, two groups
     table = script.compare_heads(result, size).set_index("head")
     assert table["group"].tolist() == ["L1.KV0", "L1.KV0", "L1.KV1", "L1.KV1"]
     np.testing.assert_allclose(table["more"], table["theirs"] - table["ours"], atol=1e-9)
@@ -126,3 +132,42 @@ def test_a_head_is_compared_with_its_group(experiment: Load) -> None:
     assert verdict.endswith("4 of them are needed by their rule and 1 by ours; 3 by theirs alone.")
     assert count.startswith("Heads on which both rules differ (Holm, 4 tests): ")
     assert line.startswith("L1.H3: alone")
+
+
+def test_a_head_is_compared_with_its_group_by_templates(experiment: Load) -> None:
+    """Two templates, of which one alone is harmed: this shows nothing of others."""
+    script, result = experiment("paper_rules"), heads_and_groups()
+    size = size_of(random_model("llama").cfg)
+    frame, first = result.frame.copy(), set(result.examples["example"][:150])
+    of_head = frame[frame["site"] == "L1.H3"].set_index("example")["score"]
+    same = frame["site"].isin(("L1.H2", "L1.KV1")) & ~frame["example"].isin(first)
+    frame.loc[same, "score"] = frame.loc[same, "example"].map(of_head)
+    clusters = ["one" if name in first else "two" for name in result.examples["example"]]
+    clustered = result.examples.assign(guesses="{}", cluster=clusters)
+    for examples, is_shown in ((result.examples, True), (clustered, False)):
+        result = lr.SweepResult(frame, result.manifest, examples)
+        table = script.compare_heads(result, size)
+        row = table.set_index("head").loc["L1.H3"]
+        assert row["more"] < -0.1 and (row["more_high"] < 0) == (row["p"] < 0.01) == is_shown
+        verdict, *_ = script.describe_heads(result, table, size)
+        (high,) = re.findall(r"of one head is -0\.\d+ \[-\d\.\d+, ([+-]\d\.\d+)\]", verdict)
+        assert (float(high) < 0) == is_shown
+
+
+def test_texts_of_one_template_are_not_independent(experiment: Load) -> None:
+    script, rng = experiment("paper_rules"), np.random.default_rng(0)
+    angle, more = rng.normal(0, 0.05, size=(2, 6))  # of each template
+    numbers = np.arange(60)
+    real = pd.DataFrame({"task": "t", "example": [f"e{n}" for n in numbers], "layer": 0, "n": 1})
+    real["angular"] = 0.3 + angle[numbers % 6] + rng.normal(0, 0.001, 60)
+    theirs = real.assign(triple=numbers // 3, n_pads=1, angular=real["angular"] + more[numbers % 6])
+    alone, clustered = (
+        script.compare_angles(real.assign(template=names), theirs).iloc[0]
+        for names in (real["example"], numbers % 6)
+    )
+    for name in ("real", "more"):
+        assert clustered[name] == alone[name]
+        narrow, wide = (row[f"{name}_high"] - row[f"{name}_low"] for row in (alone, clustered))
+        assert wide > 2 * narrow
+    for name in ("three_low", "theirs_low", "theirs_high"):  # of single threes
+        assert clustered[name] == alone[name]
