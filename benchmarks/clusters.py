@@ -75,8 +75,8 @@ class Setting:
         right = rng.binomial(self.sizes(), self.intact, (draws, self.n_clusters))
         wrong = self.sizes() - right
         lost = rng.binomial(right, self._vary(p_lost, right.shape, rng))
-        gained_shares = self._vary(p_gained, right.shape, rng) if self.gains else p_gained
-        gained = rng.binomial(wrong, min(1.0, p_gained) if not self.gains else gained_shares)
+        gained_shares = self._vary(p_gained, right.shape, rng) if self.gains else min(1.0, p_gained)
+        gained = rng.binomial(wrong, gained_shares)
         tables = np.stack([right - lost, lost, gained, wrong - gained], axis=-1)
         totals = tables.sum(axis=1)
         usable: np.ndarray = tables[(totals[:, 1:3].any(axis=1)) & (totals[:, :2].any(axis=1))]

@@ -48,14 +48,12 @@ _TOP, _BOTTOM = 112, 56
 
 
 def _template(
-    paper: str, text: str, soft: str, grid: str, middle: str, ramp: Sequence[str]
+    paper: str, text: str, soft: str, grid: str, two_sided: Sequence[str], ramp: Sequence[str]
 ) -> go.layout.Template:
-    blue, orange = ("#1f4fb8", "#b34700") if middle.startswith("#f") else ("#7aa7ff", "#ff9a4d")
-    half_blue, half_orange = (
-        ("#9db7e8", "#eeb48a") if middle.startswith("#f") else ("#3a5590", "#8a5228")
+    diverging, sequential = (
+        [[step / (len(colours) - 1), colour] for step, colour in enumerate(colours)]
+        for colours in (two_sided, ramp)
     )
-    diverging = [[0, blue], [0.25, half_blue], [0.5, middle], [0.75, half_orange], [1, orange]]
-    sequential = [[i / (len(ramp) - 1), colour] for i, colour in enumerate(ramp)]
     axis = {
         "gridcolor": grid,
         "linecolor": soft,
@@ -102,11 +100,13 @@ def _template(
 
 TEMPLATES: dict[str, go.layout.Template] = {
     "light": _template(
-        "#ffffff", "#1b1f26", "#5a626e", "#e7eaef", "#f6f6f4",
+        "#ffffff", "#1b1f26", "#5a626e", "#e7eaef",
+        ["#1f4fb8", "#9db7e8", "#f6f6f4", "#eeb48a", "#b34700"],
         ["#f6f6f4", "#cfd9f0", "#8fa6da", "#4a64b0", "#1c2f70"],
     ),
     "dark": _template(
-        "#161a20", "#e8ebf0", "#a2abb8", "#2a3039", "#22272f",
+        "#161a20", "#e8ebf0", "#a2abb8", "#2a3039",
+        ["#7aa7ff", "#3a5590", "#22272f", "#8a5228", "#ff9a4d"],
         ["#22272f", "#2f4372", "#4a6cb8", "#86a9ee", "#dfe9ff"],
     ),
 }  # fmt: skip

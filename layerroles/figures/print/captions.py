@@ -27,6 +27,11 @@ _OF_MEANS = "Intervals: Student's t over examples"
 _LENS = "Intervals: order statistics of a median, Student's t of a mean"
 _JOINT = "Intervals: bootstrap over examples, drawn jointly for all layers and protocols"
 _SINGLE = f"{_OF_HARM}; {_NOT_CORRECTED.format(many='layers')}"
+_PROFILE = (
+    "Solid line and band: the intact model; dotted line: chance. Marks tell at which positions the "
+    "ablation acts",
+    f"{_OF_EFFECTS}; {_NOT_CORRECTED.format(many='layers')}",
+)
 
 # How to read each figure, and what its intervals are.
 _READ: dict[str, tuple[str, str]] = {
@@ -43,16 +48,8 @@ _READ: dict[str, tuple[str, str]] = {
         "",
     ),
     "depth_contrasts": ("", _JOINT),
-    "depth_profile": (
-        "Solid line and band: the intact model; dotted line: chance. Marks tell at which "
-        "positions the ablation acts",
-        f"{_OF_EFFECTS}; {_NOT_CORRECTED.format(many='layers')}",
-    ),
-    "protocols": (
-        "Solid line and band: the intact model; dotted line: chance. Marks tell at which "
-        "positions the ablation acts",
-        f"{_OF_EFFECTS}; {_NOT_CORRECTED.format(many='layers')}",
-    ),
+    "depth_profile": _PROFILE,
+    "protocols": _PROFILE,
     "likelihood_hides": (
         "The two harms of a layer are joined; their difference is filled where its interval "
         "excludes 0",
