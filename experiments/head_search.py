@@ -101,7 +101,7 @@ def describe_most_harmful(frame: pd.DataFrame, top: int) -> str:
 
 
 def describe_misses(misses: pd.DataFrame) -> list[str]:
-    """How many of the wanted heads the screen missed, as the audit tells."""
+    """How many of the wanted heads the screen missed, estimated from the audited heads."""
     return [
         f"{row['wanted']} heads: {row['found']} among the confirmed; {row['hits']} among "
         f"{row['audited']} audited, so that {row['missed']:.1f} [{row['missed_low']:.0f}, "

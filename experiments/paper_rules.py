@@ -248,7 +248,7 @@ def compare_angles(real: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
         around = score_interval(angles, at_real["template"].to_numpy(object), "angle", rng)
         of_three = own.groupby("triple")[["angular_x", "angular_y", "more"]].mean()
         values, more = (of_three[name].to_numpy(float) for name in ("angular_x", "more"))
-        # Threes are the units; if templates leave more open, the wider of both intervals counts.
+        # The units are threes of texts, or templates: the wider of both intervals counts.
         apart = stats.clustered(
             stats.mean_interval(more, rng),
             own["more"].to_numpy(float),

@@ -10,7 +10,8 @@ from tempfile import TemporaryDirectory
 def replace_atomically(target: Path) -> Iterator[Path]:
     """Yield a path to write to; what is there at the end of the `with` block replaces `target`.
 
-    The target's folder is created if missing. After an exception, the target is as it was.
+    A folder replaces only what is missing or an empty folder. The target's parent folder is created
+    if missing. After an exception, the target is as it was.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=target.parent, prefix=".new-") as folder:

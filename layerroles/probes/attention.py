@@ -53,7 +53,7 @@ class Attention(Probe):
         """Yield a row for each example, layer and head."""
         real = batch.attended.bool()
         first_mask = (real.cumsum(-1) == 1) & real
-        spans = [(example.evidence, find_question(example)) for example in batch.examples]
+        spans = [(example.evidence, find_question_spans(example)) for example in batch.examples]
         evidence_mask, question_mask = (
             mark_positions(
                 batch.attended,
@@ -171,7 +171,7 @@ def head_patterns(
     )
 
 
-def find_question(example: Example) -> tuple[tuple[int, int], ...]:
+def find_question_spans(example: Example) -> tuple[tuple[int, int], ...]:
     """Return ((start, stop),), the character range of the prompt's last paragraph; () if empty."""
     prompt = example.prompt.rstrip()
     breaks = [match.end() for match in re.finditer(r"\n\s*\n", prompt)]

@@ -84,7 +84,7 @@ def _compare_robustness(
         return make_empty_finding(kind, f"not compared, {why}")
     try:
         of_base = Harms(base, kind.ablation, harms.at)
-    except InputError as error:  # swept at other positions, or at several settings
+    except InputError as error:  # not on layers, at other positions, or at several settings
         return make_empty_finding(kind, f"not compared, in the base's run {error}")
     if of_base.n_layers != harms.n_layers:
         why = f"the base has {of_base.n_layers} layers and this model {harms.n_layers}"

@@ -201,7 +201,27 @@ def open_store(folder: Path, manifest: dict[str, Any]) -> Iterator[Store]:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
             db.executescript(_SCHEMA)
+            _check_columns(folder, db)
         yield Store(folder, merged_manifest, db)
+
+
+def _check_columns(folder: Path, db: sqlite3.Connection) -> None:
+    """Check that the tables have the columns that are written, in this order.
+
+    Raises:
+        InputError: the columns are others, as in folders of early versions.
+    """
+    for table, columns in (("rows", ROW), ("examples", EXAMPLE)):
+        present = [name for _, name, *_ in db.execute(f"PRAGMA table_info({table})")]
+        if tuple(present[4:]) != columns:
+            raise _early_version(folder, f"table {table} of its rows.sqlite has other columns")
+
+
+def _early_version(folder: Path, reason: str) -> InputError:
+    return InputError(
+        f"run folder {str(folder)!r} is of an early version and can only be read: {reason}; use "
+        f"another folder"
+    )
 
 
 @contextmanager
@@ -281,11 +301,9 @@ def _merge_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     stored = _read_manifest(folder)
     if stored is None:
         return manifest
-    if missing := [name for name in (*_KEPT, "limit") if name not in stored]:
-        raise InputError(
-            f"run folder {str(folder)!r} is of an early version and can only be read: its "
-            f"manifest.json lacks {missing[0]!r}; use another folder"
-        )
+    for name in ("limit", "chat", "coherence", *_KEPT):
+        if name not in stored:
+            raise _early_version(folder, f"its manifest.json lacks {name!r}")
     _check_same_model_and_settings(folder, stored, manifest)
     rules = {(cell["task"], cell["protocol"]): cell.get("rules") for cell in stored["cells"]}
     references = _references_by_cell(stored["cells"])

@@ -28,7 +28,7 @@ _LENS = "Intervals: order statistics of a median, Student's t of a mean"
 _JOINT = "Intervals: bootstrap over examples, drawn jointly for all layers and protocols"
 _SINGLE = f"{_OF_HARM}; {_NOT_CORRECTED.format(many='layers')}"
 _PROFILE = (
-    "Solid line and band: the intact model; dotted line: chance. Marks tell at which positions the "
+    "Solid line and band: the intact model; dotted line: chance. Marks show at which positions the "
     "ablation acts",
     f"{_OF_EFFECTS}; {_NOT_CORRECTED.format(many='layers')}",
 )

@@ -15,7 +15,7 @@ import layerroles as lr
 from layerroles.engine import encode_written
 from layerroles.models.loading import encode
 from layerroles.probes import chunked
-from layerroles.probes.attention import find_question
+from layerroles.probes.attention import find_question_spans
 from layerroles.probes.heads import KINDS
 from tests.support.random_models import ARCHITECTURES, WINDOWS, random_model
 
@@ -125,7 +125,7 @@ def test_attention_equals_stored_patterns(name: str, task: lr.Task) -> None:
 
 def test_a_question_is_the_last_paragraph() -> None:
     def asked(prompt: str) -> list[str]:
-        spans = find_question(lr.Example("0", prompt, "x"))
+        spans = find_question_spans(lr.Example("0", prompt, "x"))
         return [prompt[start:stop] for start, stop in spans]
 
     assert asked("a\n\nb c\n \nd:\n") == ["d:"]

@@ -131,13 +131,13 @@ def test_a_folder_that_cannot_be_looked_up_is_an_input_error() -> None:
 def test_a_folder_of_an_early_version_is_read_and_not_extended(run: Path) -> None:
     file = run / "manifest.json"
     manifest = json.loads(file.read_text("utf-8"))
-    for key, line in (("chat", "its chat is None"), ("peak_memory", "lacks 'peak_memory'; use")):
+    for key in ("chat", "peak_memory"):
         file.write_text(json.dumps({name: manifest[name] for name in manifest.keys() - {key}}))
-        with pytest.raises(lr.InputError, match=line):
+        with pytest.raises(lr.InputError, match=f"manifest.json lacks '{key}'; use another folder"):
             planted_sweep(40).run(run)
     file.write_text(json.dumps(manifest))
     with closing(sqlite3.connect(run / "rows.sqlite")) as db, db:
         db.execute("ALTER TABLE examples DROP COLUMN question")
-    with pytest.raises(lr.InputError, match="table examples has 10 columns but 11 values"):
+    with pytest.raises(lr.InputError, match=r"table examples of its .* has other columns"):
         planted_sweep(40).run(run)
     assert len(lr.read(run).frame) > 0
