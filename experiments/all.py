@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def steps(args: argparse.Namespace) -> dict[str, list[str]]:
-    """The command of each experiment, by the name of its folder; first the script."""
+    """Return the script of each experiment and its arguments, by the name of its folder."""
     names = ("knowledge", "retrieval", "rag", "reasoning", "reading_writing", "heads")
     names = (*names, "head_search", "similarity", "paper_rules", "pruning", "distill")
     names = (*names, "distillation")
@@ -107,9 +107,9 @@ def steps(args: argparse.Namespace) -> dict[str, list[str]]:
 
 
 def add_benchmarks(found: dict[str, list[str]], data: Path) -> None:
-    """Let the experiments among `found` ask the benchmarks that a folder holds.
+    """Change the commands `found` (see `steps`) so that they ask the benchmarks in a folder.
 
-    Experiments of their own are added if all are run.
+    Experiments on SciQ, MMLU and HellaSwag are added, unless `claims` is one of the commands.
     """
     for name, parts in (
         ("claims", ("hellaswag",)),
@@ -129,7 +129,7 @@ def add_benchmarks(found: dict[str, list[str]], data: Path) -> None:
 
 
 def command(args: argparse.Namespace, step: list[str], out: Path, ends: float) -> list[str]:
-    """The whole command of an experiment; `ends` is when claims on layers are asked no longer."""
+    """Return the command line of a `step` (see `steps`); `claims` asks until `ends` (monotonic)."""
     line = [sys.executable, str(HERE / step[0]), *step[1:], "--out", str(out)]
     trains = step[0] == "distill.py" and args.dtype == "float16"  # which cannot be trained in
     line += ["--model", args.model, "--dtype", "float32" if trains else args.dtype]
@@ -141,7 +141,7 @@ def command(args: argparse.Namespace, step: list[str], out: Path, ends: float) -
 
 
 def failure(name: str, line: list[str]) -> str:
-    """Run an experiment; what it said last if it failed, else nothing."""
+    """Run a command line; return its last line of error output if it failed, else nothing."""
     done = subprocess.run(line, stderr=subprocess.PIPE, text=True, check=False)
     said = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
     if done.returncode in (130, -2):
@@ -171,9 +171,9 @@ def write_page(out: Path, names: Sequence[str], failed: Mapping[str, str]) -> Pa
     """Write the page of these experiments, and of others in the folder that have a report.
 
     Args:
-        out: the folder that holds theirs.
-        names: of those that were run, in order.
-        failed: why, for those that failed.
+        out: the folder that holds the experiments' folders.
+        names: the experiments that were run, in order.
+        failed: the errors of those that failed, by name.
     """
     others = sorted(path.parent.name for path in out.glob("*/report.html"))
     body = "\n".join(
@@ -186,7 +186,7 @@ def write_page(out: Path, names: Sequence[str], failed: Mapping[str, str]) -> Pa
 
 
 def describe_experiment(out: Path, name: str, failed: str) -> str:
-    """What the page says of one experiment."""
+    """Return the page's section on one experiment as HTML; `failed` is its error, or empty."""
     escape, folder = html.escape, out / name
     parts = [f"<section><h2>{escape(name)}</h2>"]
     if failed:

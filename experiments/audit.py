@@ -262,7 +262,7 @@ def describe_cell(cell: Published, assumed: int = 0) -> dict[str, object]:
 
 
 def judge(cell: Published, tests: int = 1) -> str:
-    """Whether the cell's effect is more than noise at its `n`, whatever answers changed."""
+    """Say whether the effect of a cell, picked from `tests` cells, is more than noise at its n."""
     beyond = {}
     for changed in ("fewest", "most"):
         level = 1 - (1 - stats.LEVEL) / tests
@@ -274,7 +274,7 @@ def judge(cell: Published, tests: int = 1) -> str:
 
 
 def describe_picked(cell: Published, row: dict[str, object]) -> str:
-    """From how many questions, if the cell was picked from several."""
+    """Say how many questions a cell that was picked from several needs; empty if it was not."""
     if cell.tests == 1:
         return ""
     few, many = (row[f"needed_{changed}_of_tests"] for changed in ("fewest", "most"))
@@ -314,7 +314,7 @@ def count_for_power(effect: float, changed: float, tests: int = 1) -> float:
 def compare_with_run(
     cell: Published, own: lr.SweepResult | None, frames: Sequence[pd.DataFrame]
 ) -> str:
-    """What one's own run says of the same cell."""
+    """Say what one's own run, with its probe `frames`, shows of the same cell."""
     same = own is not None and last_part(own.manifest["model"]["name"]) == last_part(cell.model)
     if own is None or not same:
         return "not checkable here, the model is not at hand."
@@ -377,7 +377,7 @@ def compare_layers(task: str, layers: set[int], frame: pd.DataFrame) -> str:
 
 
 def choose_least(values: np.ndarray, size: int, *, in_a_row: bool) -> set[int]:
-    """The layers of the least values, or those of the run that has the least value."""
+    """Return the `size` layers with the least values, or (`in_a_row`) those from the least on."""
     if in_a_row:
         start = int(np.argmin(values))
         return set(range(start, start + size))

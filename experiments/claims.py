@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def earlier_results(folders: Mapping[str, Path], asked: Provenance) -> dict[str, lr.SweepResult]:
-    """What earlier commands asked, of the model that is asked now; it goes into the table too."""
+    """Read the runs of earlier commands in `folders`; refuse one of another model."""
     results = {}
     for name, folder in folders.items():
         if (folder / "manifest.json").is_file():
@@ -168,7 +168,7 @@ def verdict(row: Mapping[str, Any]) -> str:
 def numbers(row: Mapping[str, Any], kind: str) -> str:
     """The numbers of a claim by one kind of ablation, each with its interval and questions.
 
-    A claim on the changes of all layers shows the largest.
+    The claim on contexts has a number for each layer; only the largest is shown.
     """
     own = [number for number in row["numbers"] if number["ablation"] == kind]
     if row["claim"] == CONTEXT and own:

@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def taught(args: argparse.Namespace, base: Any, twin: str, problems: list[lr.Example]) -> None:
-    """Make one twin, unless it is there."""
+    """Fine-tune a twin and save it in `args.out`, unless one made with these settings is there."""
     folder, names = args.out / twin, ("model", "steps", "lessons", "texts", "rate", "seed", "dtype")
     asked = {name: getattr(args, name) for name in names} | {"twin": twin}
     if args.dtype != "float32":

@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def profile(
     model: Any, args: argparse.Namespace, out: Path, asked: dict[str, Any]
 ) -> lr.SweepResult:
-    """Skip each layer in turn; if asked for, put means in place of layers too."""
+    """Sweep a model over `ablated_layers`; `asked` holds the tasks and protocols."""
     conditions = ablated_layers(model, thorough=args.thorough)
     sweep = lr.Sweep(model, conditions=conditions, limit=args.limit, noise_floor=False, **asked)
     return ask(sweep, out)

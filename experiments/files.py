@@ -11,15 +11,15 @@ PLACE = "_place"  # where a row comes from, among its fields
 
 
 def rows_of(folder: Path, pattern: str, fields: Mapping[str, type]) -> list[dict[str, Any]]:
-    """The rows of the JSONL files of that name, each with its place.
+    """Read the rows of JSONL files; the field `PLACE` of a row has its file and line.
 
     Args:
-        folder: that holds them.
-        pattern: of their names.
-        fields: what each row must hold, and of which type.
+        folder: the folder of the files.
+        pattern: glob pattern of their names.
+        fields: the fields that each row must have, with their types; others are dropped.
 
     Raises:
-        InputError: no such file, or a row without one of the fields.
+        InputError: no such file, one that is not UTF-8, or a row without one of the fields.
     """
     if not (files := sorted(folder.glob(pattern))):
         raise lr.InputError(f"--data: {str(folder)!r} holds no {pattern}: see --help")
@@ -51,10 +51,10 @@ def _parsed(line: str) -> dict[str, Any]:
 def mapped(
     rows: Iterable[dict[str, Any]], one: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Each row made into another.
+    """Return the results of `one` on each row.
 
     Raises:
-        InputError: a row whose fields are not of the types that they should be.
+        InputError: `one` cannot read a row; the message names the row's place.
     """
     found = []
     for row in rows:
@@ -69,10 +69,10 @@ def mapped(
 
 
 def right(choices: list[str], gold: int) -> str:
-    """The choice that is right.
+    """Return the right choice, the one with index `gold`.
 
     Raises:
-        ValueError: choices that are not texts, or none of that number.
+        ValueError: a choice is not a text, or there is none with that index.
     """
     if not all(isinstance(choice, str) for choice in choices):
         raise ValueError("choices must be texts")
@@ -82,7 +82,7 @@ def right(choices: list[str], gold: int) -> str:
 
 
 def write_rows(file: Path, rows: Iterable[dict[str, Any]]) -> Path:
-    """Write a JSONL file, and the folders on the way to it."""
+    """Write rows, without `PLACE`, to a JSONL file; create missing folders, return the file."""
     file.parent.mkdir(parents=True, exist_ok=True)
     fields = ({name: value for name, value in row.items() if name != PLACE} for row in rows)
     file.write_text("".join(f"{json.dumps(row)}\n" for row in fields), encoding="utf-8")
@@ -90,7 +90,7 @@ def write_rows(file: Path, rows: Iterable[dict[str, Any]]) -> Path:
 
 
 def once(rows: Iterable[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
-    """The rows without those that say the same in these fields: some files repeat themselves."""
+    """Return the rows without those that equal an earlier row in the fields `names`."""
     first: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:
         first.setdefault(tuple(json.dumps(row[name]) for name in names), row)

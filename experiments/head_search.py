@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def probe_heads(model: Any, task: lr.Task, screen: str, limit: int) -> "pd.Series[float]":
-    """What a probe of the intact model says of each head, on average over examples."""
+    """Return each head's mean over examples of a probe's column; `screen` is PROBE:COLUMN."""
     probe, _, column = screen.partition(":")
     scores = lr.probes.PROBES.make(probe, {}).measure(model, [task], limit=limit, seed=1)
     if not {*PLACE, column} <= set(scores):
@@ -116,7 +116,7 @@ def describe_misses(misses: pd.DataFrame) -> list[str]:
 def compare_with_all(
     search: lr.HeadSearch, whole: lr.SweepResult, top: int, layers: list[int]
 ) -> str:
-    """How many of the true top the search finds, and whether two halves of the truth agree."""
+    """Compare the confirmed heads with the worst of `whole`, a sweep of all; compare its halves."""
     rows = whole.frame[whole.frame["layer"].isin(layers)]
     scores = rows.pivot(index=PLACE, columns="example", values="score").astype(float)
     truth, one, two = (

@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def compared(effects: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataFrame:
-    """The effect of the best heads, named first, beside that of random ones, a row per task."""
+    """Compare the effect of the best heads (`names[0]`) with random ones (the rest), by task."""
     rows = []
     for own in effects:
         best = own[own["condition"] == names[0]].iloc[0]
@@ -108,7 +108,7 @@ def compared(effects: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataFr
 
 
 def sentences(table: pd.DataFrame) -> list[str]:
-    """A sentence on each task; whether the best heads matter more than others, the claim says."""
+    """Return a sentence on each task, from the table that `compared` returns."""
     return [
         f"{row.task}: intact {row.intact:.2f} (n = {row.n}); the best heads "
         f"{interval(row.top, row.low, row.high)}, others "

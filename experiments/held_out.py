@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def examined(models: dict[str, Any], task: str, limit: int, out: Path) -> dict[str, lr.SweepResult]:
-    """Ask all models the same questions by generation; a run of each."""
+    """Ask all models the same questions by generation; return their runs by name."""
     runs, what = {}, lr.task(task)
     for name, model in models.items():
         options = {"protocols": ["generation"], "limit": limit, "noise_floor": False}

@@ -60,10 +60,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def benchmarks(source: Path, folder: Path, only: str = "") -> list[lr.Task]:
-    """The benchmarks that a folder holds, or `only` one of them, as files of questions.
+    """Return tasks on the benchmarks in `source` (or `only` one); write their files to `folder`.
 
     Raises:
-        InputError: it holds none.
+        InputError: `source` holds none.
     """
     found = []
     for name, family in FAMILIES.items():
@@ -83,7 +83,7 @@ def benchmarks(source: Path, folder: Path, only: str = "") -> list[lr.Task]:
 
 
 def put(row: dict[str, Any]) -> dict[str, Any]:
-    """A question as a row of a file of questions."""
+    """Return a benchmark's row as a row of a file for the task `local`."""
     return {
         "prompt": row["query"],
         "answer": right(row["choices"], row["gold"]).strip(),

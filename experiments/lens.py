@@ -98,7 +98,7 @@ def compared(raw: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """The table as the documentation shows it."""
+    """Return the table from `compared` in Markdown."""
     head = "| after layer | raw | tuned | difference |\n| --- | --- | --- | --- |\n"
     lines = []
     for row in table.itertuples():

@@ -64,12 +64,12 @@ SHOTS = 3
 
 @dataclass(frozen=True)
 class Lesson:
-    """A text of which `target`, which follows after one space, is learned.
+    """A prompt, and the target that a model learns to write after it and one space.
 
     Attributes:
-        prompt: what comes before it.
-        target: what is learned.
-        kind: of story and number of steps; the lessons of a text are of one kind, as shots are.
+        prompt: the prompt.
+        target: the text that is learned.
+        kind: kind of story and number of steps; the lessons of one training text have the same.
     """
 
     prompt: str
@@ -101,7 +101,7 @@ def told(problem: lr.Example) -> Lesson:
 
 
 def own_solutions(base: Any, problems: list[lr.Example]) -> list[Lesson]:
-    """The model's own greedy solutions that came out right, asked behind three of their kind."""
+    """Return the model's right greedy solutions; three solved problems of a kind are its shots."""
     shown: dict[str, list[lr.Example]] = {}
     asked: list[tuple[str, lr.Example]] = []
     for one in problems:
@@ -174,7 +174,7 @@ def _go_on(
     worked: list[str],
     number: int,
 ) -> _Told:
-    """The story with gains and losses until it has so many steps."""
+    """Continue a story from `number` with gains and losses until `steps` steps are worked out."""
     while len(worked) < steps:
         by = rng.randint(2, 9)
         loses = by < number and rng.random() < 0.25

@@ -31,7 +31,7 @@ def gsm8k(source: Path, folder: Path) -> lr.Task:
 
 
 def mathqa(source: Path, folder: Path) -> lr.Task:
-    """MathQA by the likelihood of its options, from `test*.jsonl` as `--help` says."""
+    """MathQA by the likelihood of its options, from `test*.jsonl` as `reasoning.py` describes."""
     read = rows_of(source, "test*.jsonl", {"question": str, "options": dict, "answer": str})
     rows = mapped(
         read,
@@ -53,11 +53,11 @@ def task_file(file: Path, split: str, rows: Path, asked: str, *, metrics: Sequen
     """Write a task file of lm-eval for rows with `choices` and `gold`.
 
     Args:
-        file: whose name is the task's.
-        split: what lm-eval calls the rows.
-        rows: their file.
-        asked: what stands before the choices, with fields of a row in double braces.
-        metrics: of lm-eval, such as acc.
+        file: the file to write; its name without the suffix is the task's.
+        split: the split that the rows are, such as `test`.
+        rows: the JSONL file of the rows.
+        asked: the prompt, with fields of a row in double braces.
+        metrics: metrics of lm-eval, such as `acc`.
     """
     task = {
         "task": file.stem,
@@ -76,13 +76,13 @@ def task_file(file: Path, split: str, rows: Path, asked: str, *, metrics: Sequen
 
 
 def answered(row: dict[str, Any]) -> dict[str, Any]:
-    """The row, if its answer is one of its choices."""
+    """Return the row; raise `ValueError` if its answer is not the index of a choice."""
     right(row["choices"], row["answer"] if "answer" in row else row["gold"])
     return row
 
 
 def mmlu_folder(source: Path, folder: Path) -> Path:
-    """The rows as their repository on the hub holds them: a configuration for each subject."""
+    """Write MMLU to `folder` as its repository on the hub has it: a configuration per subject."""
     splits = {"dev": "dev*.jsonl", "test": "test*.jsonl"}
     fields = {"question": str, "subject": str, "choices": list, "answer": int}
     subjects: dict[str, dict[str, list[Any]]] = {}
@@ -101,7 +101,7 @@ def mmlu_folder(source: Path, folder: Path) -> Path:
 
 
 def hellaswag_folder(source: Path, folder: Path) -> Path:
-    """A task file for rows whose endings are cleaned already."""
+    """Write HellaSwag, whose endings must be cleaned already, and its task file to `folder`."""
     fields = {"query": str, "choices": list, "gold": int}
     rows = mapped(rows_of(source, "validation*.jsonl", fields), answered)
     file = write_rows(folder / "validation.jsonl", rows)

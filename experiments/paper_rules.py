@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def choose_layers(text: str, size: Size) -> list[int]:
-    """The layers to take heads of."""
+    """Return the layers whose heads are ablated: those in `text`, or two past the middle."""
     if text:
         return sorted({site.layer for site in parse_sites(text, size)})
     past = size.n_layers // 2
@@ -170,9 +170,9 @@ def describe_heads(result: lr.SweepResult, table: pd.DataFrame, size: Size) -> l
 
 
 def measure_padded(model: Any, examples: Sequence[lr.Example]) -> pd.DataFrame:
-    """The angular distance by the paper's rule, of each text beside two others: a row per run.
+    """Measure angular distances by the paper's rule: a row for each text and run of blocks.
 
-    The texts are those of the probe, to its answering position, in the order of the questions.
+    The texts are those of the probe, up to its answering position, padded three at a time.
 
     Returns:
         Columns example, triple (the number of the three texts), n_pads, layer, n, angular.
@@ -230,12 +230,12 @@ def at_last_position(model: Any, texts: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def compare_angles(real: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
-    """Each run of blocks: the mean at real tokens with its interval, and what threes of texts say.
+    """Return, for each run of blocks, the mean distance at real tokens and by the paper's rule.
 
-    `theirs` is the mean over threes, and `theirs_low` to `theirs_high` hold 95% of single threes,
-    of which a paper shows one; so do `three_low` to `three_high`, of threes at real tokens. `more`
-    is theirs minus real, paired over the same three texts. The intervals of means allow for texts
-    of one template, which is a column of `real`.
+    `theirs` is the mean by the paper's rule over threes of texts, and 95% of the threes lie from
+    `theirs_low` to `theirs_high` (the paper shows one three); at real tokens, they lie from
+    `three_low` to `three_high`. `more` is theirs minus real, paired over the same texts. The
+    intervals of means allow for texts of one template, which is a column of `real`.
     """
     rng = np.random.default_rng(0)
     keys = ["example", "layer", "n"]

@@ -17,7 +17,7 @@ FIELDS = ("question", "support", "correct_answer", *WRONG)
 
 
 def sciq(source: Path, folder: Path) -> dict[str, lr.Task]:
-    """Questions of SciQ whose passage holds the answer, written down in each context."""
+    """Return a task per context on SciQ's questions whose passage holds the answer."""
     read = rows_of(source, "validation*.jsonl", dict.fromkeys(FIELDS, str))
     rows = [row | {name: row[name].strip() for name in FIELDS} for row in once(read, "question")]
     rows = [row for row in rows if found(row["correct_answer"], row["support"])]
@@ -51,6 +51,6 @@ def put(row: dict[str, Any], rows: Sequence[dict[str, Any]], context: str) -> di
 
 
 def found(answer: str, passage: str) -> list[re.Match[str]]:
-    """Wherever a passage says the answer, in whole words."""
+    """Return the matches of the answer in a passage, as whole words in any case."""
     whole = rf"(?<!\w){re.escape(answer)}(?!\w)"
     return list(re.finditer(whole, passage, re.IGNORECASE)) if answer else []

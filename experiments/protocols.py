@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def findings(result: lr.SweepResult) -> list[str]:
-    """A sentence on each protocol."""
+    """A sentence on each task and protocol, then the verdict."""
     lines = []
     for (task, protocol), own in result.effects().groupby(["task", "protocol"], sort=False):
         row = result.intact().query("task == @task and protocol == @protocol").iloc[0]
@@ -102,7 +102,7 @@ def findings(result: lr.SweepResult) -> list[str]:
 
 
 def split(result: lr.SweepResult) -> list[str]:
-    """How much of what generation costs more is stricter scoring, and how much writing."""
+    """Return sentences on each protocol and on the claims `MORE`, `STRICTER` and `WRITING`."""
     roles = lr.localize(result, ablation="skip")
     own = roles.claims[roles.claims["claim"].isin((MORE, STRICTER, WRITING))]
     lines = claims(dataclasses.replace(roles, claims=own), *own["family"].unique())

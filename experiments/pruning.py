@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def make_plans(
     model: Any, kept: lr.Task, args: argparse.Namespace
 ) -> tuple[list[lr.PruningPlan], list[str]]:
-    """A plan for each method and number of layers, and why those that lack could not be made."""
+    """Return a plan per method and number of layers, and why the missing ones were not made."""
     plans, left_out = [], []
     for method in METHODS:
         for drop in args.drop:
@@ -98,7 +98,7 @@ def make_plans(
 
 
 def drop_planned(result: lr.SweepResult, task: lr.Task, limit: int) -> lr.SweepResult:
-    """The rows of examples that no plan was made on."""
+    """Return the result without the `limit` examples of `task` on which plans were made."""
     planned = {example.id for example in task.examples(limit, PLANNED)}
     new = ~result.frame["example"].isin(planned)
     if not new.any():

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def findings(result: lr.SweepResult) -> list[str]:
-    """A sentence on each task and place, and the comparison of the two places."""
+    """A sentence on each task and set of positions, comparisons of the two, and the verdict."""
     lines = [
         on_task(f"{name}, skipped at {at}", role(result, name, "generation", at))
         for name in TASKS
@@ -61,7 +61,7 @@ def findings(result: lr.SweepResult) -> list[str]:
 
 
 def verdict(told: Sequence[str]) -> str:
-    """The comparisons of all tasks in one sentence."""
+    """Sum up the sentences of `compared` on all tasks in one."""
     parts = {
         "reading needs the layers more in": "reading needs the layers more than writing",
         "writing needs them more in": "writing needs the layers more than reading",

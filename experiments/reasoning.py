@@ -59,10 +59,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def benchmarks(source: Path, folder: Path) -> list[lr.Task]:
-    """Those of the benchmarks that a folder holds.
+    """Return tasks on the benchmarks in `source`; write their files to `folder`.
 
     Raises:
-        InputError: it holds none.
+        InputError: `source` holds none.
     """
     held = [name for name in BENCHMARKS if (source / name).is_dir()]
     if not held:

@@ -1,4 +1,4 @@
-"""The sentences in which the experiments tell their numbers; each holds what it is said of."""
+"""Sentences that state the experiments' numbers; each says what its numbers are about."""
 
 import math
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ def interval(estimate: float, low: float, high: float, places: int = 2) -> str:
 
 
 def role(result: lr.SweepResult, task: str, protocol: str, at: str | None = None) -> Row:
-    """What skipping layers says of one task under one protocol: a row of `lr.Roles.frame`."""
+    """Return a task's row of `lr.Roles.frame` with layers skipped, and `result.interim`."""
     frame = lr.localize(result[task], ablation="skip", at=at).frame
     found: Row = frame[frame["protocol"] == protocol].iloc[0].to_dict()
     return {**found, "interim": result.interim}
@@ -47,7 +47,7 @@ def on_task(name: str, row: Row) -> str:
 
 
 def leaning(words: str, result: lr.SweepResult, one: Cell, two: Cell) -> str:
-    """How much more the second leans on early layers than the first, and whether that is shown.
+    """Say how much more `two` leans on early layers than `one`, and whether that is shown.
 
     Questions that both ask are paired. Nothing is shown by a run that is not finished.
     """
@@ -82,7 +82,7 @@ def weigh_thirds(layer: int, n_layers: int) -> float:
 
 
 def claims(roles: lr.Roles, *families: str) -> list[str]:
-    """What the paper's claims come to for these families."""
+    """Return a sentence on each of the paper's claims about these families."""
     own = roles.claims[roles.claims["family"].isin(families)].to_dict("records")
     return [describe_claim(row, f"{row['family']}, {row['protocol']}") for row in own]
 

@@ -32,17 +32,17 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def error(self, message: str) -> NoReturn:
-        """Tell a mistake in one line."""
+        """Raise an `InputError` instead of printing the usage."""
         raise lr.InputError(f"{message}; --help lists the options")
 
 
 class Options(Parser):
-    """The options that all experiments take which ask a model.
+    """The options of all experiments that ask a model.
 
     Args:
         doc: the script's docstring, which `--help` shows.
-        limit: examples of each task, by default; None leaves it to others.
-        out: the run folder, by default.
+        limit: the default of `--limit`, examples of each task; None if the sweep has its own.
+        out: the default of `--out`, the run folder.
     """
 
     def __init__(self, doc: str | None, *, limit: int | None, out: str) -> None:
@@ -62,12 +62,12 @@ class Options(Parser):
     def parse(
         self, argv: Sequence[str] | None, *, least: int = 1, kept: str = "**/manifest.json"
     ) -> argparse.Namespace:
-        """Read the command line.
+        """Read the command line; `--until` sets `thorough` and takes a limit of 32 or more.
 
         Args:
             argv: its words; by default those of the process.
             least: the smallest `--limit`.
-            kept: a file in a folder of `--out` that holds a run, as a pattern.
+            kept: glob pattern of files below `--out` which show that it holds a run.
 
         Raises:
             InputError: an option is wrong, or `--no-resume` and a folder that holds a run.
@@ -89,7 +89,7 @@ class Options(Parser):
 
 
 def thorough(options: Options) -> None:
-    """Offer the conditions without which no claim of the paper can be called supported."""
+    """Add `--thorough`: the conditions that a claim of the paper needs to be supported."""
     options.add_argument(
         "--thorough",
         action="store_true",
@@ -98,7 +98,7 @@ def thorough(options: Options) -> None:
 
 
 def until_claims(options: Options) -> None:
-    """Offer to ask, with a second kind of ablation, until claims are decided."""
+    """Add `--until claims`: ask, with a second kind of ablation, until claims are decided."""
     options.add_argument(
         "--until",
         choices=("claims",),
@@ -108,7 +108,7 @@ def until_claims(options: Options) -> None:
 
 
 def ablated_layers(model: Any, *, thorough: bool) -> list[lr.Condition]:
-    """Each layer skipped; if thorough, also but for the first token, and with means instead."""
+    """Return `Skip` of each layer; if `thorough`, also at `after_first`, and `Mean` of each."""
     conditions = lr.each_layer(model, lr.Skip())
     if thorough:
         mean = lr.Mean(lr.Reference())  # of other questions of the asked task
@@ -131,7 +131,7 @@ class Screened:
 
 
 def ask_intact(model: Any, task: lr.Task, limit: int | None, out: Path) -> Screened:
-    """Ask the intact model, to see whether it can do a benchmark; None asks 512 questions."""
+    """Ask the intact model `limit` questions (None: 512), to see whether it is above chance."""
     sweep = lr.Sweep(model, [task], [], limit=limit or 512, noise_floor=False)
     row = ask(sweep, out).intact().iloc[0]
     above = bool(row["above_chance"])
@@ -161,7 +161,7 @@ def make_folder(out: Path) -> None:
 
 
 def ask(sweep: lr.Sweep, out: Path) -> lr.SweepResult:
-    """Run a sweep; return what it asks, of all that its folder holds."""
+    """Run a sweep in the folder `out`; return those of the folder's rows that it asks for."""
     return select_asked(sweep.run(out), sweep)
 
 
@@ -172,9 +172,9 @@ def conclude(
     findings: Sequence[str],
     probes: Sequence[pd.DataFrame] = (),
 ) -> None:
-    """Print the findings, and write them and the report; the verdict is the last of them.
+    """Print the findings, the last of which is the verdict; write them and the report.
 
-    A file of questions is called by its name there, without its folder.
+    `doc` starts with the claim. In the findings, files of questions lose folder and suffix.
     """
     findings = [re.sub(r"local:\S*?([^/\s]+)\.jsonl", r"\1", line) for line in findings]
     page = lr.report(result, probes, path=args.out / "report.html", findings=findings)

@@ -21,14 +21,14 @@ KINDS = ("single", "span", "fraction")
 
 
 def swaps(host: Any, donor: Any, kinds: Sequence[str], parts: int) -> dict[str, lr.Condition]:
-    """Conditions that put layers of the donor into the host, by what is put.
+    """Return conditions that put layers of the donor into the host, by the layers' names.
 
     Args:
-        host: whose layers are replaced, and whose ends stay.
-        donor: of the same shape.
-        kinds: of `single` (each layer), `span` (`parts` contiguous spans that cover the depth) and
-            `fraction` (the first, and the last, 1/parts to all of the layers).
-        parts: into how many the depth is cut.
+        host: the model whose layers are replaced.
+        donor: a model of the same shape.
+        kinds: some of `single` (each layer), `span` (`parts` contiguous spans that cover the depth)
+            and `fraction` (the first, and the last, 1/parts to all of the layers).
+        parts: the number of parts into which the depth is cut.
 
     Raises:
         InputError: a donor of another shape.
@@ -53,7 +53,7 @@ def swaps(host: Any, donor: Any, kinds: Sequence[str], parts: int) -> dict[str, 
 
 
 def swapped(host: Any, conditions: dict[str, lr.Condition], out: Path, **asked: Any) -> list[dict]:
-    """Ask the host with each set of layers; a row each, with the paired effect."""
+    """Ask the host under each condition; return a row for each, with the paired effect."""
     each = list({one.hash: one for one in conditions.values()}.values())
     result = ask(lr.Sweep(host, conditions=each, noise_floor=False, **asked), out)
     # A folder may know the same set of layers by the name that it had when it was first asked.

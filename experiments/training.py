@@ -23,13 +23,13 @@ def trained(
     minutes: float,
     dtype: torch.dtype = torch.float32,
 ) -> list[float]:
-    """Fine-tune all weights in place; the loss of each step.
+    """Fine-tune all weights in place; return the loss of each step.
 
     The weights of `model` are float32: most updates are smaller than the rounding error of bfloat16
     and would be lost. Passes are computed in `dtype`.
 
     Raises:
-        InputError: it would take longer than `minutes`, as the first steps tell.
+        InputError: after the first steps, training is expected to take longer than `minutes`.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
     schedule = transformers.get_cosine_schedule_with_warmup(

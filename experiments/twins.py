@@ -58,7 +58,7 @@ def moved(runs: dict[str, lr.SweepResult], controls: Sequence[str], out: Path) -
 
 
 def moved_by(one: lr.SweepResult, two: lr.SweepResult, what: str) -> stats.Contrast:
-    """A sum over layers in the second run minus that in the first, question by question."""
+    """Return `what` (a key of `QUANTITIES`) of the second run minus the first, paired."""
     (both, *_), _ = match(one, two)
     layer_of = select_skipped_blocks(both.one.conditions)["layer"].dropna().astype(int)
     n_layers = int(one.manifest["model"]["n_layers"])
@@ -74,7 +74,7 @@ def moved_by(one: lr.SweepResult, two: lr.SweepResult, what: str) -> stats.Contr
 
 
 def moves(change: stats.Contrast) -> tuple[str, int]:
-    """Whether something has changed, in words and as a sign."""
+    """Return in words whether a change is shown, and its sign (0 if it is not)."""
     if not change.known:
         return "cannot be compared", 0
     side = int(change.interval.low > 0) - int(change.interval.high < 0)
@@ -82,7 +82,7 @@ def moves(change: stats.Contrast) -> tuple[str, int]:
 
 
 def apart(what: str, twin: str, control: str, runs: dict[str, lr.SweepResult]) -> str:
-    """How much more of something a twin has than a control, and whether that is shown."""
+    """Say how `what` differs between a twin and a control, and whether that is shown."""
     change = moved_by(runs[control], runs[twin], what)
     if not change.known:
         return f"{what}, {twin} against {control}: cannot be compared"
@@ -91,7 +91,7 @@ def apart(what: str, twin: str, control: str, runs: dict[str, lr.SweepResult]) -
 
 
 def layers(base: lr.SweepResult, twin: lr.SweepResult, name: str, out: Path) -> str:
-    """Whether the profiles agree, and the layers whose harms differ, each by its own interval."""
+    """Say whether profiles agree and which layers' harms differ; write `layers_NAME.csv`."""
     both = lr.compare(base, twin)
     both.frame.to_csv(out / f"layers_{name}.csv", index=False)
     (profile,) = select_skipped_blocks(both.profiles).to_dict("records")

@@ -136,9 +136,8 @@ def label_of(name: str, instance: object) -> str:
 def read_label(kind: str, label: str) -> tuple[str, dict[str, object]]:
     """Read the name and the parameters from a label; numbers become `int` or `float`.
 
-    A number is read as Python writes it.
-
-    `kind` says in errors what the label belongs to, such as `"task"`.
+    A float must be written as Python writes it (`1e-05`); `1e5` stays text. `kind` says in errors
+    what the label belongs to, such as `"task"`.
 
     Raises:
         InputError: the first parameter is not of the form key=value.

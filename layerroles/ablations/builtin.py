@@ -97,6 +97,9 @@ class Mean(Ablation):
     position, counted from the start, of the reference's prompts. Positions that no prompt reaches
     take the mean over all tokens but each prompt's first.
 
+    Raises:
+        InputError: `reference` is not a `Reference`.
+
     Example:
         >>> import layerroles as lr
         >>> reference = lr.Reference(["The sky is blue.", "Snow is white."])

@@ -275,7 +275,8 @@ def applied(
 ) -> Iterator[Applied]:
     """Apply a condition inside the `with` block, as `ablated` does, without checking arguments.
 
-    The caller has checked the condition; `references` come from `resolve_references`.
+    The caller has checked the condition, and calls `begin` of the `Applied` for each batch.
+    `references` come from `resolve_references`.
     """
     with watch_passes(model) as watch, ExitStack() as stack:
         placed = {

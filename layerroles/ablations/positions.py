@@ -86,8 +86,8 @@ def at_name(at: At) -> str:
 def fingerprint(value: object) -> object:
     """Return a JSON value that identifies the content of an ablation's parameter.
 
-    If the content cannot be identified, the result is the parameter's `repr`. For a torch module,
-    it is a list of its `repr` and a description of its state dict.
+    If the content cannot be identified, it is the parameter's `repr`; for a torch module, a list of
+    the `repr` and a description of the state dict.
     """
     try:
         return _describe(value, ())

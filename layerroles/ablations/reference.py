@@ -64,7 +64,7 @@ class Reference:
             reference is open.
 
     Raises:
-        InputError: no prompt, a limit below 1, or a file that cannot be read.
+        InputError: no prompt, one string, a limit below 1, or a file that cannot be read.
 
     Example:
         >>> import layerroles as lr

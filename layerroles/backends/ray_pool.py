@@ -128,7 +128,7 @@ class Pool(OpenBackend):
         return self._description
 
     def answer_jobs(self, jobs: Iterable[Job]) -> Iterator[tuple[int, JobPart]]:
-        """Answer jobs on the workers; yield (job index, part) as parts arrive.
+        """Answer jobs on the workers; yield (job index, part), all parts of a job when it is done.
 
         A failed job is tried again, up to `attempts` times in all. Jobs that fail every time are
         reported after the others are done, or at once if there are as many of them as workers and

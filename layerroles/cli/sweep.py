@@ -286,7 +286,7 @@ def each_condition(
 
 
 def make_tasks(text: str, num_fewshot: int | None) -> list["Task"]:
-    """Make the tasks that `--tasks` names.
+    """Make the tasks that `--tasks` names, with `num_fewshot` worked examples unless it is None.
 
     Raises:
         InputError: unknown task or parameter, a value that a parameter does not take, or a task
@@ -376,8 +376,8 @@ def make_ablations(text: str, settings: dict[str, str]) -> list["Ablation"]:
     prompts of each task.
 
     Raises:
-        InputError: unknown ablation, a setting that none of the ablations has, or a parameter
-            without a value.
+        InputError: an ablation that is unknown or named twice, a setting that none of them has, or
+            a parameter whose value is missing or refused.
     """
     from layerroles.ablations import ABLATIONS, Reference
 

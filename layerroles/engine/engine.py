@@ -153,15 +153,15 @@ class Engine:
         """Return the log-likelihood of each continuation after its context, under each condition.
 
         Args:
-            requests: pairs of context and continuation.
+            requests: pairs of context and continuation; as in lm-eval, blanks at the end of a
+                context move to the continuation.
             conditions: by default the intact model only.
             evidence: for each request, character spans `[start, end)` of its context; conditions
                 with `at="evidence"` act on the tokens in these spans.
 
         Raises:
             InputError: an item that is not a request or not a condition, an empty continuation, a
-                request longer than the model's context window, a site that the model lacks, or
-                evidence that is needed and not given.
+                request longer than the model's context window, or an error of `answer_each`.
         """
         conditions = as_conditions(conditions)
         encoded = encode_scored(self.model, requests, evidence)
@@ -196,8 +196,7 @@ class Engine:
 
         Raises:
             InputError: an item that is not a request or not a condition, an unknown option, a
-                request longer than the model's context window, a site that the model lacks, or
-                evidence that is needed and not given.
+                request longer than the model's context window, or an error of `answer_each`.
         """
         conditions = as_conditions(conditions)
         writings = self.write(encode_written(self.model, requests, evidence), conditions)
@@ -218,8 +217,8 @@ class Engine:
             conditions: by default the intact model only.
 
         Raises:
-            InputError: the errors of `loglikelihood` and `generate_until`; no requests; or the
-                fused executor cannot run the model under these conditions.
+            InputError: no requests; an invalid request or condition, or a request longer than the
+                context window; or the fused executor cannot run the model under these conditions.
         """
         requests = check_pairs(requests)
         scored = [(context, second) for context, second in requests if isinstance(second, str)]

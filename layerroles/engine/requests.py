@@ -81,7 +81,7 @@ class Score:
             in nats; NaN if a logit was not finite.
         is_greedy: whether greedy decoding would have written the continuation.
         n_tokens: number of tokens of the continuation.
-        finite: whether all scored logits were finite.
+        finite: whether all logits at the scored positions were finite.
         changed: whether the condition's edits changed anything for this request.
     """
 
@@ -110,8 +110,8 @@ class Writing:
         text: the generated text, cut before the first `until` string.
         n_tokens: number of tokens generated, including those that end the text.
         ended: whether the text ended with an `until` string or an end-of-text token (rather than at
-            `max_gen_toks`).
-        finite: whether all logits were finite.
+            `max_gen_toks` or a logit that was not finite).
+        finite: whether all logits were finite; the text stops at one that is not.
         changed: whether the condition's edits changed anything for this request.
         ids: ids of the tokens generated, including those that end the text.
     """
@@ -174,15 +174,16 @@ def encode_scored(
 
     Args:
         model: the model whose tokenizer is used.
-        pairs: pairs of a context and a continuation, as texts.
+        pairs: pairs of a context and a continuation, as texts; as in lm-eval, blanks at the end of
+            a context move to the continuation.
         evidence: for each pair, the character spans of its context that conditions with
             `at="evidence"` act on; None if not known.
         cut: the most tokens that a request may read; a longer one loses the start of its context,
             as in lm-eval. By default, a request longer than the model's context window is refused.
 
     Raises:
-        InputError: an item that is not a pair of texts, an empty continuation, a request longer
-            than the context window, or evidence that is not a list of spans for each request.
+        InputError: an item that is not a pair of texts, a continuation without tokens, a request
+            longer than the context window, or evidence that is not a list of spans per request.
     """
     pairs = check_pairs(pairs)
     spans = _check_evidence(evidence, len(pairs))
@@ -200,11 +201,9 @@ def encode_written(
 ) -> list[Written]:
     """Encode contexts with their options as requests of token ids.
 
-    The options are `until` (strings) and `max_gen_toks` (256 by default).
-
     Args:
         model: the model whose tokenizer is used.
-        asked: pairs of a context and its options.
+        asked: pairs of a context and options: `until` (strings), `max_gen_toks` (256 by default).
         evidence: for each pair, the character spans of its context that conditions with
             `at="evidence"` act on; None if not known.
         cut: the most tokens that a request may read and generate; a longer one loses the start of

@@ -43,8 +43,8 @@ def outcome_profile(
             "truncated".
 
     Raises:
-        InputError: the protocol was not run or records no outcomes, or several ablations were run
-            and none is chosen.
+        InputError: no single layer was ablated, the protocol was not run or records no outcomes, or
+            several ablations were run and none is chosen.
 
     Example:
         figure = lr.figures.outcome_profile(result)

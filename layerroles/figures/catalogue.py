@@ -74,13 +74,15 @@ def every(
 ) -> dict[str, go.Figure]:
     """Draw every figure that a run has data for, as its report does, and return them by name.
 
+    A name is that of the drawing function, with what distinguishes its figures if it drew several.
+
     Args:
         result: a sweep.
         probes: probe frames of the same model and tasks, as `probes.read_saved` returns them.
-        only: names of figures, such as `depth_profile`; empty for all.
+        only: names of drawing functions, such as `depth_profile`; empty for all.
 
     Raises:
-        InputError: an unknown name, or a figure for which the run has no data.
+        InputError: an unknown function, one for which the run has no data, or no data for any.
 
     Example:
         figures = lr.figures.every(result, only=["role_map", "depth_profile"])

@@ -48,7 +48,7 @@ def depth_profile(
         ablation: the kind of ablation; needed only where the sweep ran several.
 
     Raises:
-        InputError: nothing to draw, or an unknown task, protocol or ablation.
+        InputError: nothing to draw, an unknown name, or several ablations and none chosen.
 
     Example:
         figure = lr.figures.depth_profile(result, protocol="generation")

@@ -26,8 +26,8 @@ def harm_map(
     Harm is `-effect / (intact - chance)`: 1 means that the whole skill above chance is gone, and a
     negative harm means that the ablation helps. A dot marks a cell of the map whose interval
     excludes 0. Colours saturate at the largest absolute harm, but at 1 at least and 1.5 at most; a
-    value beyond that is printed in its cell. A cell is hatched if its harm is undefined: the intact
-    model is not above chance, or the ablation was not run.
+    value beyond that is printed in its cell. A cell is hatched if its harm is undefined (see
+    `why_undefined`) or the ablation was not run.
 
     Args:
         result: a sweep over single layers.
@@ -35,7 +35,8 @@ def harm_map(
         protocol: one protocol; every protocol if not given.
 
     Raises:
-        InputError: nothing to draw, or an unknown ablation or protocol.
+        InputError: nothing to draw, an unknown ablation or protocol, or several ablations and none
+            chosen.
 
     Example:
         figure = lr.figures.harm_map(result, protocol="generation")

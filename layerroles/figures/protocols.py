@@ -41,7 +41,8 @@ def protocols(
         ablation: the kind of ablation; needed only where the sweep ran several.
 
     Raises:
-        InputError: nothing to draw, several families and none chosen, or an unknown name.
+        InputError: nothing to draw, an unknown name, or several families or ablations and none
+            chosen.
 
     Example:
         figure = lr.figures.protocols(result, family="retrieval")

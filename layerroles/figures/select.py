@@ -132,12 +132,10 @@ def mean_by(frame: pd.DataFrame, by: Sequence[str], value: str, *, count: str) -
 
 
 def require_columns(frame: pd.DataFrame, columns: tuple[str, ...], what: str) -> None:
-    """Raise an error if a frame is empty or lacks columns that the figure draws.
-
-    `what` names the figure in the message.
+    """Check that a frame has rows and the columns that the figure `what` draws.
 
     Raises:
-        InputError: the frame is empty, or lacks a column.
+        InputError: it has not; the message names the figure.
     """
     missing = [column for column in columns if column not in frame.columns]
     if missing:

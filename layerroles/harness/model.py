@@ -71,7 +71,7 @@ class AblatedLM(TemplateLM):  # type: ignore[misc]
 
     @property
     def tokenizer_name(self) -> str:
-        """The model's name, for lm-eval's cache of requests."""
+        """The model's name with "__" for "/", as part of a key in lm-eval's cache of requests."""
         return prepared(self.model).name.replace("/", "__")
 
     def tok_encode(

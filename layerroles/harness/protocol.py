@@ -145,7 +145,7 @@ class Harness(Protocol):
         return sum(known) / len(known) if len(known) == len(shares) else None
 
     def chooses(self, examples: Sequence[Example]) -> bool:
-        """Return whether lm-eval compares choices of which exactly one is right."""
+        """Return whether lm-eval compares choices, exactly one right, and `chance` is not set."""
         return (
             self.task.chance is None
             and self.unit == "accuracy"

@@ -169,7 +169,7 @@ def _explain_failure(name: str, error: Exception) -> str:
 
 
 def check_member(member: Any, label: str) -> None:
-    """Check that a sweep can ask an lm-eval task.
+    """Check that a sweep can ask an lm-eval task, `member` of the task called `label`.
 
     Raises:
         InputError: the task is written in Python, shows more than text, runs code that the model
@@ -297,7 +297,7 @@ def read_generation_options(given: Any, whose: str) -> dict[str, object]:
     """Return `until` and `max_gen_toks` from lm-eval's generation arguments.
 
     Raises:
-        InputError: they ask for sampling or beam search; only greedy decoding is supported.
+        InputError: they ask for sampling or beam search, not greedy decoding; it names `whose`.
     """
     from lm_eval.models.utils import normalize_gen_kwargs
 

@@ -55,11 +55,12 @@ class LmEval(Task):
 
     Attributes:
         task: the name of a task, group or tag.
-        num_fewshot: worked examples before each question; by default the task's own number.
+        num_fewshot: worked examples before each question; by default the task's own number. A task
+            that sets 0 itself keeps it, as in lm-eval.
         include_path: a folder with further task files (YAML).
         data: a folder with a copy of the data set's repository, which is read instead of the hub.
         metric: the metric that is the score, such as `acc_norm`; by default the first that exists
-            of `acc`, `exact_match` and the others of which higher is better.
+            of `acc`, `exact_match`, the others of which higher is better, and `perplexity`.
         filter: the lm-eval filter that extracts the scored answer from a response; by default
             `flexible-extract` if it exists, else the first.
         family: the family of the task; by default guessed from its name, `language` if unknown.
@@ -72,7 +73,7 @@ class LmEval(Task):
             set's order, as lm-eval's `--limit` does.
 
     Raises:
-        InputError: lm-eval is missing, a folder does not exist, the task is unknown or cannot be
+        InputError: lm-eval is missing, a parameter is invalid, the task is unknown or cannot be
             asked, its data cannot be read, or the members of a group are asked in different ways.
 
     Example:
@@ -96,12 +97,7 @@ class LmEval(Task):
     order: str = "seed"
 
     def __post_init__(self) -> None:
-        """Load and check the task.
-
-        Raises:
-            InputError: the task is unknown or cannot be asked, its data cannot be reached, or a
-                parameter has a value that is not allowed.
-        """
+        """Load and check the task."""
         if self.num_fewshot is not None:
             check_whole_number(self.name, "num_fewshot", self.num_fewshot, 0, 64)
         for option in ("include_path", "data"):

@@ -166,9 +166,9 @@ def _load_tokenizer(name: str, source: str, revision: str | None) -> Any:
 
 
 def resolve_source(name: str) -> str:
-    """Return the local folder of a model, converting it if needed, or its name on the hub.
+    """Return the local folder of a model, or its name on the hub.
 
-    The built-in model and `.gguf` files are converted to folders.
+    The built-in model and `.gguf` files are converted to folders first, if that was not done.
 
     Raises:
         InputError: a folder without a config, a file that cannot be converted, or a path that does

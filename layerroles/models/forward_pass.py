@@ -21,12 +21,12 @@ def forward(
     use_cache: bool = False,
     keep: int = 0,
 ) -> tuple[Float[Tensor, "row kept d_vocab"], Any]:
-    """Run one pass with explicit mask and positions; returns logits and the cache.
+    """Run one pass; return its logits, and the cache if one is used (else None).
 
     Args:
         model: the bridge.
         tokens: ids of the new tokens, padded on either side.
-        attended: 1 for real tokens, 0 for pads, over the cached and the new tokens.
+        attended: 1 for real tokens, 0 for pads, over cached and new tokens; positions count the 1s.
         cache: keys and values of the tokens before, extended in place; None if there are none.
         use_cache: return a cache even if none was given.
         keep: number of last positions whose logits are returned; 0 returns all.

@@ -14,7 +14,7 @@ from layerroles.private_apis import n_edits, saved_tensors
 def is_spread(model: TransformerBridge) -> bool:
     """Return whether the weights do not all lie on one device.
 
-    True also if some weights are on the meta device: offloaded to disk, or not loaded at all.
+    True also if some lie on disk (on the meta device); false for a model of `load(device="meta")`.
     """
     devices = {parameter.device for parameter in model.original_model.parameters()}
     return len(devices) > 1 or torch.device("meta") in devices
@@ -96,10 +96,10 @@ def weights_stamp(model: TransformerBridge) -> int:
 
 
 def weights_cache(model: TransformerBridge) -> dict[Any, Any]:
-    """Return a dict that keeps results of the model's weights; emptied when weights change.
+    """Return the model's dict of results computed from its weights; a new one if they changed.
 
-    Modules share the dict, so their keys must differ. It is stored on the model, since a result may
-    refer to the model: a cache outside of it would then keep both in memory forever.
+    All callers share the dict, so their keys must differ. It is stored on the model, since a result
+    may refer to the model: a cache outside of it would then keep both in memory forever.
     """
     now = weights_stamp(model)
     if model.__dict__.get("layerroles_cache", (None,))[0] != now:

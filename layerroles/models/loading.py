@@ -149,8 +149,8 @@ def load(
             as in transformers: `"auto"`, or a map from module names.
 
     Raises:
-        InputError: no such model or the hub cannot be reached; not a decoder-only model; a folder
-            without a config; a damaged file; out of memory; a check fails.
+        InputError: an invalid argument; no such model, or the hub cannot be reached; not
+            decoder-only; a folder without a config; a damaged file; out of memory; a check fails.
 
     Example:
         model = lr.load("smollm2-135m")  # the built-in model, no hub needed
@@ -193,7 +193,8 @@ def prepare(bridge: TransformerBridge, *, name: str | None = None) -> Transforme
     """Check a bridge that `load` did not make, and set it up for this package; return the bridge.
 
     Args:
-        bridge: from `TransformerBridge.boot_transformers` or `boot_native`, with raw weights.
+        bridge: from `TransformerBridge.boot_transformers` or `boot_native`, with raw weights. It is
+            put into eval mode, and its weights get no gradients.
         name: the model's name in results; by default the bridge's own name.
 
     Raises:

@@ -198,7 +198,7 @@ def _collect_verdicts(all_roles: Sequence[Roles]) -> dict[tuple[str, ...], tuple
 
 
 class NumberedAnswers:
-    """The answers of one task under one protocol in one run, as indices of stored texts."""
+    """The answers of one task under one protocol in one run, as numbers of stored texts."""
 
     def __init__(
         self, key: tuple[str, str], rows: pd.DataFrame, result: SweepResult, book: "Book"

@@ -274,7 +274,7 @@ def _check_answers(
 
     Answers are checked with nothing ablated, and with each of these ablated in turn: every layer,
     every pair of layers that back each other up, and every head that does a step of the computation
-    together with other heads. A lost answer can still be right by chance, one in four.
+    together with other heads. Of the lost answers, up to a quarter may be right by luck.
 
     Raises:
         InputError: an answer that should be right is wrong, or more than a quarter of the answers

@@ -67,10 +67,7 @@ def is_in_form(grade: Grade, outcome: Outcome) -> bool:
 
 
 def repeated_share(text: str) -> float:
-    """Return the share of a text's 4-word sequences that repeat an earlier one.
-
-    The share is 0 if the text has fewer than 4 words.
-    """
+    """Return the share of 4-word sequences that repeat an earlier one; 0 if there are none."""
     runs = _ngrams(text.split(), _NGRAM)
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 

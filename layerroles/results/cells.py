@@ -107,9 +107,9 @@ class Cell:
         return int(self._is_asked_by_all(conditions).sum())
 
     def n_answered(self, condition: str) -> tuple[int, int]:
-        """Return how many examples have both scores, and how many that were asked both ways do not.
+        """Return how many examples have both an intact and an ablated score, and how many lack one.
 
-        A score is missing if it is not finite.
+        Only examples asked both ways count. A score is missing if it is not finite.
         """
         n_answered = len(self.answered_by_both(condition)[0])
         return n_answered, self.n_asked([condition]) - n_answered
@@ -303,7 +303,7 @@ class Cell:
         )
 
     def did_act(self, condition: str) -> bool:
-        """Return whether a condition acted; see `acted`."""
+        """Return whether a condition changed a write, or is at "all" or "after_first"."""
         return self._acted[condition]
 
     def rng(self, *names: str) -> np.random.Generator:

@@ -67,7 +67,7 @@ def _give_same_answers(rows: pd.DataFrame, first: str, second: str) -> bool:
     """Return whether two ablations give the same answers at more than half of their sites.
 
     Only sites at which at least one of them changes an answer count, or all sites if there are
-    none. Half is enough, so that a copy of an ablation altered at one site is still the same kind.
+    none. More than half is enough, so that a copy altered at one site is still the same kind.
     False if they share no site.
     """
     joined = rows[rows["ablation"] == first].merge(rows[rows["ablation"] == second], on=_PLACE)

@@ -25,7 +25,7 @@ class Match:
         one: the first run's cell (its rows of this task and protocol).
         two: the second run's cell.
         conditions: for each shared condition, its names in the first run and in the second.
-        examples: the ids of the examples that both runs asked.
+        examples: the ids of the examples that both runs asked, without those whose prompts differ.
     """
 
     one: Cell

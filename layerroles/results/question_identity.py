@@ -71,7 +71,7 @@ def _text_rows(frame: pd.DataFrame) -> list[list[str]]:
 def _name_by_example(
     task: str, ids: list[str], known: Mapping[tuple[str, str], tuple[str, str]]
 ) -> dict[str, _Question]:
-    """Return the question of each example; a data set may hold a document twice."""
+    """Map example ids to questions; a name that occurred before gets a suffix, such as `#1`."""
     questions, n_named = {}, Counter[str]()
     for id in ids:
         question, answer = known.get((task, id), ("", ""))

@@ -67,7 +67,7 @@ def judge_interval(interval: stats.Interval) -> str:
 
 
 def count_needed(harm: stats.Contrast, n: int) -> float:
-    """Return how many questions would give an undecided harm a verdict, if its value stayed.
+    """Return how many questions would decide an undecided harm if its value stayed the same.
 
     A harm is undecided while its interval lies in no region of `REGIONS`. The width of the interval
     is assumed to shrink with the square root of the number of questions; in a fixed number of

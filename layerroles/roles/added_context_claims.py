@@ -274,8 +274,8 @@ class _Changes:
 def _condition_of(harms: Harms, pair: CellPair, place: Place, at: str) -> str | None:
     """Return the name of the condition that ablates one layer `at`; None if there is none.
 
-    For a layer that is not critical, this is the condition at all positions, unless in both cells
-    as many questions were asked under the condition `at`.
+    For a layer that is not critical, this is the condition at all positions, unless both cells were
+    asked at least as many questions under the condition `at`.
     """
     first = pair.one.task, pair.one.protocol
     name, at_all = (harms.asked_condition(*first, place, each) for each in (at, harms.at))

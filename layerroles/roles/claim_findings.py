@@ -229,10 +229,10 @@ def judge_kinds(
 
     Args:
         kinds: the kinds of ablation.
-        keys: the families and protocols in which the claim's numbers are measured. The finding is
-            open, with sign 0, for a kind that was not run on all tasks of these that have skill
-            and that the first kind was run on.
-        judge: a function that returns the finding of any other kind.
+        keys: the families and protocols in which the claim's numbers are measured. A kind that was
+            not run on all their tasks with skill that the first kind was run on gets an open
+            finding with sign 0.
+        judge: a function that returns the finding of a kind that was run on all of them.
     """
     first = kinds[0].harms
     return [
@@ -243,7 +243,7 @@ def judge_kinds(
     ]
 
 
-def left_undecided(finding: Finding) -> Finding:
+def mark_undecided(finding: Finding) -> Finding:
     """Return a copy of a finding with sign 0 that is not open: more questions do not decide it."""
     return replace(finding, sign=0, needed=math.nan, is_open=False, is_near=False)
 

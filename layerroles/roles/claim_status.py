@@ -172,7 +172,7 @@ def _format_count(n: float) -> str:
     return f"more than {_MOST_QUESTIONS:,}" if n > _MOST_QUESTIONS else f"about {math.ceil(n):,}"
 
 
-def explain_unmeasured(harms: Harms, keys: Iterable[Key]) -> str:
+def describe_unmeasured_families(harms: Harms, keys: Iterable[Key]) -> str:
     """Return text on which families' harm is not measurable, and why; empty if there are none."""
     unmeasured = [key for key in dict.fromkeys(keys) if harms.measured(*key).empty]
     return "; ".join(

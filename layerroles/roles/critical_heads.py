@@ -102,7 +102,8 @@ def carried_by_few(result: SweepResult, at: str = "all") -> Iterator[Claim]:
     is the first in the sweep for which two or more other sets have as many heads in each layer, and
     none of these shares a head with it. `random_heads(model, ablation, like=chosen)` makes such
     sets. The claim is about the harm of the chosen set, and about the excess of this harm over the
-    mean harm of the other sets. Nothing is yielded before the run is finished.
+    mean harm of the other sets. The positions `at` are chosen as in `heads_of`. Nothing is yielded
+    before the run is finished.
     """
     if result.interim:
         return

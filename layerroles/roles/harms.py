@@ -167,7 +167,7 @@ class Harms:
         return self._condition_at.get((task, protocol, place, at))
 
     def conditions(self, task: str, protocol: str) -> dict[Place, str]:
-        """Map each place to the name of its condition `at`; places without one are left out."""
+        """Map each place to its condition's name at `self.at`; leaves out places without one."""
         names = {place: self.condition(task, protocol, place) for place in self.places}
         return {place: name for place, name in names.items() if name is not None}
 

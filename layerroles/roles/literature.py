@@ -21,13 +21,13 @@ from layerroles.roles.claim_findings import (
     Number,
     find_by_kind,
     judge_kinds,
-    left_undecided,
     make_empty_finding,
     make_record,
+    mark_undecided,
     max_known,
     measure_number,
 )
-from layerroles.roles.claim_status import Claim, decide_status, explain_unmeasured
+from layerroles.roles.claim_status import Claim, decide_status, describe_unmeasured_families
 from layerroles.roles.harms import Harms
 from layerroles.roles.wording import format_estimate, format_layers
 
@@ -65,7 +65,7 @@ def _claims_on_shallow(kinds: Sequence[AblationKind], control: str) -> Iterator[
             continue
         key, control_key = (family, protocol), (control, protocol)
         keys = [key, control_key]
-        missing = explain_unmeasured(first, [key])
+        missing = describe_unmeasured_families(first, [key])
         leans = partial(_early_minus_late, key=key)
         alone = find_by_kind(kinds, [key], [leans])
         if control_key not in first.keys:
@@ -74,7 +74,7 @@ def _claims_on_shallow(kinds: Sequence[AblationKind], control: str) -> Iterator[
             continue
         if first.measured(*control_key).empty:
             # The claim is about the excess over copying, which is not known.
-            undecided = [left_undecided(finding) for finding in alone]
+            undecided = [mark_undecided(finding) for finding in alone]
             note = "the copying control is not above chance: whether any text leans so is not known"
             yield Claim(SHALLOW[family], family, protocol, undecided, missing, keys, note=note)
             continue
@@ -139,7 +139,7 @@ def _claims_on_order(kinds: Sequence[AblationKind]) -> Iterator[Claim]:
                 _difference_over_depth, key=keys[0], other=keys[1], quantity=quantity
             )
             findings = find_by_kind(kinds, keys, [leans_more])
-            missing = explain_unmeasured(first, keys)
+            missing = describe_unmeasured_families(first, keys)
             yield Claim(ORDER, "reasoning", protocol, findings, missing, keys)
 
 
@@ -158,7 +158,7 @@ def _claims_on_deep(kinds: Sequence[AblationKind], control: str) -> Iterator[Cla
                 )
                 for subtracted in (control, None)
             )
-            missing = explain_unmeasured(first, [(family, protocol)])
+            missing = describe_unmeasured_families(first, [(family, protocol)])
             note = _compare_with_copying("needs them", alone, beyond, beyond)
             yield Claim(DEEP, family, protocol, beyond, missing, keys, note=note)
 

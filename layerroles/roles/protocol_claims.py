@@ -18,10 +18,10 @@ from layerroles.roles.claim_findings import (
     Finding,
     Number,
     find_by_kind,
-    left_undecided,
+    mark_undecided,
     measure_number,
 )
-from layerroles.roles.claim_status import Claim, decide_status, explain_unmeasured
+from layerroles.roles.claim_status import Claim, decide_status, describe_unmeasured_families
 from layerroles.roles.harms import Harms
 
 MORE = "Generation needs more of the depth than likelihood"
@@ -72,7 +72,7 @@ class _ProtocolDifference:
         self._family, self._between = family, f"{protocol} - {other}"
         self._keys = [(family, protocol), (family, other)]
         first = kinds[0].harms
-        missing = explain_unmeasured(first, self._keys)
+        missing = describe_unmeasured_families(first, self._keys)
         self._missing = missing or _explain_unpaired(first, family, protocol, other)
         number = _harm_difference(first, family, protocol, other)
         self.questions = frozenset(number.measured.influence.index)
@@ -101,7 +101,7 @@ class _ProtocolDifference:
     def _as_part(self) -> list[Finding]:
         if not self.confounded:
             return self._found
-        return [left_undecided(finding) for finding in self._found]
+        return [mark_undecided(finding) for finding in self._found]
 
 
 def _describe_parts(
@@ -116,10 +116,7 @@ def _describe_parts(
 
 
 def _read_same_contexts(harms: Harms, family: str, first: str, second: str) -> bool:
-    """Return whether both protocols show the model the same text before the answer.
-
-    True if the texts are unknown.
-    """
+    """Return whether both protocols show the same texts before the answer, or these are unknown."""
     examples = harms.result.examples
     if "contexts" not in examples:
         return True
@@ -163,10 +160,10 @@ def mean_harm_apart(
     family, with skill under both. The difference is averaged over such tasks. `stats.NO_CONTRAST`
     if there are no such questions, or if not all layers of the model were swept.
 
-    Harm under protocols in which the model writes is computed in two ways. If the score of guessing
-    is subtracted from the intact score, harm is overestimated, since a broken model scores below a
-    guess; if not, it is underestimated. Of the two differences, the one nearer 0 is returned, with
-    an interval that covers both intervals.
+    Where chance is the score of the best guess (`Cell.guesses`), harm is computed in two ways. With
+    this chance, it is overestimated, since a broken model scores below a guess; with that of a
+    random choice (0 if answers are not chosen), it is underestimated. Of the two differences, the
+    one nearer 0 is returned, with an interval that covers both intervals.
     """
     if len(harms.swept) < harms.n_layers:
         return stats.NO_CONTRAST

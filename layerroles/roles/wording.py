@@ -26,8 +26,7 @@ class Setting:
         second: names of the second kinds of ablation, those of other mechanisms.
         control: the family of the copying control.
         noise_floor: the table of `SweepResult.noise_floor`.
-        tasks: a row per task with skill above chance: family, protocol, unit, n, intact, chance and
-            `detectable`, the smallest drop that is detected (NaN if there is none).
+        tasks: the table of `Harms.precision`, a row per protocol and task with skill above chance.
         leans: by family and protocol, 1 if early layers are shown to matter more, -1 if late ones
             are, else 0. Intervals are simultaneous for all families of a protocol.
         apart: keys (at, protocol, family, against) of the differences in `Roles.contrasts` that

@@ -154,7 +154,13 @@ def _design(columns: Sequence[pd.DataFrame], n: int) -> Float[np.ndarray, "setup
 def _mean_weights(
     own: pd.DataFrame, others: Sequence[pd.DataFrame], n: int
 ) -> Float[np.ndarray, "level setup"]:
-    """Return, for each level, the weights of set-ups in its mean, adjusted for other factors."""
+    """Return the weight of each set-up in each level's mean, adjusted for the other factors.
+
+    Args:
+        own: the factor's levels as dummy columns: a row per set-up, a column per level.
+        others: the same for each other factor.
+        n: the number of set-ups.
+    """
     mean_row = [np.full(column.shape[1], 1 / column.shape[1]) for column in others]
     rows = [np.concatenate([[1.0], level, *mean_row]) for level in np.eye(own.shape[1])]
     weights: np.ndarray = np.array(rows) @ np.linalg.pinv(_design([own, *others], n))

@@ -197,7 +197,8 @@ def resampled_counts(
 def sampled_total(hits: int, drawn: int, population: int) -> IntervalEstimate:
     """Estimate how many items of a population have a property, which `hits` of `drawn` items have.
 
-    Returns the estimate and its hypergeometric interval; NaN if no item was drawn.
+    Returns the estimate and its hypergeometric interval: 0 if the population is empty, else NaN if
+    no item was drawn.
 
     Raises:
         ValueError: counts that are not in the order `0 <= hits <= drawn <= population`.

@@ -8,8 +8,8 @@ If examples come in clusters, the variance is multiplied by the design effect, w
 from the same examples. A sample that lacks the few clusters with many losses underestimates both
 the loss and the design effect, so its interval is too narrow just where the estimate is wrong.
 Therefore, to test a harm above the estimate, the design effect of the losses is shrunk toward the
-size of a cluster: as if one more loss had been seen, in a cluster that has nothing but losses. To
-test a harm below the estimate, the same is done to the values on the other side of 0. A. Agresti
+size of a cluster: as if 1.25 more losses had been seen, in clusters that have nothing but losses.
+To test a harm below the estimate, the same is done to the values on the other side of 0. A. Agresti
 and B. A. Coull (The American Statistician 52:119, 1998) add examples to a proportion for the same
 reason.
 """

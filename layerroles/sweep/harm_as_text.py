@@ -155,7 +155,7 @@ def strip_lines(result: SweepResult) -> list[str]:
 def _measure_strips(result: SweepResult) -> tuple[str, list[_Strip]]:
     """Return a title, and the harm of each layer (a `_Strip`) for each family and protocol.
 
-    The list is empty if no condition ablates exactly one whole layer.
+    The list is empty if no condition that ablates one whole layer has answers.
     """
     check_result(result)
     what, condition_of = _choose_conditions(result)
@@ -177,7 +177,7 @@ def _choose_conditions(result: SweepResult) -> tuple[str, dict[int, str]]:
     """Choose the ablation and positions to show, as described in `layer_strips`.
 
     Returns the choice in words, for the title, and a map from each layer to the name of the
-    condition that ablates it. Both are empty if no condition ablates exactly one whole layer.
+    condition that ablates it. Both are empty if no such condition has answers.
     """
     # Read from the cells, not with `Harms`, which would compute each effect's test and interval.
     places = {
@@ -236,7 +236,7 @@ def _measure_strip(cells: Sequence[Cell], conditions: Iterable[str | None]) -> _
 
 
 def _describe_missing(result: SweepResult) -> str:
-    """Return the line to show if no condition ablates exactly one whole layer."""
+    """Return the line to show if no condition that ablates one whole layer has answers."""
     yet = " yet" if result.interim else ""
     return f"no answer under a condition that ablates one whole layer{yet}"
 

@@ -111,7 +111,7 @@ class Pace:
         return min(seconds, max(added, self._deadline - time.monotonic()))
 
     def cost(self, units: Iterable[Unit]) -> float:
-        """Return the expected seconds for units; 0 if the speed of their tasks is unknown."""
+        """Return the expected seconds for units; 0 if the speed of any of the tasks is unknown."""
         rows: defaultdict[str, float] = defaultdict(float)
         for unit in units:
             rows[_task(unit)] += unit.n_rows

@@ -190,8 +190,9 @@ def open_store(folder: Path, manifest: dict[str, Any]) -> Iterator[Store]:
     The stored manifest stays as it is until `Store.save_manifest` replaces it.
 
     Raises:
-        InputError: the folder cannot be written, is damaged, or holds another run: another model,
-            dtype, seed or way of asking, or conditions or tasks of the same names that differ.
+        InputError: the folder cannot be written, is damaged or of an early version, or holds
+            another run: another model, dtype, seed or way of asking, or conditions or tasks of the
+            same names that differ; or `extend_looks` refuses the number of questions.
     """
     with ExitStack() as exit_stack:
         with _refuse_write_errors(folder):
@@ -237,7 +238,7 @@ def _refuse_write_errors(folder: Path) -> Iterator[None]:
 
 
 def read_run(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the manifest, rows and examples of a run folder; rows and examples in stored order.
+    """Return a run folder's manifest, rows and examples; both lists in the order of the examples.
 
     Raises:
         InputError: the path is not a run folder, or its files are damaged or do not match.

@@ -200,8 +200,9 @@ class Sweep:
                 end it is marked as interim and has no verdicts.
 
         Raises:
-            InputError: the folder or the report cannot be written, or the folder holds another run;
-                a prompt is longer than the model's context; no worker can answer.
+            InputError: an unknown backend, or an option that it does not take; the folder or the
+                report cannot be written; the folder is damaged or of an early version, or holds
+                another run; a prompt is longer than the model's context; no worker can answer.
         """
         options = {"address": address, "workers": workers, "gpus_per_worker": gpus_per_worker}
         chosen_backend = make_backend(backend, options | {"timeout": timeout})

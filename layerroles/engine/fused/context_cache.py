@@ -82,12 +82,14 @@ def locate_contexts(
 
 @dataclass
 class ContextCache:
-    """Keys and values of contexts at one layer.
+    """Keys and values of the requests' contexts at one layer.
+
+    A trunk is a prefix that several contexts share; its keys and values are stored once.
 
     Attributes:
-        own: keys and values of each context's tokens after its trunks,
+        own: keys and values of each context's tokens after its trunks, padded on the left, both
             `[request head n_own d_head]`.
-        trunks: keys and values of each trunk, `[head pos d_head]`.
+        trunks: keys and values of each trunk, both `[head pos d_head]`.
     """
 
     own: KeysValues

@@ -37,7 +37,7 @@ class DonatedModules:
         modules: maps each of the twin's modules that get donated weights to its copy.
 
     Raises:
-        NoTwin: the ablation changes the model itself, a module that gets donated weights is not
+        NoTwin: the ablation does not donate weights, a module that gets donated weights is not
             known to process tokens independently, a saved buffer of a module differs from the
             donated one, or none of the donated tensors has the name of a weight at the site.
     """

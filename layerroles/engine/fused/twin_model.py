@@ -63,7 +63,7 @@ class Twin:
         bridge: a prepared bridge.
 
     Raises:
-        NoTwin: the architecture does something that the engine does not support.
+        NoTwin: the architecture is not supported, or the weights do not all lie on one device.
     """
 
     def __init__(self, bridge: TransformerBridge) -> None:
@@ -134,7 +134,7 @@ class Twin:
 
     @cached_property
     def longest_text(self) -> int | None:
-        """The length in tokens up to which the engine masks the same keys as the model; None: any.
+        """The longest text, in tokens, in which engine and model mask the same keys; None for any.
 
         They take the sizes of sliding windows from different places: the engine from what layers
         pass to the attention function, the model from what it makes its masks with. If the sizes

@@ -165,7 +165,7 @@ class Recording:
     entries: tuple[Tensor, ...]
 
     def without_result(self) -> "Recording":
-        """Return the recording without logits, to save memory; no later stage can continue it."""
+        """Return the recording without logits, to save memory; its intact replay then has none."""
         return replace(self, after=replace(self.after, logits=self.after.logits[:, :0]))
 
 

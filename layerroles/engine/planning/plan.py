@@ -87,7 +87,7 @@ class Computed:
             blocks are run on it.
         to_write: the most tokens that the plan generates; most texts end earlier.
         read: the part of `to_read` that has been read.
-        written: the tokens generated so far.
+        written: the tokens generated so far, without the first of each text.
     """
 
     to_read: float

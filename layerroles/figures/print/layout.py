@@ -410,9 +410,8 @@ def set_bar(figure: go.Figure, above: float, plot: float, size: float) -> float:
 
 
 def set_legend(figure: go.Figure, x: float, above: float, plot: float, size: float) -> float:
-    """Place the legend above the panels, at the left; return its height in pixels.
+    """Place the legend above the panels, at the left; return its height in pixels, 0 without one.
 
-    The height is 0 if there is no legend.
     `x` is the legend's left edge, as a share of the plot's width; for the other arguments, see
     `set_bar`.
     """
