@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.minutes is not None and not args.minutes > 0:
         raise lr.InputError(f"--minutes {args.minutes:g} leaves no time: give more than 0")
     ends = time.monotonic() + 60 * (MINUTES if args.minutes is None else args.minutes)
-    known = steps(args)
+    known = list_steps(args)
     only = [name for name in args.only.split(",") if name] or list(known)
     if unknown := [name for name in only if name not in known]:
         raise lr.InputError(f"--only {','.join(unknown)}: known are {', '.join(known)}")
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         for name in only:
             print(f"== {name}", flush=True)
-            if why := failure(name, command(args, known[name], args.out / name, ends)):
+            if why := run_command(name, make_command(args, known[name], args.out / name, ends)):
                 failed[name] = why
     finally:
         print(f"\nPage: {write_page(args.out, only, failed)}")
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise lr.InputError(f"these failed: {', '.join(failed)}: {next(iter(failed.values()))}")
 
 
-def steps(args: argparse.Namespace) -> dict[str, list[str]]:
+def list_steps(args: argparse.Namespace) -> dict[str, list[str]]:
     """Return the script of each experiment and its arguments, by the name of its folder."""
     names = ("knowledge", "retrieval", "rag", "reasoning", "reading_writing", "heads")
     names = (*names, "head_search", "similarity", "paper_rules", "pruning", "distill")
@@ -107,7 +107,7 @@ def steps(args: argparse.Namespace) -> dict[str, list[str]]:
 
 
 def add_benchmarks(found: dict[str, list[str]], data: Path) -> None:
-    """Change the commands `found` (see `steps`) so that they ask the benchmarks in a folder.
+    """Change the commands `found` (see `list_steps`) so that they ask the benchmarks in a folder.
 
     Experiments on SciQ, MMLU and HellaSwag are added, unless `claims` is one of the commands.
     """
@@ -128,8 +128,8 @@ def add_benchmarks(found: dict[str, list[str]], data: Path) -> None:
             found[f"protocols_{benchmark}"] = own
 
 
-def command(args: argparse.Namespace, step: list[str], out: Path, ends: float) -> list[str]:
-    """Return the command line of a `step` (see `steps`); `claims` asks until `ends` (monotonic)."""
+def make_command(args: argparse.Namespace, step: list[str], out: Path, ends: float) -> list[str]:
+    """Return the command line of a step of `list_steps`; `claims` asks until `ends` (monotonic)."""
     line = [sys.executable, str(HERE / step[0]), *step[1:], "--out", str(out)]
     trains = step[0] == "distill.py" and args.dtype == "float16"  # which cannot be trained in
     line += ["--model", args.model, "--dtype", "float32" if trains else args.dtype]
@@ -140,7 +140,7 @@ def command(args: argparse.Namespace, step: list[str], out: Path, ends: float) -
     return line if args.resume else [*line, "--no-resume"]
 
 
-def failure(name: str, line: list[str]) -> str:
+def run_command(name: str, line: list[str]) -> str:
     """Run a command line; return its last line of error output if it failed, else nothing."""
     done = subprocess.run(line, stderr=subprocess.PIPE, text=True, check=False)
     said = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]

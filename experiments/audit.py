@@ -36,7 +36,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy.stats import norm
-from sentences import interval
+from sentences import format_interval
 from setting import Parser, run
 
 import layerroles as lr
@@ -334,7 +334,8 @@ def compare_with_run(
     ]
     sentences = [
         f"{row.condition}, {row.task}, {row.protocol}: "
-        f"{interval(row.effect, row.ci_low, row.ci_high)} (n = {row.n}, intact {row.intact:.2f}), "
+        f"{format_interval(row.effect, row.ci_low, row.ci_high)} (n = {row.n}, "
+        f"intact {row.intact:.2f}), "
         f"which {'holds' if row.ci_low <= cell.effect <= row.ci_high else 'excludes'} the "
         "published number"
         for row in rows.itertuples()

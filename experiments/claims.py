@@ -28,10 +28,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from knowledge import benchmarks
+from knowledge import make_benchmark_tasks
 from passages import CONTEXTS
 from sentences import describe_claim
-from setting import Options, ablated_layers, conclude, run
+from setting import Options, conclude, make_layer_conditions, run
 
 import layerroles as lr
 from layerroles.models import Provenance, provenance
@@ -75,18 +75,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     began = time.monotonic()
     families = [lr.task(name) for name in args.tasks if name != IN_CONTEXTS]
     if args.data:
-        families += benchmarks(args.data, args.out / "data", only="hellaswag")
+        families += make_benchmark_tasks(args.data, args.out / "data", only="hellaswag")
     contexts = []
     if IN_CONTEXTS in args.tasks:
         contexts = [lr.task("facts", context=context) for context in CONTEXTS]
     model = lr.load(args.model, dtype=args.dtype)
-    conditions = ablated_layers(model, thorough=True)
+    conditions = make_layer_conditions(model, thorough=True)
     sweeps = {
         "layers": (families, PROTOCOLS),
         IN_CONTEXTS: (contexts, ("continuation", "generation")),
     }
     folders = {name: args.out / name for name, (tasks, _) in sweeps.items() if not tasks}
-    results = earlier_results(folders, provenance(model))
+    results = read_earlier_results(folders, provenance(model))
     for name, (tasks, protocols) in sweeps.items():
         if not tasks:
             continue
@@ -111,7 +111,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"Table: {args.out / 'claims.md'}")
 
 
-def earlier_results(folders: Mapping[str, Path], asked: Provenance) -> dict[str, lr.SweepResult]:
+def read_earlier_results(
+    folders: Mapping[str, Path], asked: Provenance
+) -> dict[str, lr.SweepResult]:
     """Read the runs of earlier commands in `folders`; refuse one of another model."""
     results = {}
     for name, folder in folders.items():
@@ -148,8 +150,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
             row["claim"],
             REPORTED[row["claim"]],
             f"{row['family']}, {row['protocol']}",
-            *(numbers(row, kind) for kind in ("skip", "mean")),
-            verdict(row),
+            *(describe_numbers(row, kind) for kind in ("skip", "mean")),
+            describe_verdict(row),
         ]
         lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
@@ -160,12 +162,12 @@ def rank(row: Mapping[str, Any]) -> int:
     return {"supported": 0, "contradicted": 0, "not measurable": 2}.get(row["status"], 1)
 
 
-def verdict(row: Mapping[str, Any]) -> str:
+def describe_verdict(row: Mapping[str, Any]) -> str:
     """The verdict on a claim, and the reason if it is neither supported nor contradicted."""
     return ": ".join(filter(None, (row["status"], row["reason"])))
 
 
-def numbers(row: Mapping[str, Any], kind: str) -> str:
+def describe_numbers(row: Mapping[str, Any], kind: str) -> str:
     """The numbers of a claim by one kind of ablation, each with its interval and questions.
 
     The claim on contexts has a number for each layer; only the largest is shown.

@@ -34,9 +34,9 @@ from typing import Any
 import lessons
 import torch
 import transformers
-from held_out import better, compared, examined
+from held_out import ask_models, describe_base_comparison, list_scores
 from setting import Options, conclude, make_folder, run
-from training import batches, trained
+from training import make_batches, train_model
 
 import layerroles as lr
 
@@ -67,17 +67,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise lr.InputError(f"--dtype {args.dtype}: float32 and bfloat16 can be trained")
 
     base, twins = lr.load(args.model, dtype=args.dtype), args.twin or list(TWINS)
-    problems = lessons.problems(args.lessons, args.seed)
+    problems = lessons.make_problems(args.lessons, args.seed)
     for twin in twins:
-        taught(args, base, twin, problems)
+        train_twin(args, base, twin, problems)
     if args.limit:
         models = {"base": base}
         models |= {twin: lr.load(args.out / twin, dtype=args.dtype) for twin in twins}
-        runs = examined(models, "word_problems", args.limit, args.out / "held_out")
-        conclude(args, __doc__, runs["base"], [*compared(runs), better(runs)])
+        runs = ask_models(models, "word_problems", args.limit, args.out / "held_out")
+        conclude(args, __doc__, runs["base"], [*list_scores(runs), describe_base_comparison(runs)])
 
 
-def taught(args: argparse.Namespace, base: Any, twin: str, problems: list[lr.Example]) -> None:
+def train_twin(args: argparse.Namespace, base: Any, twin: str, problems: list[lr.Example]) -> None:
     """Fine-tune a twin and save it in `args.out`, unless one made with these settings is there."""
     folder, names = args.out / twin, ("model", "steps", "lessons", "texts", "rate", "seed", "dtype")
     asked = {name: getattr(args, name) for name in names} | {"twin": twin}
@@ -91,9 +91,9 @@ def taught(args: argparse.Namespace, base: Any, twin: str, problems: list[lr.Exa
         return
     began = time.monotonic()
     given = {
-        "solver": lambda: [lessons.solved(one) for one in problems],
-        "self": lambda: lessons.own_solutions(base, problems),
-        "control": lambda: [lessons.told(one) for one in problems],
+        "solver": lambda: [lessons.make_solution_lesson(one) for one in problems],
+        "self": lambda: lessons.make_own_lessons(base, problems),
+        "control": lambda: [lessons.make_story_lesson(one) for one in problems],
     }[twin]()
     if len(given) < PACKED * args.texts:
         raise lr.InputError(f"{twin}: {len(given)} lessons are too few: make more --lessons")
@@ -104,8 +104,8 @@ def taught(args: argparse.Namespace, base: Any, twin: str, problems: list[lr.Exa
         source, dtype=torch.float32, use_safetensors=True
     )
     tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-    fed = batches(given, tokenizer, texts=args.texts, packed=PACKED, seed=args.seed)
-    losses = trained(
+    fed = make_batches(given, tokenizer, texts=args.texts, packed=PACKED, seed=args.seed)
+    losses = train_model(
         model,
         fed,
         steps=args.steps,

@@ -30,10 +30,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from held_out import compared
-from setting import Options, ablated_layers, ask, conclude, run, thorough
-from swapping import KINDS, both_ways, swaps, told
-from twins import moved
+from held_out import list_scores
+from setting import Options, add_thorough, ask, conclude, make_layer_conditions, run
+from swapping import KINDS, list_largest_changes, make_swaps, measure_both_ways
+from twins import list_twin_changes
 
 import layerroles as lr
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--swap-limit", type=int, default=16, help="of the swaps; 0 for none")
     options.add_argument("--swaps", default="span,fraction", help=f"of {', '.join(KINDS)}")
     options.add_argument("--parts", type=int, default=4, help="parts of the depth, for swaps")
-    thorough(options)
+    add_thorough(options)
     args = options.parse(argv)
     names = {Path(name).name: name for name in [*args.twin, *args.control]}
     if not args.twin or len(names) < len(args.twin) + len(args.control) or "base" in names:
@@ -65,31 +65,31 @@ def main(argv: Sequence[str] | None = None) -> None:
     asked: dict[str, Any] = {"tasks": [lr.task(args.task)], "protocols": [args.protocol]}
     base = lr.load(args.model, dtype=args.dtype)
     for name in names.values():  # a donor of another shape is refused before anything is run
-        swaps(base, lr.load(name, dtype=args.dtype), ["fraction"], 1)
-    whole = profile(base, args, args.out, asked)
+        make_swaps(base, lr.load(name, dtype=args.dtype), ["fraction"], 1)
+    whole = profile_layers(base, args, args.out, asked)
     runs, tables = {"base": whole}, []
     for short, name in names.items():
         twin = lr.load(name, dtype=args.dtype)
-        run_of_twin = profile(twin, args, args.out / short, asked)
+        run_of_twin = profile_layers(twin, args, args.out / short, asked)
         lr.report(run_of_twin, path=args.out / short / "report.html")
         runs[short] = run_of_twin
         if args.swap_limit:
             given = (base, twin, short, args.out / "swaps", kinds, args.parts)
-            tables.append(both_ways(*given, limit=args.swap_limit, **asked))
-    lines = compared(runs)
+            tables.append(measure_both_ways(*given, limit=args.swap_limit, **asked))
+    lines = list_scores(runs)
     if tables:
         swapped = pd.concat(tables, ignore_index=True)
         swapped.to_csv(args.out / "swaps.csv", index=False)
-        lines += told(swapped)
-    lines += moved(runs, [Path(name).name for name in args.control], args.out)
+        lines += list_largest_changes(swapped)
+    lines += list_twin_changes(runs, [Path(name).name for name in args.control], args.out)
     conclude(args, __doc__, whole, lines)
 
 
-def profile(
+def profile_layers(
     model: Any, args: argparse.Namespace, out: Path, asked: dict[str, Any]
 ) -> lr.SweepResult:
-    """Sweep a model over `ablated_layers`; `asked` holds the tasks and protocols."""
-    conditions = ablated_layers(model, thorough=args.thorough)
+    """Sweep a model over `make_layer_conditions`; `asked` holds the tasks and protocols."""
+    conditions = make_layer_conditions(model, thorough=args.thorough)
     sweep = lr.Sweep(model, conditions=conditions, limit=args.limit, noise_floor=False, **asked)
     return ask(sweep, out)
 

@@ -10,7 +10,7 @@ import layerroles as lr
 PLACE = "_place"  # where a row comes from, among its fields
 
 
-def rows_of(folder: Path, pattern: str, fields: Mapping[str, type]) -> list[dict[str, Any]]:
+def read_rows(folder: Path, pattern: str, fields: Mapping[str, type]) -> list[dict[str, Any]]:
     """Read the rows of JSONL files; the field `PLACE` of a row has its file and line.
 
     Args:
@@ -32,7 +32,7 @@ def rows_of(folder: Path, pattern: str, fields: Mapping[str, type]) -> list[dict
         # A line of JSON may hold what `splitlines` takes for the end of one.
         for number, line in enumerate(text.rstrip("\n").split("\n"), 1):
             place = f"{file}, line {number}"
-            row = _parsed(line)
+            row = _parse_line(line)
             if not all(isinstance(row.get(name), kind) for name, kind in fields.items()):
                 wanted = ", ".join(f"{name} ({kind.__name__})" for name, kind in fields.items())
                 raise lr.InputError(f"--data: {place} is no JSON object with {wanted}")
@@ -40,7 +40,7 @@ def rows_of(folder: Path, pattern: str, fields: Mapping[str, type]) -> list[dict
     return rows
 
 
-def _parsed(line: str) -> dict[str, Any]:
+def _parse_line(line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except ValueError:
@@ -48,7 +48,7 @@ def _parsed(line: str) -> dict[str, Any]:
     return row if isinstance(row, dict) else {}
 
 
-def mapped(
+def map_rows(
     rows: Iterable[dict[str, Any]], one: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """Return the results of `one` on each row.
@@ -68,7 +68,7 @@ def mapped(
     return found
 
 
-def right(choices: list[str], gold: int) -> str:
+def select_choice(choices: list[str], gold: int) -> str:
     """Return the right choice, the one with index `gold`.
 
     Raises:
@@ -89,7 +89,7 @@ def write_rows(file: Path, rows: Iterable[dict[str, Any]]) -> Path:
     return file
 
 
-def once(rows: Iterable[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
+def drop_repeated_rows(rows: Iterable[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
     """Return the rows without those that equal an earlier row in the fields `names`."""
     first: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:

@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if tried:
         whole = ask(lr.Sweep(model, [task], every, **asked), args.out / "exhaustive")
         lines.append(compare_with_all(search, whole, args.top, list(layers)))
-    conclude(args, __doc__, result, [*lines, verdict(found, args.screen)])
+    conclude(args, __doc__, result, [*lines, describe_verdict(found, args.screen)])
 
 
 def probe_heads(model: Any, task: lr.Task, screen: str, limit: int) -> "pd.Series[float]":
@@ -131,7 +131,7 @@ def compare_with_all(
     )
 
 
-def verdict(found: FoundHeads, screen: str) -> str:
+def describe_verdict(found: FoundHeads, screen: str) -> str:
     """Which heads are needed, and whether the screen is shown to miss any."""
     needed = found.frame[found.frame["verdict"] == "critical"]
     named = ", ".join(f"L{row.layer}.H{row.head}" for row in needed.itertuples()) or "none"

@@ -26,8 +26,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 from scipy.stats import t
-from sentences import describe_claim, interval
-from setting import Options, ask, conclude, run, thorough
+from sentences import describe_claim, format_interval
+from setting import Options, add_thorough, ask, conclude, run
 
 import layerroles as lr
 from layerroles.roles import carried_by_few
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--heads", type=int, default=10, help="how many are silenced together")
     options.add_argument("--seeds", type=int, default=8, help="draws of other heads")
     options.add_argument("--protocol", default="generation")
-    thorough(options)
+    add_thorough(options)
     args = options.parse(argv)
     if args.heads < 1 or args.seeds < 2:
         raise lr.InputError("--heads is 1 or more, --seeds 2 or more")
@@ -77,11 +77,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     how = {"protocols": [args.protocol], "limit": args.limit, "noise_floor": False}
     result = ask(lr.Sweep(model, tasks, conditions, **how), args.out)
     if chosen:
-        table = compared([result[task.label].effects() for task in tasks], names)
+        table = compare_with_random([result[task.label].effects() for task in tasks], names)
         table.to_csv(args.out / "heads.csv", index=False)
         claims = [claim.row() for claim in carried_by_few(result)]
         statuses = "; ".join(f"{row['family']} {row['status']}" for row in claims)
-        lines += sentences(table)
+        lines += list_effects(table)
         lines += [describe_claim(row, row["family"]) for row in claims]
         lines.append(f"A few heads carry the family: {statuses or 'nothing could be judged'}.")
     elif n:
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     conclude(args, __doc__, result, lines)
 
 
-def compared(effects: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataFrame:
+def compare_with_random(effects: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataFrame:
     """Compare the effect of the best heads (`names[0]`) with random ones (the rest), by task."""
     rows = []
     for own in effects:
@@ -107,13 +107,13 @@ def compared(effects: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataFr
     return pd.DataFrame(rows)
 
 
-def sentences(table: pd.DataFrame) -> list[str]:
-    """Return a sentence on each task, from the table that `compared` returns."""
+def list_effects(table: pd.DataFrame) -> list[str]:
+    """Return a sentence on each task, from the table that `compare_with_random` returns."""
     return [
         f"{row.task}: intact {row.intact:.2f} (n = {row.n}); the best heads "
-        f"{interval(row.top, row.low, row.high)}, others "
-        f"{interval(row.random, row.random_low, row.random_high)}; worst draw {row.worst:+.2f}, "
-        f"{row.as_bad} of {row.draws} as bad."
+        f"{format_interval(row.top, row.low, row.high)}, others "
+        f"{format_interval(row.random, row.random_low, row.random_high)}; "
+        f"worst draw {row.worst:+.2f}, {row.as_bad} of {row.draws} as bad."
         for row in table.itertuples()
     ]
 

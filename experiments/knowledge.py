@@ -23,9 +23,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from files import mapped, once, right, rows_of, write_rows
-from sentences import claims, on_task, role
-from setting import Options, ablated_layers, ask, conclude, run, thorough, until_claims
+from files import drop_repeated_rows, map_rows, read_rows, select_choice, write_rows
+from sentences import describe_task, list_claims, select_role
+from setting import (
+    Options,
+    add_thorough,
+    add_until_claims,
+    ask,
+    conclude,
+    make_layer_conditions,
+    run,
+)
 
 import layerroles as lr
 
@@ -37,17 +45,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Ask by likelihood, sweep, report."""
     options = Options(__doc__, limit=32, out="runs/knowledge")
     options.add_argument("--data", type=Path, help="a folder with folders of benchmarks")
-    thorough(options)
-    until_claims(options)
+    add_thorough(options)
+    add_until_claims(options)
     args = options.parse(argv)
     tasks = [lr.task("facts"), lr.task("copying")]
     if args.data:
-        tasks += benchmarks(args.data, args.out / "data")
+        tasks += make_benchmark_tasks(args.data, args.out / "data")
     model = lr.load(args.model, dtype=args.dtype)
     sweep = lr.Sweep(
         model,
         tasks,
-        ablated_layers(model, thorough=args.thorough),
+        make_layer_conditions(model, thorough=args.thorough),
         protocols=[PROTOCOL],
         until=args.until,
         limit=args.limit,
@@ -55,11 +63,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     result = ask(sweep, args.out)
     roles = lr.localize(result, ablation="skip")
-    lines = [on_task(task.label, role(result, task.label, PROTOCOL)) for task in tasks]
-    conclude(args, __doc__, result, lines + claims(roles, "knowledge", "commonsense"))
+    lines = [describe_task(task.label, select_role(result, task.label, PROTOCOL)) for task in tasks]
+    conclude(args, __doc__, result, lines + list_claims(roles, "knowledge", "commonsense"))
 
 
-def benchmarks(source: Path, folder: Path, only: str = "") -> list[lr.Task]:
+def make_benchmark_tasks(source: Path, folder: Path, only: str = "") -> list[lr.Task]:
     """Return tasks on the benchmarks in `source` (or `only` one); write their files to `folder`.
 
     Raises:
@@ -72,21 +80,23 @@ def benchmarks(source: Path, folder: Path, only: str = "") -> list[lr.Task]:
         splits = ("validation*.jsonl", "test*.jsonl")  # the labels of HellaSwag's test are withheld
         splits = splits if name == "hellaswag" else splits[::-1]
         split = next((one for one in splits if list((source / name).glob(one))), splits[0])
-        rows = rows_of(source / name, split, {"query": str, "choices": list, "gold": int})
-        lines = [{"family": family, **row} for row in mapped(rows, put)]
+        rows = read_rows(source / name, split, {"query": str, "choices": list, "gold": int})
+        lines = [{"family": family, **row} for row in map_rows(rows, make_local_row)]
         found.append(
-            lr.task(f"local:{write_rows(folder / f'{name}.jsonl', once(lines, 'prompt'))}")
+            lr.task(
+                f"local:{write_rows(folder / f'{name}.jsonl', drop_repeated_rows(lines, 'prompt'))}"
+            )
         )
     if not found:
         raise lr.InputError(f"--data {str(source)!r} holds none of {only or ', '.join(FAMILIES)}")
     return found
 
 
-def put(row: dict[str, Any]) -> dict[str, Any]:
+def make_local_row(row: dict[str, Any]) -> dict[str, Any]:
     """Return a benchmark's row as a row of a file for the task `local`."""
     return {
         "prompt": row["query"],
-        "answer": right(row["choices"], row["gold"]).strip(),
+        "answer": select_choice(row["choices"], row["gold"]).strip(),
         "choices": list(dict.fromkeys(choice.strip() for choice in row["choices"])),
     }
 

@@ -64,21 +64,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         tuned.save(kept)
         note.write_text(settings, encoding="utf-8")
     held = texts[-args.held_out :]
-    raw, mapped = (by_text(lens.read(model, held)) for lens in (lr.probes.LogitLens(), tuned))
-    table = compared(raw, mapped)
+    raw, mapped = (
+        average_by_text(lens.read(model, held)) for lens in (lr.probes.LogitLens(), tuned)
+    )
+    table = compare_lenses(raw, mapped)
     table.to_csv(args.out / "lens.csv", index=False)
-    text = markdown(table)
+    text = format_markdown(table)
     (args.out / "lens.md").write_text(text, encoding="utf-8")
     print(text)
 
 
-def by_text(frame: pd.DataFrame) -> pd.DataFrame:
+def average_by_text(frame: pd.DataFrame) -> pd.DataFrame:
     """The mean divergence of each text (columns) at each layer (rows)."""
     later = frame[frame["position"] > 0]
     return later.groupby(["layer", "text"])["kl"].mean().unstack("text")
 
 
-def compared(raw: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
+def compare_lenses(raw: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
     """Both lenses' divergence at each layer, and the paired difference with its interval."""
     rng = np.random.default_rng(0)
     rows = []
@@ -97,8 +99,8 @@ def compared(raw: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """Return the table from `compared` in Markdown."""
+def format_markdown(table: pd.DataFrame) -> str:
+    """Return the table from `compare_lenses` in Markdown."""
     head = "| after layer | raw | tuned | difference |\n| --- | --- | --- | --- |\n"
     lines = []
     for row in table.itertuples():

@@ -77,30 +77,30 @@ class Lesson:
     kind: str = ""
 
 
-def problems(n: int, seed: int) -> list[lr.Example]:
+def make_problems(n: int, seed: int) -> list[lr.Example]:
     """Word problems of one to three steps with the solutions of an exact solver, no two alike.
 
     Their `id` is their kind and number of steps.
     """
     rng, found = random.Random(f"lessons:{seed}"), {}
     while len(found) < n:
-        one = _problem(rng, rng.choice((1, 2, 2, 3)))
+        one = _make_problem(rng, rng.choice((1, 2, 2, 3)))
         found[one.prompt] = one
     return list(found.values())
 
 
-def solved(problem: lr.Example) -> Lesson:
+def make_solution_lesson(problem: lr.Example) -> Lesson:
     """A problem with the solver's solution."""
     return Lesson(problem.prompt, problem.solution, problem.id)
 
 
-def told(problem: lr.Example) -> Lesson:
+def make_story_lesson(problem: lr.Example) -> Lesson:
     """A problem's story without question and solution."""
     ((start, end),) = problem.evidence
     return Lesson("Story:", problem.prompt[start:end], problem.id)
 
 
-def own_solutions(base: Any, problems: list[lr.Example]) -> list[Lesson]:
+def make_own_lessons(base: Any, problems: list[lr.Example]) -> list[Lesson]:
     """Return the model's right greedy solutions; three solved problems of a kind are its shots."""
     shown: dict[str, list[lr.Example]] = {}
     asked: list[tuple[str, lr.Example]] = []
@@ -121,7 +121,7 @@ def own_solutions(base: Any, problems: list[lr.Example]) -> list[Lesson]:
     ]
 
 
-def _problem(rng: random.Random, steps: int) -> lr.Example:
+def _make_problem(rng: random.Random, steps: int) -> lr.Example:
     name, other = rng.sample(NAMES, 2)
     given: dict[str, Any] = {"name": name, "other": other, "things": rng.choice(THINGS)}
     # No place comes twice, so that nothing is brought to where other things lie already.
@@ -139,53 +139,55 @@ def _problem(rng: random.Random, steps: int) -> lr.Example:
     )
 
 
-_Told = tuple[list[str], list[str], str]  # the story, what is worked out, the question
+_Story = tuple[list[str], list[str], str]  # the story, what is worked out, the question
 
 
-def _changed(rng: random.Random, given: dict[str, Any], steps: int) -> _Told:
+def _make_change_story(rng: random.Random, given: dict[str, Any], steps: int) -> _Story:
     """A number that grows and shrinks."""
     number = rng.randint(2, 9)
-    return _go_on(rng, given, steps, [_put(rng, OPENINGS, given, a=number)], [], number)
+    return _continue_story(
+        rng, given, steps, [_fill_template(rng, OPENINGS, given, a=number)], [], number
+    )
 
 
-def _in_parts(rng: random.Random, given: dict[str, Any], steps: int) -> _Told:
+def _make_parts_story(rng: random.Random, given: dict[str, Any], steps: int) -> _Story:
     """A number in two parts, which then changes."""
     a, b = rng.randint(2, 9), rng.randint(2, 9)
-    story = [_put(rng, PARTS, given, a=a, b=b)]
-    return _go_on(rng, given, steps, story, [f"{a} + {b} = {a + b}."], a + b)
+    story = [_fill_template(rng, PARTS, given, a=a, b=b)]
+    return _continue_story(rng, given, steps, story, [f"{a} + {b} = {a + b}."], a + b)
 
 
-def _compared(rng: random.Random, given: dict[str, Any], steps: int) -> _Told:
+def _make_comparison_story(rng: random.Random, given: dict[str, Any], steps: int) -> _Story:
     """A number and one that is larger; then both; then more of both."""
     a, b, more = (rng.randint(2, 9) for _ in range(3))
-    story = [_put(rng, OPENINGS, given, a=a), _put(rng, BEYOND, given, b=b)]
+    story = [_fill_template(rng, OPENINGS, given, a=a), _fill_template(rng, BEYOND, given, b=b)]
     worked = [f"{a} + {b} = {a + b}.", f"{a} + {a + b} = {a + a + b}."]
     worked.append(f"{a + a + b} + {more} = {a + a + b + more}.")
     if steps == 3:
-        story.append(_put(rng, JOINT, given, b=more))
-    return story, worked[:steps], _put(rng, OWNED if steps == 1 else BOTH, given)
+        story.append(_fill_template(rng, JOINT, given, b=more))
+    return story, worked[:steps], _fill_template(rng, OWNED if steps == 1 else BOTH, given)
 
 
-def _go_on(
+def _continue_story(
     rng: random.Random,
     given: dict[str, Any],
     steps: int,
     story: list[str],
     worked: list[str],
     number: int,
-) -> _Told:
+) -> _Story:
     """Continue a story from `number` with gains and losses until `steps` steps are worked out."""
     while len(worked) < steps:
         by = rng.randint(2, 9)
         loses = by < number and rng.random() < 0.25
-        story.append(_put(rng, LOSSES if loses else GAINS, given, b=by))
+        story.append(_fill_template(rng, LOSSES if loses else GAINS, given, b=by))
         after = number - by if loses else number + by
         worked.append(f"{number} {'-' if loses else '+'} {by} = {after}.")
         number = after
-    return story, worked, _put(rng, QUESTIONS, given)
+    return story, worked, _fill_template(rng, QUESTIONS, given)
 
 
-def _put(
+def _fill_template(
     rng: random.Random, templates: tuple[str, ...], given: dict[str, Any], **numbers: Any
 ) -> str:
     template = rng.choice(templates)
@@ -195,4 +197,8 @@ def _put(
     return template.format(**given, **numbers)
 
 
-KINDS = {"changed": _changed, "in parts": _in_parts, "compared": _compared}
+KINDS = {
+    "changed": _make_change_story,
+    "in parts": _make_parts_story,
+    "compared": _make_comparison_story,
+}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from files import mapped, right, rows_of, write_rows
+from files import map_rows, read_rows, select_choice, write_rows
 
 import layerroles as lr
 
@@ -21,21 +21,21 @@ configs:
 """
 
 
-def gsm8k(source: Path, folder: Path) -> lr.Task:
+def make_gsm8k_task(source: Path, folder: Path) -> lr.Task:
     """GSM8K as lm-eval asks it, from `test*.jsonl` and `train*.jsonl` of `question`, `answer`."""
     for split in ("train", "test"):
-        rows = rows_of(source, f"{split}*.jsonl", {"question": str, "answer": str})
+        rows = read_rows(source, f"{split}*.jsonl", {"question": str, "answer": str})
         write_rows(folder / f"{split}.jsonl", rows)
     (folder / "README.md").write_text(GSM8K, encoding="utf-8")
     return lr.task("lm_eval:gsm8k", num_fewshot=5, data=str(folder))
 
 
-def mathqa(source: Path, folder: Path) -> lr.Task:
+def make_mathqa_task(source: Path, folder: Path) -> lr.Task:
     """MathQA by the likelihood of its options, from `test*.jsonl` as `reasoning.py` describes."""
-    read = rows_of(source, "test*.jsonl", {"question": str, "options": dict, "answer": str})
-    rows = mapped(
+    read = read_rows(source, "test*.jsonl", {"question": str, "options": dict, "answer": str})
+    rows = map_rows(
         read,
-        lambda row: answered(
+        lambda row: check_answer(
             {
                 "question": row["question"],
                 "choices": list(row["options"].values()),
@@ -45,11 +45,13 @@ def mathqa(source: Path, folder: Path) -> lr.Task:
     )
     file = write_rows(folder / "test.jsonl", rows)
     asked = "Question: {{question}}\nAnswer:"
-    task_file(folder / "mathqa_rows.yaml", "test", file, asked, metrics=["acc"])
+    write_task_file(folder / "mathqa_rows.yaml", "test", file, asked, metrics=["acc"])
     return lr.task("lm_eval:mathqa_rows", include_path=str(folder), family="reasoning")
 
 
-def task_file(file: Path, split: str, rows: Path, asked: str, *, metrics: Sequence[str]) -> None:
+def write_task_file(
+    file: Path, split: str, rows: Path, asked: str, *, metrics: Sequence[str]
+) -> None:
     """Write a task file of lm-eval for rows with `choices` and `gold`.
 
     Args:
@@ -75,19 +77,19 @@ def task_file(file: Path, split: str, rows: Path, asked: str, *, metrics: Sequen
     file.write_text(json.dumps(task, indent=1), encoding="utf-8")  # YAML reads JSON
 
 
-def answered(row: dict[str, Any]) -> dict[str, Any]:
+def check_answer(row: dict[str, Any]) -> dict[str, Any]:
     """Return the row; raise `ValueError` if its answer is not the index of a choice."""
-    right(row["choices"], row["answer"] if "answer" in row else row["gold"])
+    select_choice(row["choices"], row["answer"] if "answer" in row else row["gold"])
     return row
 
 
-def mmlu_folder(source: Path, folder: Path) -> Path:
+def write_mmlu(source: Path, folder: Path) -> Path:
     """Write MMLU to `folder` as its repository on the hub has it: a configuration per subject."""
     splits = {"dev": "dev*.jsonl", "test": "test*.jsonl"}
     fields = {"question": str, "subject": str, "choices": list, "answer": int}
     subjects: dict[str, dict[str, list[Any]]] = {}
     for split, pattern in splits.items():
-        for row in mapped(rows_of(source, pattern, fields), answered):
+        for row in map_rows(read_rows(source, pattern, fields), check_answer):
             subjects.setdefault(row["subject"], {}).setdefault(split, []).append(row)
     head = "---\nconfigs:\n"
     for subject, rows in sorted(subjects.items()):
@@ -100,11 +102,11 @@ def mmlu_folder(source: Path, folder: Path) -> Path:
     return folder
 
 
-def hellaswag_folder(source: Path, folder: Path) -> Path:
+def write_hellaswag(source: Path, folder: Path) -> Path:
     """Write HellaSwag, whose endings must be cleaned already, and its task file to `folder`."""
     fields = {"query": str, "choices": list, "gold": int}
-    rows = mapped(rows_of(source, "validation*.jsonl", fields), answered)
+    rows = map_rows(read_rows(source, "validation*.jsonl", fields), check_answer)
     file = write_rows(folder / "validation.jsonl", rows)
     asked, metrics = "{{query}}", ["acc", "acc_norm"]
-    task_file(folder / "hellaswag_rows.yaml", "validation", file, asked, metrics=metrics)
+    write_task_file(folder / "hellaswag_rows.yaml", "validation", file, asked, metrics=metrics)
     return folder

@@ -30,8 +30,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from held_out import paired
-from sentences import interval
+from held_out import estimate_difference
+from sentences import format_interval
 from setting import Options, ask, conclude, run
 from similarity import quarter
 
@@ -109,7 +109,7 @@ def compare_heads(result: lr.SweepResult, size: Size) -> pd.DataFrame:
     for site, ours in effects[effects["part"] == "head"].iterrows():
         group = f"L{ours['layer']}.KV{ours['head'] // per_group}"
         theirs = effects.loc[group]
-        apart = paired(scores.loc[site], scores.loc[group], cell)
+        apart = estimate_difference(scores.loc[site], scores.loc[group], cell)
         rows.append(
             {
                 "head": site,
@@ -153,16 +153,17 @@ def describe_heads(result: lr.SweepResult, table: pd.DataFrame, size: Size) -> l
     ours, theirs = table["ours_high"] < 0, table["theirs_high"] < 0
     verdict = (
         f"A head by the paper's rule is {size.n_heads // size.n_kv_heads} heads here: its effect "
-        f"minus that of one head is {interval(float(more.mean()), mean.low, mean.high, 3)} on "
-        f"average over {len(table)} heads (n = {int(table['n'].min())}). By 95% intervals "
+        f"minus that of one head is {format_interval(float(more.mean()), mean.low, mean.high, 3)} "
+        f"on average over {len(table)} heads (n = {int(table['n'].min())}). By 95% intervals "
         f"{theirs.sum()} of them are needed by their rule and {ours.sum()} by ours; "
         f"{(theirs & ~ours).sum()} by theirs alone."
     )
     apart = table[table["p_adjusted"] < 0.05].sort_values("more")
     lines = [
-        f"{row.head}: alone {interval(row.ours, row.ours_low, row.ours_high)}, with {row.group} "
-        f"{interval(row.theirs, row.theirs_low, row.theirs_high)}; their rule minus ours "
-        f"{interval(row.more, row.more_low, row.more_high)}, Holm p {row.p_adjusted:.1g}."
+        f"{row.head}: alone {format_interval(row.ours, row.ours_low, row.ours_high)}, "
+        f"with {row.group} {format_interval(row.theirs, row.theirs_low, row.theirs_high)}; "
+        f"their rule minus ours {format_interval(row.more, row.more_low, row.more_high)}, "
+        f"Holm p {row.p_adjusted:.1g}."
         for row in apart.itertuples()
     ]
     of_all = f"Heads on which both rules differ (Holm, {len(table)} tests): {len(apart)}."
@@ -185,7 +186,7 @@ def measure_padded(model: Any, examples: Sequence[lr.Example]) -> pd.DataFrame:
     for triple in range(len(examples) // TOGETHER):
         names = [one.id for one in examples[triple * TOGETHER : (triple + 1) * TOGETHER]]
         longest = max(len(texts[name]) for name in names)
-        distances = at_last_position(model, [texts[name] for name in names]).tolist()
+        distances = measure_last_angles(model, [texts[name] for name in names]).tolist()
         measured += [
             (name, triple, longest - len(texts[name]), layer, n, distance[layer][layer + n])
             for name, distance in zip(names, distances, strict=True)
@@ -201,7 +202,7 @@ def runs_of_blocks(n_layers: int) -> Iterator[tuple[int, int]]:
         yield from ((layer, n) for layer in range(n_layers - n + 1))
 
 
-def at_last_position(model: Any, texts: Sequence[torch.Tensor]) -> torch.Tensor:
+def measure_last_angles(model: Any, texts: Sequence[torch.Tensor]) -> torch.Tensor:
     """Angles between the streams at the last position of texts padded on the right.
 
     Positions count on over the pads, as they do by default in transformers.
@@ -287,9 +288,10 @@ def describe_angles(
     return [
         f"{name}, angle over one block, their rule minus real tokens on the same texts (in pi): on "
         f"average over layers {single['more'].mean():+.4f}, most at layer {layer}: "
-        f"{interval(far['more'], far['more_low'], far['more_high'], 3)}; the interval excludes 0 "
-        f"at {excluding(single)} of {n_layers} layers. {(pads > 0).mean():.0%} of the texts end in "
-        f"pads, {pads[pads > 0].mean():.1f} on average.",
+        f"{format_interval(far['more'], far['more_low'], far['more_high'], 3)}; the interval "
+        f"excludes 0 at {count_excluding_zero(single)} of {n_layers} layers. "
+        f"{(pads > 0).mean():.0%} of the texts end in pads, "
+        f"{pads[pads > 0].mean():.1f} on average.",
         f"{name}: at layer {layer} the mean at real tokens is {far['real']:.3f} "
         f"[{far['real_low']:.3f}, {far['real_high']:.3f}] (n = {int(far['texts'])}); 95% of threes "
         f"of texts lie from {far['three_low']:.3f} to {far['three_high']:.3f} at real tokens, and "
@@ -312,7 +314,7 @@ def list_runs(starts: "Counter[int]", width: int) -> str:
     return f"{runs} (of {starts.total()})"
 
 
-def excluding(table: pd.DataFrame) -> int:
+def count_excluding_zero(table: pd.DataFrame) -> int:
     return int(((table["more_low"] > 0) | (table["more_high"] < 0)).sum())
 
 

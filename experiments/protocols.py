@@ -32,9 +32,18 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-from lm_eval_files import hellaswag_folder, mmlu_folder
-from sentences import claims, lean, leaning
-from setting import Options, ablated_layers, ask, ask_intact, conclude, run, thorough, until_claims
+from lm_eval_files import write_hellaswag, write_mmlu
+from sentences import describe_lean_difference, estimate_lean, list_claims
+from setting import (
+    Options,
+    add_thorough,
+    add_until_claims,
+    ask,
+    ask_intact,
+    conclude,
+    make_layer_conditions,
+    run,
+)
 
 import layerroles as lr
 from layerroles.roles.protocol_claims import MORE, STRICTER, WRITING
@@ -51,18 +60,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = Options(__doc__, limit=16, out="runs/protocols")
     options.add_argument("benchmark", choices=("mmlu", "hellaswag", "strictness"))
     options.add_argument("--data", type=Path, help="a folder of JSONL files, of a benchmark")
-    thorough(options)
-    until_claims(options)
+    add_thorough(options)
+    add_until_claims(options)
     args = options.parse(argv)
     if args.benchmark == "strictness":
         tasks = [lr.task(name) for name in OWN]
     elif args.data is None:
         options.error(f"{args.benchmark} takes --data, a folder of JSONL files")
     elif args.benchmark == "mmlu":
-        data = str(mmlu_folder(args.data, args.out / "data"))
+        data = str(write_mmlu(args.data, args.out / "data"))
         tasks = [lr.task(f"lm_eval:{name}", num_fewshot=5, data=data) for name in MMLU]
     else:
-        folder = hellaswag_folder(args.data, args.out / "data")
+        folder = write_hellaswag(args.data, args.out / "data")
         rows = {"include_path": str(folder), "metric": "acc_norm"}
         tasks = [lr.task("lm_eval:hellaswag_rows", **rows)]
     model = lr.load(args.model, dtype=args.dtype)
@@ -75,11 +84,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         conclude(args, __doc__, lr.read(args.out / "intact"), [*lines, UNKNOWN])
         return
     how = {"protocols": PROTOCOLS, "until": args.until, "limit": args.limit}
-    sweep = lr.Sweep(model, tasks, ablated_layers(model, thorough=args.thorough), **how)
+    sweep = lr.Sweep(model, tasks, make_layer_conditions(model, thorough=args.thorough), **how)
     result = ask(sweep, args.out)
     print(result)
     if args.benchmark == "strictness":
-        conclude(args, __doc__, result, split(result))
+        conclude(args, __doc__, result, list_strictness_findings(result))
         return
     metrics = lr.lm_eval_metrics(result).query("condition == 'intact'")
     whole = metrics.groupby("task")["n"].transform("max")  # a group's members are left out
@@ -98,14 +107,14 @@ def findings(result: lr.SweepResult) -> list[str]:
             f"{row['score_high']:.2f}] (n = {row['n']}, chance {row['chance']:.2f}); effects left "
             f"after Holm's correction: {', '.join(left) or 'none'}."
         )
-    return [*lines, verdict(result)]
+    return [*lines, describe_verdict(result)]
 
 
-def split(result: lr.SweepResult) -> list[str]:
+def list_strictness_findings(result: lr.SweepResult) -> list[str]:
     """Return sentences on each protocol and on the claims `MORE`, `STRICTER` and `WRITING`."""
     roles = lr.localize(result, ablation="skip")
     own = roles.claims[roles.claims["claim"].isin((MORE, STRICTER, WRITING))]
-    lines = claims(dataclasses.replace(roles, claims=own), *own["family"].unique())
+    lines = list_claims(dataclasses.replace(roles, claims=own), *own["family"].unique())
     told = [
         f"{claim}: "
         + ", ".join(f"{row.family} {row.status}" for row in own[own["claim"] == claim].itertuples())
@@ -114,13 +123,13 @@ def split(result: lr.SweepResult) -> list[str]:
     return [*findings(result)[:-1], *lines, f"{'; '.join(told)}."]
 
 
-def verdict(result: lr.SweepResult) -> str:
+def describe_verdict(result: lr.SweepResult) -> str:
     """Whether two ways of scoring lean on different ends of the depth, pair by pair."""
     cells = [(cell["task"], cell["protocol"]) for cell in result.manifest["cells"]]
-    ways = [cell for cell in dict.fromkeys(cells) if lean(result, *cell).known]
+    ways = [cell for cell in dict.fromkeys(cells) if estimate_lean(result, *cell).known]
     pairs = list(itertools.combinations(ways, 2))
     told = [
-        leaning(f"{', '.join(two)} against {', '.join(one)}", result, one, two)
+        describe_lean_difference(f"{', '.join(two)} against {', '.join(one)}", result, one, two)
         for one, two in pairs
     ]
     shown = [line for line in told if "leans more on" in line]

@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-from setting import Options, ask, conclude, folder, run
+from setting import Options, ask, conclude, name_folder, run
 
 import layerroles as lr
 
@@ -69,13 +69,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     tables = [lr.compare_plans(result[way], plans) for way in ways]
     for task in others:
         how = asked | {"protocols": ["generation"], "limit": args.others_limit}
-        other = ask(lr.Sweep(model, [task], **how), args.out / folder(task.label))
+        other = ask(lr.Sweep(model, [task], **how), args.out / name_folder(task.label))
         tables.append(lr.compare_plans(drop_planned(other, task, args.plan_limit), plans))
     table = pd.concat(tables, ignore_index=True)
     table.to_csv(args.out / "pruning.csv", index=False)
     print(table[SHOWN].round(3).to_string(index=False))
     lr.figures.pruned_harm(table).write_html(args.out / "pruning.html", include_plotlyjs=True)
-    conclude(args, __doc__, result, left_out + verdict(table, kept.label))
+    conclude(args, __doc__, result, left_out + list_verdicts(table, kept.label))
 
 
 def make_plans(
@@ -106,7 +106,7 @@ def drop_planned(result: lr.SweepResult, task: lr.Task, limit: int) -> lr.SweepR
     return lr.SweepResult(result.frame[new], result.manifest, result.examples)
 
 
-def verdict(table: pd.DataFrame, task: str) -> list[str]:
+def list_verdicts(table: pd.DataFrame, task: str) -> list[str]:
     """A sentence for each number of layers, and one for all."""
     lines, kept = [], []
     own = table[(table["task"] == task) & (table["protocol"] == "generation")]

@@ -23,9 +23,23 @@ Run
 from collections.abc import Sequence
 from pathlib import Path
 
-from passages import CONTEXTS, sciq
-from sentences import describe_claim, interval, leaning, on_task, role
-from setting import Options, ablated_layers, ask, conclude, run, thorough, until_claims
+from passages import CONTEXTS, make_sciq_tasks
+from sentences import (
+    describe_claim,
+    describe_lean_difference,
+    describe_task,
+    format_interval,
+    select_role,
+)
+from setting import (
+    Options,
+    add_thorough,
+    add_until_claims,
+    ask,
+    conclude,
+    make_layer_conditions,
+    run,
+)
 
 import layerroles as lr
 
@@ -36,16 +50,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Ask in each context, compare what the layers are worth, report."""
     options = Options(__doc__, limit=48, out="runs/rag")
     options.add_argument("--data", type=Path, help="a folder with the questions of SciQ")
-    thorough(options)
-    until_claims(options)
+    add_thorough(options)
+    add_until_claims(options)
     args = options.parse(argv)
     tasks = {context: lr.task("facts", context=context) for context in CONTEXTS}
     if args.data:
-        tasks = sciq(args.data, args.out / "data")
+        tasks = make_sciq_tasks(args.data, args.out / "data")
     model = lr.load(args.model, dtype=args.dtype)
     how = {"protocols": PROTOCOLS, "until": args.until, "limit": args.limit, "noise_floor": False}
     sweep = lr.Sweep(
-        model, list(tasks.values()), ablated_layers(model, thorough=args.thorough), **how
+        model, list(tasks.values()), make_layer_conditions(model, thorough=args.thorough), **how
     )
     result = ask(sweep, args.out)
     conclude(args, __doc__, result, findings(result, {c: task.label for c, task in tasks.items()}))
@@ -56,17 +70,23 @@ def findings(result: lr.SweepResult, labels: dict[str, str]) -> list[str]:
     lines = []
     for protocol in PROTOCOLS:
         for label in labels.values():
-            lines.append(on_task(f"{label}, {protocol}", role(result, label, protocol)))
+            lines.append(
+                describe_task(f"{label}, {protocol}", select_role(result, label, protocol))
+            )
         for context, label in labels.items():
             if context != "none":
                 words = f"{context} against closed-book, {protocol}"
-                lines.append(leaning(words, result, (labels["none"], protocol), (label, protocol)))
+                lines.append(
+                    describe_lean_difference(
+                        words, result, (labels["none"], protocol), (label, protocol)
+                    )
+                )
     differences = result.differences()
     for pair, rows in differences.groupby(["task", "task_b", "protocol_a", "at", "ablation"]):
         one, two, protocol, at, ablation = pair
         rows = rows[rows["protocol_a"] == rows["protocol_b"]]
         told = [
-            f"L{row.layer} {interval(row.difference, row.low, row.high)}"
+            f"L{row.layer} {format_interval(row.difference, row.low, row.high)}"
             for row in rows[rows["p_adjusted"] < 0.05].itertuples()
         ]
         if rows["difference"].notna().any():

@@ -19,7 +19,7 @@ Run
 
 from collections.abc import Sequence
 
-from sentences import interval, on_task, role
+from sentences import describe_task, format_interval, select_role
 from setting import Options, ask, conclude, run
 
 import layerroles as lr
@@ -52,16 +52,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 def findings(result: lr.SweepResult) -> list[str]:
     """A sentence on each task and set of positions, comparisons of the two, and the verdict."""
     lines = [
-        on_task(f"{name}, skipped at {at}", role(result, name, "generation", at))
+        describe_task(f"{name}, skipped at {at}", select_role(result, name, "generation", at))
         for name in TASKS
         for at in (READING, WRITING)
     ]
-    told = [compared(result, name) for name in TASKS]
-    return [*lines, *told, verdict(told)]
+    told = [describe_costs(result, name) for name in TASKS]
+    return [*lines, *told, describe_verdict(told)]
 
 
-def verdict(told: Sequence[str]) -> str:
-    """Sum up the sentences of `compared` on all tasks in one."""
+def describe_verdict(told: Sequence[str]) -> str:
+    """Sum up the sentences of `describe_costs` on all tasks in one."""
     parts = {
         "reading needs the layers more in": "reading needs the layers more than writing",
         "writing needs them more in": "writing needs the layers more than reading",
@@ -75,7 +75,7 @@ def verdict(told: Sequence[str]) -> str:
     return "; ".join(f"{words} {', '.join(of)}" for words, of in found.items() if of) + "."
 
 
-def compared(result: lr.SweepResult, task: str) -> str:
+def describe_costs(result: lr.SweepResult, task: str) -> str:
     """What skipping a layer costs on average while reading and while writing."""
     intact = result.intact().set_index("task").loc[task]
     if not intact["above_chance"]:
@@ -94,7 +94,7 @@ def compared(result: lr.SweepResult, task: str) -> str:
         verdict = "no difference is shown"
     return (
         f"{task}: mean harm over layers {cost[READING]:.2f} while reading and {cost[WRITING]:.2f} "
-        f"while writing, {verdict}: {interval(gap, low, high)}."
+        f"while writing, {verdict}: {format_interval(gap, low, high)}."
     )
 
 

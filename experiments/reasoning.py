@@ -23,32 +23,41 @@ Run
 from collections.abc import Sequence
 from pathlib import Path
 
-from lm_eval_files import gsm8k, mathqa
-from sentences import claims, leaning, on_task, role
-from setting import Options, ablated_layers, ask, ask_intact, conclude, run, thorough, until_claims
+from lm_eval_files import make_gsm8k_task, make_mathqa_task
+from sentences import describe_lean_difference, describe_task, list_claims, select_role
+from setting import (
+    Options,
+    add_thorough,
+    add_until_claims,
+    ask,
+    ask_intact,
+    conclude,
+    make_layer_conditions,
+    run,
+)
 
 import layerroles as lr
 
 STEPS = tuple(lr.task("word_problems", steps=steps).label for steps in (1, 2, 3))
 COPYING = lr.task("copying").label
-BENCHMARKS = {"gsm8k": gsm8k, "mathqa": mathqa}
+BENCHMARKS = {"gsm8k": make_gsm8k_task, "mathqa": make_mathqa_task}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Sweep the word problems, and the benchmarks that the model can do; report."""
     options = Options(__doc__, limit=24, out="runs/reasoning")
     options.add_argument("--data", type=Path, help="a folder with gsm8k/ and mathqa/, or one")
-    thorough(options)
-    until_claims(options)
+    add_thorough(options)
+    add_until_claims(options)
     args = options.parse(argv)
-    given = benchmarks(args.data, args.out / "data") if args.data else []
+    given = make_benchmark_tasks(args.data, args.out / "data") if args.data else []
     model = lr.load(args.model, dtype=args.dtype)
     screened = [ask_intact(model, task, args.limit, args.out / "intact") for task in given]
     able = [task for task, one in zip(given, screened, strict=True) if one.above_chance]
     sweep = lr.Sweep(
         model,
         [*(lr.task(name) for name in (*STEPS, COPYING)), *able],
-        ablated_layers(model, thorough=args.thorough),
+        make_layer_conditions(model, thorough=args.thorough),
         protocols=["generation"],
         until=args.until,
         limit=args.limit,
@@ -58,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     conclude(args, __doc__, result, [one.sentence for one in screened] + findings(result))
 
 
-def benchmarks(source: Path, folder: Path) -> list[lr.Task]:
+def make_benchmark_tasks(source: Path, folder: Path) -> list[lr.Task]:
     """Return tasks on the benchmarks in `source`; write their files to `folder`.
 
     Raises:
@@ -79,12 +88,15 @@ def findings(result: lr.SweepResult) -> list[str]:
         "Two steps against copying": (COPYING, two),
     }
     return [
-        *(on_task(name, role(result, name, "generation")) for name in (*STEPS, COPYING)),
         *(
-            leaning(words, result, (first, "generation"), (second, "generation"))
+            describe_task(name, select_role(result, name, "generation"))
+            for name in (*STEPS, COPYING)
+        ),
+        *(
+            describe_lean_difference(words, result, (first, "generation"), (second, "generation"))
             for words, (first, second) in pairs.items()
         ),
-        *claims(lr.localize(result, ablation="skip"), "reasoning"),
+        *list_claims(lr.localize(result, ablation="skip"), "reasoning"),
     ]
 
 

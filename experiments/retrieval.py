@@ -20,8 +20,16 @@ Run
 
 from collections.abc import Sequence
 
-from sentences import claims, leaning, on_task, role
-from setting import Options, ablated_layers, ask, conclude, run, thorough, until_claims
+from sentences import describe_lean_difference, describe_task, list_claims, select_role
+from setting import (
+    Options,
+    add_thorough,
+    add_until_claims,
+    ask,
+    conclude,
+    make_layer_conditions,
+    run,
+)
 
 import layerroles as lr
 
@@ -36,14 +44,14 @@ TASKS = (FEW, EARLY, MIDDLE, LATE, MANY, NEEDLE)
 def main(argv: Sequence[str] | None = None) -> None:
     """Sweep every setting, compare them, report."""
     options = Options(__doc__, limit=24, out="runs/retrieval")
-    thorough(options)
-    until_claims(options)
+    add_thorough(options)
+    add_until_claims(options)
     args = options.parse(argv)
     model = lr.load(args.model, dtype=args.dtype)
     sweep = lr.Sweep(
         model,
         [lr.task(name) for name in TASKS],
-        ablated_layers(model, thorough=args.thorough),
+        make_layer_conditions(model, thorough=args.thorough),
         protocols=["generation"],
         until=args.until,
         limit=args.limit,
@@ -62,12 +70,12 @@ def findings(result: lr.SweepResult) -> list[str]:
         "A needle in prose against 20 pairs": (MANY, NEEDLE),
     }
     return [
-        *(on_task(name, role(result, name, "generation")) for name in TASKS),
+        *(describe_task(name, select_role(result, name, "generation")) for name in TASKS),
         *(
-            leaning(words, result, (one, "generation"), (two, "generation"))
+            describe_lean_difference(words, result, (one, "generation"), (two, "generation"))
             for words, (one, two) in pairs.items()
         ),
-        *claims(lr.localize(result, ablation="skip"), "retrieval"),
+        *list_claims(lr.localize(result, ablation="skip"), "retrieval"),
     ]
 
 

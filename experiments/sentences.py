@@ -15,7 +15,7 @@ NO_LEAN = "no difference in lean is shown"
 NOT_FINISHED = "not judged, since the run is not finished"
 
 
-def interval(estimate: float, low: float, high: float, places: int = 2) -> str:
+def format_interval(estimate: float, low: float, high: float, places: int = 2) -> str:
     """A number with its 95% interval."""
     if math.isnan(estimate):
         return "not known"
@@ -24,19 +24,19 @@ def interval(estimate: float, low: float, high: float, places: int = 2) -> str:
     return f"{estimate:+.{places}f} [{low:+.{places}f}, {high:+.{places}f}]"
 
 
-def role(result: lr.SweepResult, task: str, protocol: str, at: str | None = None) -> Row:
+def select_role(result: lr.SweepResult, task: str, protocol: str, at: str | None = None) -> Row:
     """Return a task's row of `lr.Roles.frame` with layers skipped, and `result.interim`."""
     frame = lr.localize(result[task], ablation="skip", at=at).frame
     found: Row = frame[frame["protocol"] == protocol].iloc[0].to_dict()
     return {**found, "interim": result.interim}
 
 
-def on_task(name: str, row: Row) -> str:
+def describe_task(name: str, row: Row) -> str:
     """A task's skill, which end of the depth it leans on, and its critical layers."""
     skill = f"{name}: intact {row['intact']:.2f} (n = {row['n']}, chance {row['chance']:.2f})"
     if math.isnan(row["early_minus_late"]):
         return f"{skill}; it has no skill above chance that could be harmed."
-    lean = interval(row["early_minus_late"], row["ci_low"], row["ci_high"])
+    lean = format_interval(row["early_minus_late"], row["ci_low"], row["ci_high"])
     critical = (
         NOT_FINISHED if row["interim"] else ", ".join(map(str, row["critical"])) or "none shown"
     )
@@ -46,21 +46,23 @@ def on_task(name: str, row: Row) -> str:
     )
 
 
-def leaning(words: str, result: lr.SweepResult, one: Cell, two: Cell) -> str:
+def describe_lean_difference(words: str, result: lr.SweepResult, one: Cell, two: Cell) -> str:
     """Say how much more `two` leans on early layers than `one`, and whether that is shown.
 
     Questions that both ask are paired. Nothing is shown by a run that is not finished.
     """
-    change, low, high = stats.difference_of(lean(result, *two), lean(result, *one)).numbers
+    change, low, high = stats.difference_of(
+        estimate_lean(result, *two), estimate_lean(result, *one)
+    ).numbers
     if math.isnan(change):
         return f"{words}: cannot be compared, one of them has no skill above chance."
     end = "early" if change > 0 else "late"
     verdict = f"leans more on {end} layers" if low > 0 or high < 0 else NO_LEAN
     verdict = NOT_FINISHED if result.interim else verdict
-    return f"{words}: {verdict}, {interval(change, low, high)}."
+    return f"{words}: {verdict}, {format_interval(change, low, high)}."
 
 
-def lean(result: lr.SweepResult, task: str, protocol: str) -> stats.Contrast:
+def estimate_lean(result: lr.SweepResult, task: str, protocol: str) -> stats.Contrast:
     """Harm of skipping the first third of layers minus that of the last, of one task."""
     rows = result.frame[["condition", "ablation", "part", "at", "layer"]].drop_duplicates()
     layers = select_skipped_blocks(rows).set_index("condition")["layer"].dropna().astype(int)
@@ -81,7 +83,7 @@ def weigh_thirds(layer: int, n_layers: int) -> float:
     return (int(layer < third) - int(layer >= n_layers - third)) / max(1, third)
 
 
-def claims(roles: lr.Roles, *families: str) -> list[str]:
+def list_claims(roles: lr.Roles, *families: str) -> list[str]:
     """Return a sentence on each of the paper's claims about these families."""
     own = roles.claims[roles.claims["family"].isin(families)].to_dict("records")
     return [describe_claim(row, f"{row['family']}, {row['protocol']}") for row in own]

@@ -74,7 +74,7 @@ class Options(Parser):
         """
         args = self.parse_args(argv)
         if getattr(args, "until", None) is not None:
-            args.thorough, least = True, max(least, 32)  # see `until_claims`
+            args.thorough, least = True, max(least, 32)  # see `add_until_claims`
         elif args.limit is None:
             args.limit = self._limit
         if args.limit is not None and args.limit < least:
@@ -88,7 +88,7 @@ class Options(Parser):
         return args
 
 
-def thorough(options: Options) -> None:
+def add_thorough(options: Options) -> None:
     """Add `--thorough`: the conditions that a claim of the paper needs to be supported."""
     options.add_argument(
         "--thorough",
@@ -97,7 +97,7 @@ def thorough(options: Options) -> None:
     )
 
 
-def until_claims(options: Options) -> None:
+def add_until_claims(options: Options) -> None:
     """Add `--until claims`: ask, with a second kind of ablation, until claims are decided."""
     options.add_argument(
         "--until",
@@ -107,7 +107,7 @@ def until_claims(options: Options) -> None:
     )
 
 
-def ablated_layers(model: Any, *, thorough: bool) -> list[lr.Condition]:
+def make_layer_conditions(model: Any, *, thorough: bool) -> list[lr.Condition]:
     """Return `Skip` of each layer; if `thorough`, also at `after_first`, and `Mean` of each."""
     conditions = lr.each_layer(model, lr.Skip())
     if thorough:
@@ -143,7 +143,7 @@ def ask_intact(model: Any, task: lr.Task, limit: int | None, out: Path) -> Scree
     )
 
 
-def folder(task: str) -> str:
+def name_folder(task: str) -> str:
     """A task's label as the name of a folder."""
     return re.sub(r"[^\w=.,-]+", "_", task).strip("_")
 

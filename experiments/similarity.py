@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sentences import interval
+from sentences import format_interval
 from setting import Options, conclude, run
 
 import layerroles as lr
@@ -57,19 +57,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         if cell.task in TASKS
     }
     lines = [
-        line for task in TASKS for line in alike(frame[frame["task"] == task], task, gaps[task])
+        line
+        for task in TASKS
+        for line in list_similarities(frame[frame["task"] == task], task, gaps[task])
     ]
     if other is not None:
         asked = [lr.task(name) for name in dict.fromkeys(other.frame["task"])]
         seed, limit = int(other.manifest["seed"]), int(other.manifest["limit"])
         into = args.out / "paired"
         seen = lr.probes.measure_into(into, probe, model, asked, limit=limit, seed=seed)
-        lines += paired(other, seen)
-    lines.append(verdict(frame, gaps))
+        lines += list_correlations(other, seen)
+    lines.append(describe_verdict(frame, gaps))
     conclude(args, __doc__, result, lines, [frame])
 
 
-def alike(frame: pd.DataFrame, task: str, gap: stats.IntervalEstimate) -> list[str]:
+def list_similarities(frame: pd.DataFrame, task: str, gap: stats.IntervalEstimate) -> list[str]:
     """Which layers change least, which third of the depth does, and what would be cut."""
     single = frame[frame["n"] == 1].pivot(index="example", columns="layer", values="angular")
     influence = frame[frame["n"] == 1].groupby("layer")["influence"].mean()
@@ -79,7 +81,7 @@ def alike(frame: pd.DataFrame, task: str, gap: stats.IntervalEstimate) -> list[s
     value, of = gap
     more = "more" if of.low > 0 else "less" if of.high < 0 else "no more, as far as is shown,"
     width = quarter(single.shape[1])
-    angle = interval(value, of.low, of.high, 4)
+    angle = format_interval(value, of.low, of.high, 4)
     cut = lr.probes.least_change(frame).set_index("n").loc[width]
     return [
         f"{task}: least influence at layers {least}; the mean angle over one block is "
@@ -113,7 +115,7 @@ def measure_gap(frame: pd.DataFrame, cell: Cell) -> stats.IntervalEstimate:
     return stats.IntervalEstimate(float(gap.mean()), of)
 
 
-def verdict(frame: pd.DataFrame, gaps: Mapping[str, stats.IntervalEstimate]) -> str:
+def describe_verdict(frame: pd.DataFrame, gaps: Mapping[str, stats.IntervalEstimate]) -> str:
     """Whether neighbours are similar, and whether those in the middle are so most."""
     single = frame[frame["n"] == 1]
     mean = single.groupby("task", sort=False)["angular"].mean()
@@ -134,13 +136,13 @@ def verdict(frame: pd.DataFrame, gaps: Mapping[str, stats.IntervalEstimate]) -> 
     )
 
 
-def paired(result: lr.SweepResult, seen: pd.DataFrame) -> list[str]:
+def list_correlations(result: lr.SweepResult, seen: pd.DataFrame) -> list[str]:
     """Rank correlation over layers of influence and of the cost of skipping."""
     found = lr.probe_agreement(result, seen, ablation="skip")
     own = found[(found["probe"] == "similarity") & (found["measure"] == "influence")]
     return [
         f"Influence and cost over {row.n_sites} layers, {row.task}, {row.protocol}, at {row.at} "
-        f"(n = {row.n}): Spearman {interval(row.spearman, row.low, row.high)}."
+        f"(n = {row.n}): Spearman {format_interval(row.spearman, row.low, row.high)}."
         for row in own.itertuples()
     ]
 

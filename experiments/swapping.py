@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from sentences import interval
+from sentences import format_interval
 from setting import ask
 
 import layerroles as lr
@@ -20,7 +20,7 @@ import layerroles as lr
 KINDS = ("single", "span", "fraction")
 
 
-def swaps(host: Any, donor: Any, kinds: Sequence[str], parts: int) -> dict[str, lr.Condition]:
+def make_swaps(host: Any, donor: Any, kinds: Sequence[str], parts: int) -> dict[str, lr.Condition]:
     """Return conditions that put layers of the donor into the host, by the layers' names.
 
     Args:
@@ -52,7 +52,9 @@ def swaps(host: Any, donor: Any, kinds: Sequence[str], parts: int) -> dict[str, 
     return found
 
 
-def swapped(host: Any, conditions: dict[str, lr.Condition], out: Path, **asked: Any) -> list[dict]:
+def measure_swaps(
+    host: Any, conditions: dict[str, lr.Condition], out: Path, **asked: Any
+) -> list[dict]:
     """Ask the host under each condition; return a row for each, with the paired effect."""
     each = list({one.hash: one for one in conditions.values()}.values())
     result = ask(lr.Sweep(host, conditions=each, noise_floor=False, **asked), out)
@@ -67,27 +69,27 @@ def swapped(host: Any, conditions: dict[str, lr.Condition], out: Path, **asked: 
     return rows
 
 
-def both_ways(
+def measure_both_ways(
     base: Any, twin: Any, name: str, out: Path, kinds: Sequence[str], parts: int, **asked: Any
 ) -> pd.DataFrame:
     """The twin's layers in the base, and back: a row for each set of layers and direction."""
     rows = []
     for way, host, donor in ((f"{name} into base", base, twin), (f"base into {name}", twin, base)):
-        found = swapped(
-            host, swaps(host, donor, kinds, parts), out / way.replace(" ", "_"), **asked
+        found = measure_swaps(
+            host, make_swaps(host, donor, kinds, parts), out / way.replace(" ", "_"), **asked
         )
         rows += [{"swap": way, **row} for row in found]
     return pd.DataFrame(rows)
 
 
-def told(table: pd.DataFrame) -> list[str]:
+def list_largest_changes(table: pd.DataFrame) -> list[str]:
     """For each direction, the sets of layers of each kind that change the host most."""
     lines = []
     for way, own in table.groupby("swap", sort=False):
         parts = []
         for kind, rows in own.groupby(own["layers"].map(kind_of), sort=False):
             most = rows.loc[rows["effect"].abs().idxmax()]
-            effect = interval(most["effect"], most["low"], most["high"])
+            effect = format_interval(most["effect"], most["low"], most["high"])
             parts.append(f"{most['layers']} of {len(rows)} by {kind}, {effect}")
         lines.append(
             f"{way} (n = {own['n'].iloc[0]}), what changes the host's score of "

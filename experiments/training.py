@@ -14,7 +14,7 @@ import layerroles as lr
 _SEAM = "\n\n"
 
 
-def trained(
+def train_model(
     model: Any,
     fed: Iterator[dict[str, torch.Tensor]],
     *,
@@ -55,7 +55,7 @@ def trained(
     return losses
 
 
-def batches(
+def make_batches(
     lessons: Sequence[Lesson], tokenizer: Any, *, texts: int, packed: int, seed: int
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Batches without end, of `texts` texts of `packed` lessons of one kind, in a random order."""
@@ -66,7 +66,7 @@ def batches(
             own = waiting.setdefault(lesson.kind, [])
             own.append(lesson)
             if len(own) == packed:
-                ready.append(encoded(waiting.pop(lesson.kind), tokenizer))
+                ready.append(encode_lessons(waiting.pop(lesson.kind), tokenizer))
         while len(ready) >= texts:
             rows, ready = ready[:texts], ready[texts:]
             longest = max(len(ids) for ids, _ in rows)
@@ -78,7 +78,7 @@ def batches(
             yield {"input_ids": ids, "labels": labels, "attention_mask": mask}
 
 
-def encoded(lessons: Sequence[Lesson], tokenizer: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def encode_lessons(lessons: Sequence[Lesson], tokenizer: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """The ids of a text of lessons, and the same as labels: -100 wherever nothing is learned."""
     text, spans = "", []
     for lesson in lessons:

@@ -20,7 +20,9 @@ QUANTITIES = {
 EFFECTIVE = ("effective", "effective_low", "effective_high")
 
 
-def moved(runs: dict[str, lr.SweepResult], controls: Sequence[str], out: Path) -> list[str]:
+def list_twin_changes(
+    runs: dict[str, lr.SweepResult], controls: Sequence[str], out: Path
+) -> list[str]:
     """Lines: profiles and quantities of each model against the run called `base`, then the verdict.
 
     Models that were asked the same questions are compared question by question. Of the effective
@@ -30,34 +32,38 @@ def moved(runs: dict[str, lr.SweepResult], controls: Sequence[str], out: Path) -
     lines, verdicts = [], []
     twins = [name for name in runs if name != "base"]
     for name in twins:
-        lines.append(layers(runs["base"], runs[name], name, out))
+        lines.append(describe_layers(runs["base"], runs[name], name, out))
         for what, (value, low, high, _) in QUANTITIES.items():
-            own, base = (bounded(*row[[value, low, high]]) for row in (rows[name], rows["base"]))
-            change = moved_by(runs["base"], runs[name], what)
-            lines.append(f"{name}, {what}: {own}, base {base}, difference {shown(change)}")
+            own, base = (
+                format_estimate(*row[[value, low, high]]) for row in (rows[name], rows["base"])
+            )
+            change = estimate_change(runs["base"], runs[name], what)
+            lines.append(
+                f"{name}, {what}: {own}, base {base}, difference {format_contrast(change)}"
+            )
         claims = lr.localize(runs[name], ablation=ABLATION, base=runs["base"]).claims
         lines += [
             describe_claim(row, name)
             for row in claims[claims["claim"].str.startswith("A distilled")].to_dict("records")
         ]
     for what, (*_, claimed) in QUANTITIES.items():
-        changes = {name: moved_by(runs["base"], runs[name], what) for name in twins}
+        changes = {name: estimate_change(runs["base"], runs[name], what) for name in twins}
         for name in (name for name in twins if name not in controls):
-            said, side = moves(changes[name])
+            said, side = judge_change(changes[name])
             against = ", against the claim" if side * claimed < 0 else ""
-            alike = [one for one in controls if side and moves(changes[one])[1] == side]
+            alike = [one for one in controls if side and judge_change(changes[one])[1] == side]
             too = f", and so does {' and '.join(alike)}" if alike else ""
             verdicts.append(f"{what} of {name} {said}{against}{too}")
-            lines += [apart(what, name, one, runs) for one in controls]
+            lines += [describe_difference(what, name, one, runs) for one in controls]
     for name, row in rows.items():
-        lines.append(f"{name}, effective layers: {bounded(*row[list(EFFECTIVE)])}")
+        lines.append(f"{name}, effective layers: {format_estimate(*row[list(EFFECTIVE)])}")
         if math.isnan(row["mean_harm"]):
             lines.append(f"the skill of {name} is not measurable: take a task that it can do")
     each = f"under {ABLATION} alone, each by its own interval, not corrected"
     return [*lines, f"Taught against base, {each}: {'; '.join(verdicts)}."]
 
 
-def moved_by(one: lr.SweepResult, two: lr.SweepResult, what: str) -> stats.Contrast:
+def estimate_change(one: lr.SweepResult, two: lr.SweepResult, what: str) -> stats.Contrast:
     """Return `what` (a key of `QUANTITIES`) of the second run minus the first, paired."""
     (both, *_), _ = match(one, two)
     layer_of = select_skipped_blocks(both.one.conditions)["layer"].dropna().astype(int)
@@ -73,7 +79,7 @@ def moved_by(one: lr.SweepResult, two: lr.SweepResult, what: str) -> stats.Contr
     return stats.difference_of(second, first)
 
 
-def moves(change: stats.Contrast) -> tuple[str, int]:
+def judge_change(change: stats.Contrast) -> tuple[str, int]:
     """Return in words whether a change is shown, and its sign (0 if it is not)."""
     if not change.known:
         return "cannot be compared", 0
@@ -81,21 +87,21 @@ def moves(change: stats.Contrast) -> tuple[str, int]:
     return (f"moves {'up' if side > 0 else 'down'}" if side else "is not shown to move"), side
 
 
-def apart(what: str, twin: str, control: str, runs: dict[str, lr.SweepResult]) -> str:
+def describe_difference(what: str, twin: str, control: str, runs: dict[str, lr.SweepResult]) -> str:
     """Say how `what` differs between a twin and a control, and whether that is shown."""
-    change = moved_by(runs[control], runs[twin], what)
+    change = estimate_change(runs[control], runs[twin], what)
     if not change.known:
         return f"{what}, {twin} against {control}: cannot be compared"
-    differs = "they differ" if moves(change)[1] else "no difference is shown"
-    return f"{what}, {twin} minus {control}: {shown(change)}, {differs}"
+    differs = "they differ" if judge_change(change)[1] else "no difference is shown"
+    return f"{what}, {twin} minus {control}: {format_contrast(change)}, {differs}"
 
 
-def layers(base: lr.SweepResult, twin: lr.SweepResult, name: str, out: Path) -> str:
+def describe_layers(base: lr.SweepResult, twin: lr.SweepResult, name: str, out: Path) -> str:
     """Say whether profiles agree and which layers' harms differ; write `layers_NAME.csv`."""
     both = lr.compare(base, twin)
     both.frame.to_csv(out / f"layers_{name}.csv", index=False)
     (profile,) = select_skipped_blocks(both.profiles).to_dict("records")
-    agree = bounded(profile["spearman"], profile["low"], profile["high"])
+    agree = format_estimate(profile["spearman"], profile["low"], profile["high"])
     frame = select_skipped_blocks(both.frame)
     differ = frame.loc[(frame["harm_low"] > 0) | (frame["harm_high"] < 0), "layer"].astype(int)
     listed = ", ".join(map(str, differ)) or "none"
@@ -107,11 +113,11 @@ def layers(base: lr.SweepResult, twin: lr.SweepResult, name: str, out: Path) -> 
     )
 
 
-def shown(contrast: stats.Contrast) -> str:
+def format_contrast(contrast: stats.Contrast) -> str:
     """A number with its interval."""
-    return bounded(*contrast.numbers)
+    return format_estimate(*contrast.numbers)
 
 
-def bounded(value: float, low: float, high: float) -> str:
+def format_estimate(value: float, low: float, high: float) -> str:
     """A number with its interval."""
     return "not known" if math.isnan(value) else f"{value:.2f} [{low:.2f}, {high:.2f}]"

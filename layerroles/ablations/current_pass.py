@@ -103,7 +103,7 @@ class Watch:
         elif self._given is not None:
             self._given = [self._given[row] for row in rows.tolist()]
 
-    def read(
+    def record_call(
         self, _module: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
         """Record the arguments of a forward pass (a torch forward pre-hook)."""
@@ -175,7 +175,7 @@ def _check_begun(prompts: Sequence[Prompt], tokens: Tensor, attended: Tensor) ->
 def watch_passes(model: TransformerBridge) -> Iterator[Watch]:
     """Record the inputs of forward passes run inside the `with` block; yields the `Watch`."""
     watch = Watch()
-    handle = model.original_model.register_forward_pre_hook(watch.read, with_kwargs=True)
+    handle = model.original_model.register_forward_pre_hook(watch.record_call, with_kwargs=True)
     try:
         yield watch
     finally:

@@ -285,7 +285,7 @@ def without_hooks(model: TransformerBridge) -> Iterator[None]:
     prepared, except for those of transformers and TransformerLens.
     """
     points = set(model.hook_dict.values())
-    added = hook_ids(model) - prepared(model).hooks
+    added = hook_ids(model) - prepared(model).initial_hooks
     modules = {*model.original_model.modules(), *points}
     names = ("_forward_hooks", "_forward_pre_hooks")
     saved = [(module, name, module.__dict__[name]) for module in modules for name in names]

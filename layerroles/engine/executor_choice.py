@@ -101,7 +101,7 @@ class Executors:
     @property
     def budget(self) -> Budget:
         """The memory budget, halved as often as memory has run out."""
-        return self._budget.halved(self.halved)
+        return self._budget.halve(self.halved)
 
     @property
     def _batch_size(self) -> int:
@@ -120,9 +120,9 @@ class Executors:
         if not self.halved and self._twin is not None:
             requests = [request for listed in asked for request in listed]
             plan = make_plan(requests, conditions, self._twin.shape, self._budget)
-            self._budget = self._budget.capped(self._twin.shape, plan.row_bytes)
+            self._budget = self._budget.limit_to_useful(self._twin.shape, plan.row_bytes)
         alone = self._wanted == "plain" and self._batch_size == 1
-        if alone or self._budget.halved(self.halved + 1).total < _LEAST:
+        if alone or self._budget.halve(self.halved + 1).total < _LEAST:
             raise InputError(
                 f"memory gave out for model {self._name!r} even with next to nothing computed "
                 f"together: ask for shorter texts, or use a machine with more memory"
@@ -247,7 +247,7 @@ class Executors:
         """
         self._forget()
         assert self._hooks is not None  # set by `_forget`
-        if self._hooks - prepared(self._model).hooks:
+        if self._hooks - prepared(self._model).initial_hooks:
             return "there are hooks on it"
         try:
             config = text_config(self._model.original_model)

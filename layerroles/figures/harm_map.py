@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from layerroles.figures import select, style
-from layerroles.results import SweepResult, acted
+from layerroles.results import SweepResult, ablates_tokens
 
 _SATURATION = 1.5  # colours stop here; the value of a cell beyond it is printed in the cell
 
@@ -203,7 +203,7 @@ def why_undefined(line: dict[str, Any]) -> str:
     The reasons: the ablation acts on no token of the questions, the score has no chance level, no
     example could be scored, or the intact model is not above chance.
     """
-    if not acted(line["at"], int(line["n_changed"])):
+    if not ablates_tokens(line["at"], int(line["n_changed"])):
         return "no token of these questions stands where the ablation acts"
     if pd.isna(line["chance"]):
         return "this protocol's score has no chance level"

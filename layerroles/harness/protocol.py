@@ -196,19 +196,19 @@ class AskedInstances(Asked):
     examples: Sequence[Example]
     instances: list[list[Any]]
 
-    def read(self, found: Sequence[Any]) -> Iterator[tuple[list[Any], dict[str, dict[str, Any]]]]:
+    def read(self, pairs: Sequence[Any]) -> Iterator[tuple[list[Any], dict[str, dict[str, Any]]]]:
         """Yield for each example a pair: the engine's answers to its requests, and its metrics.
 
         The metrics are {filter: {metric: value}}, computed by lm-eval.
 
         Args:
-            found: for each request, a pair: the response in lm-eval's form and the engine's answer.
+            pairs: for each request, a pair: the response in lm-eval's form and the engine's answer.
         """
-        responses = iter(found)
+        remaining = iter(pairs)
         answers: list[list[Any]] = []
         by_member: dict[str, list[Any]] = {}
         for example, instances in zip(self.examples, self.instances, strict=True):
-            example_responses = [next(responses) for _ in instances]
+            example_responses = [next(remaining) for _ in instances]
             for instance, (response, _) in zip(instances, example_responses, strict=True):
                 instance.resps, instance.filtered_resps = [response], {}
             answers.append([answer for _, answer in example_responses])
@@ -256,12 +256,12 @@ class AskedChoices(AskedInstances):
 
     apart: ClassVar[bool] = True
 
-    def judge(self, found: Sequence[Score]) -> list[Answer]:
+    def judge(self, results: Sequence[Score]) -> list[Answer]:
         """Return an `Answer` for each example, given the scores of all requests.
 
         lm-eval's metrics compute the `score`.
         """
-        responses = [((score.logprob, score.is_greedy), score) for score in found]
+        responses = [((score.logprob, score.is_greedy), score) for score in results]
         return [
             self._answer(example, scores, metrics)
             for example, (scores, metrics) in zip(self.examples, self.read(responses), strict=True)
@@ -318,7 +318,7 @@ class AskedTexts(AskedInstances):
 
     apart: ClassVar[bool] = False
 
-    def judge(self, found: Sequence[Writing]) -> list[Answer]:
+    def judge(self, results: Sequence[Writing]) -> list[Answer]:
         """Return an `Answer` for each example, given the text generated for each.
 
         lm-eval's filters and metrics compute the `score`.
@@ -326,19 +326,19 @@ class AskedTexts(AskedInstances):
         prompts = (instances[0].arguments[0] for instances in self.instances)
         replies = [
             split_thinking(writing.text, opened=opens_thinking(prompt))
-            for writing, prompt in zip(found, prompts, strict=True)
+            for writing, prompt in zip(results, prompts, strict=True)
         ]
         # Neither the thinking nor the white space after it is part of the answer.
         texts = [reply.answer.lstrip() if reply.closed else reply.answer for reply in replies]
-        answers = self.read(list(zip(texts, found, strict=True)))
+        answers = self.read(list(zip(texts, results, strict=True)))
         return [
             self._answer(example, instances, writing, reply, metrics)
             for example, instances, writing, reply, (_, metrics) in zip(
-                self.examples, self.instances, found, replies, answers, strict=True
+                self.examples, self.instances, results, replies, answers, strict=True
             )
         ]
 
-    def shuffled(self, found: Sequence[Writing]) -> float | None:
+    def shuffled(self, results: Sequence[Writing]) -> float | None:
         """Estimate chance: the mean score if each example gets the response to another example.
 
         The other example is of the same lm-eval task, if that task has more than one example here.
@@ -352,7 +352,7 @@ class AskedTexts(AskedInstances):
                 for places in groups
                 for at, place in enumerate(places)
             }
-            answers = self.judge([found[source[place]] for place in range(len(found))])
+            answers = self.judge([results[source[place]] for place in range(len(results))])
             scores += [
                 answer.score for place, answer in enumerate(answers) if source[place] != place
             ]

@@ -113,7 +113,7 @@ class Prepared:
         checks: outcome of the checks, assumed for a model without weights.
         has_weights: false for a model on the meta device, which cannot be run.
         origin: arguments of `load` that load the model again; None if `load` did not load it.
-        hooks: ids of the hooks that the bridge had when it was prepared (see `hook_ids`).
+        initial_hooks: ids of the hooks that the bridge had when it was prepared (see `hook_ids`).
     """
 
     name: str
@@ -122,7 +122,7 @@ class Prepared:
     checks: Checks
     has_weights: bool = True
     origin: Origin | None = None
-    hooks: frozenset[int] = frozenset()
+    initial_hooks: frozenset[int] = frozenset()
 
 
 _PREPARED: "weakref.WeakKeyDictionary[TransformerBridge, Prepared]" = weakref.WeakKeyDictionary()
@@ -183,7 +183,7 @@ def load(
             assume_checks(bridge),
             has_weights=False,
             origin=origin,
-            hooks=hook_ids(bridge),
+            initial_hooks=hook_ids(bridge),
         )
         return bridge
     return _check_and_register(bridge, shown, revision, tokenizer, origin)
@@ -393,7 +393,9 @@ def _check_and_register(
         ) from error
     _warn_of_massive_writes(bridge, name, tokenizer)
     hooks = hook_ids(bridge)
-    _PREPARED[bridge] = Prepared(name, revision, tokenizer, checks, origin=origin, hooks=hooks)
+    _PREPARED[bridge] = Prepared(
+        name, revision, tokenizer, checks, origin=origin, initial_hooks=hooks
+    )
     return bridge
 
 

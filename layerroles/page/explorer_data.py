@@ -75,7 +75,7 @@ def lay_out_runs(
         "lenses": list(_lay_out_lenses(probes, book)),
         "questions": book.questions,
         "texts": book.texts.all,
-        "more": book.texts.more,
+        "more": book.texts.n_cut,
         "examples": book.room.examples,
     }
 
@@ -107,7 +107,7 @@ class Book:
         self.questions.append([visible(str(example)), *shown])
         return places[prompt]
 
-    def first(self, task: str, example: str) -> int | None:
+    def first_number(self, task: str, example: str) -> int | None:
         """Return a question's number in the first run that has the question; None if no run has."""
         return next(iter(self._numbers_of.get((task, example), {}).values()), None)
 
@@ -374,7 +374,7 @@ def _lay_out_lenses(probes: dict[str, pd.DataFrame], book: Book) -> Iterator[dic
             by_depth = of_condition.sort_values("layer", kind="stable")
             read = {}
             for (task, example), rows in by_depth.groupby(["task", "example"], sort=False):
-                place = book.first(str(task), str(example))
+                place = book.first_number(str(task), str(example))
                 if place is not None and len(rows) == len(depths):
                     ranks = [None if pd.isna(rank) else int(rank) + 1 for rank in rows["rank"]]
                     read[place] = [ranks, [round_number(x, 2) for x in rows["logprob"]]]

@@ -111,21 +111,21 @@ class Texts:
 
     Attributes:
         all: the texts.
-        more: how many characters are left out of each text that is cut, by the text's number.
+        n_cut: how many characters are left out of each text that is cut, by the text's number.
     """
 
     all: list[str] = field(default_factory=list)
-    more: dict[int, int] = field(default_factory=dict)
+    n_cut: dict[int, int] = field(default_factory=dict)
     _places: dict[tuple[str, int], int] = field(default_factory=dict)
 
-    def number(self, text: str, more: int = 0) -> int:
+    def number(self, text: str, n_cut: int = 0) -> int:
         """Return the number of a text; add the text if it is new.
 
-        `more` is how many characters were cut from its end.
+        `n_cut` is how many characters were cut from its end.
         """
-        if (text, more) not in self._places:
-            place = self._places[text, more] = len(self.all)
+        if (text, n_cut) not in self._places:
+            place = self._places[text, n_cut] = len(self.all)
             self.all.append(text)
-            if more:
-                self.more[place] = more
-        return self._places[text, more]
+            if n_cut:
+                self.n_cut[place] = n_cut
+        return self._places[text, n_cut]

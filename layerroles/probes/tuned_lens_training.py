@@ -120,7 +120,7 @@ def train_maps(model: TransformerBridge, texts: Sequence[str], fit: Fit) -> Maps
                 final = _read_logprobs(model, streams[list_places(model)[-1]], grad=False)
             losses = [maps[place].step(model, streams[place], final) for place in depths]
             advance(fit.tokens, f"divergence {sum(losses) / len(losses):.2f} nats")
-    folded = [maps[place].folded() for place in depths]
+    folded = [maps[place].fold_standardization() for place in depths]
     maps_of, shifts_of = zip(*folded, strict=True)
     return Maps(torch.stack(maps_of), torch.stack(shifts_of), n_tokens, n_parameters)
 
@@ -210,7 +210,9 @@ class _TrainedMap:
         self._fall.step()
         return float(loss.detach())
 
-    def folded(self) -> tuple[Float[Tensor, "d_model d_model"], Float[Tensor, " d_model"]]:
+    def fold_standardization(
+        self,
+    ) -> tuple[Float[Tensor, "d_model d_model"], Float[Tensor, " d_model"]]:
         """Return the trained map as `A` and `b` of `h + A h + b`, on the CPU."""
         weight = self._std[:, None] * self._weight.detach() / self._std
         return weight.cpu(), (self._std * self._shift.detach() - weight @ self._mean).cpu()

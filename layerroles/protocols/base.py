@@ -194,10 +194,10 @@ class Asked(ABC):
     apart: ClassVar[bool]
 
     @abstractmethod
-    def judge(self, found: Sequence[Any]) -> list[Answer]:
+    def judge(self, results: Sequence[Any]) -> list[Answer]:
         """Return the scored answer to each example, from the model's results for all requests."""
 
-    def shuffled(self, found: Sequence[Any]) -> float | None:
+    def shuffled(self, results: Sequence[Any]) -> float | None:
         """Estimate the score of guessing: the mean score if answers are shuffled among examples.
 
         Used for accuracies whose chance the protocol cannot state. Returns None (the default) if

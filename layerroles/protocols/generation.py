@@ -148,7 +148,7 @@ class AskedWritings(Asked):
 
     apart: ClassVar[bool] = False  # rows of several conditions are decoded in one batch
 
-    def judge(self, found: Sequence[Writing]) -> list[Answer]:
+    def judge(self, results: Sequence[Writing]) -> list[Answer]:
         """Score the text generated for each example, without its thinking block if it has one.
 
         The details of an answer are `repetition`, `distinct_1` and `distinct_2` of the whole text
@@ -157,17 +157,19 @@ class AskedWritings(Asked):
         """
         return [
             self._judge(example, writing, opened)
-            for example, writing, opened in zip(self.examples, found, self.opened, strict=True)
+            for example, writing, opened in zip(self.examples, results, self.opened, strict=True)
         ]
 
-    def shuffled(self, found: Sequence[Writing]) -> float | None:
+    def shuffled(self, results: Sequence[Writing]) -> float | None:
         """Estimate chance: the mean score if each example is given the answers to other examples.
 
         Returns None if there are no finite scores.
         """
         n = len(self.examples)
         scores = [
-            self._judge(example, found[(place + shift) % n], self.opened[(place + shift) % n]).score
+            self._judge(
+                example, results[(place + shift) % n], self.opened[(place + shift) % n]
+            ).score
             for shift in range(1, min(_SHUFFLES + 1, n))
             for place, example in enumerate(self.examples)
         ]

@@ -322,9 +322,9 @@ class AskedScores(Asked):
 
     apart: ClassVar[bool] = True
 
-    def judge(self, found: Sequence[Score]) -> list[Answer]:
+    def judge(self, results: Sequence[Score]) -> list[Answer]:
         """Return the answer to each example, from the scores of its continuations."""
-        scores = iter(found)
+        scores = iter(results)
         return [
             self.protocol.judge(example, [next(scores) for _ in range(n)])
             for example, n in zip(self.examples, self.n_each, strict=True)

@@ -13,7 +13,7 @@ from layerroles.results.cell_pairs import CellPair as CellPair
 from layerroles.results.cell_pairs import pairs_of as pairs_of
 from layerroles.results.cells import INTACT as INTACT
 from layerroles.results.cells import Cell as Cell
-from layerroles.results.cells import acted as acted
+from layerroles.results.cells import ablates_tokens as ablates_tokens
 from layerroles.results.cells import records as records
 from layerroles.results.comparison import Comparison as Comparison
 from layerroles.results.comparison import compare as compare

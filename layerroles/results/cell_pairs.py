@@ -101,7 +101,7 @@ class CellPair:
     def _adjust_p(self, p: float, names: Sequence[str]) -> float:
         return max(cell.looks.adjust_p(float(p), cell.n_asked(names)) for cell in self.cells)
 
-    def narrowed(self, names: Sequence[str]) -> "CellPair":
+    def select_asked(self, names: Sequence[str]) -> "CellPair":
         """Return the pair, limited to questions asked under all named conditions in both cells."""
         asked = [cell.asked_by_all(names) for cell in self.cells]
         both = [
@@ -127,7 +127,7 @@ class CellPair:
         return self.one.questions.get(example, example)
 
     @property
-    def named(self) -> dict[str, str]:
+    def identifying_columns(self) -> dict[str, str]:
         """The columns that identify the pair: both tasks, the family and both protocols."""
         return {
             "task": self.one.task,
@@ -137,7 +137,7 @@ class CellPair:
             "protocol_b": self.two.protocol,
         }
 
-    def profiles(self) -> Iterator[tuple[dict[str, str], list[str]]]:
+    def group_conditions(self) -> Iterator[tuple[dict[str, str], list[str]]]:
         """Yield the conditions that both cells have, grouped by ablation, `at` and part.
 
         Each group is a dict of these three (`at` says which positions are ablated), and a list of
@@ -172,8 +172,8 @@ def tabulate_agreement(cells: Sequence[Cell]) -> pd.DataFrame:
     """Return the table of `SweepResult.agreement`."""
     rows: list[dict[str, Any]] = []
     for pair in pairs_of(cells):
-        for kind, names in pair.profiles():
-            asked = pair.narrowed(names)
+        for kind, names in pair.group_conditions():
+            asked = pair.select_asked(names)
             effects = asked.effects(names)
             measured = np.all([(~np.isnan(changes)).any(axis=1) for changes in effects], axis=0)
             rng = pair.one.rng(pair.two.task, pair.two.protocol, *kind.values())
@@ -187,7 +187,7 @@ def tabulate_agreement(cells: Sequence[Cell]) -> pd.DataFrame:
             rows.append(
                 {
                     **kind,
-                    **pair.named,
+                    **pair.identifying_columns,
                     "n_sites": int(measured.sum()),
                     "n": len(asked.examples[0]),
                     "spearman": rho,
@@ -204,7 +204,7 @@ def tabulate_differences(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> 
     rows: list[dict[str, Any]] = []
     for pair in pairs_of(cells):
         in_both = set(pair.one.conditions.index) & set(pair.two.conditions.index)
-        for kind, names in pair.profiles():
+        for kind, names in pair.group_conditions():
             _, p = pair.differ_p(names)
             of_kind = kind["ablation"], kind["at"], kind["part"]
             n_more = count_deferred(manifest, of_kind, in_both)
@@ -215,7 +215,7 @@ def tabulate_differences(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> 
                 rows.append(
                     {
                         **pair.one.conditions.loc[name].to_dict(),
-                        **pair.named,
+                        **pair.identifying_columns,
                         "n": one.n or len(pair.examples[0]),
                         "harm_a": one.value,
                         "harm_b": two.value,

@@ -166,8 +166,8 @@ class Cell:
     ) -> stats.Contrast:
         """Return a weighted sum of harms of conditions, over the examples scored under all of them.
 
-        Unknown (NaN) if the cell lacks a condition, a condition did not act (see `acted`), or the
-        intact score is not shown to lie above chance.
+        Unknown (NaN) if the cell lacks a condition, a condition is not known to ablate tokens (see
+        `ablates_tokens`), or the intact score is not shown to lie above chance.
 
         Args:
             weights: the weight of each condition, by name.
@@ -189,7 +189,7 @@ class Cell:
             self._chances[columns_used][answered],
             self._clusters[columns_used][answered],
         )
-        if not all(map(self.did_act, weights)):
+        if not all(map(self.ablates_tokens, weights)):
             return stats.NO_CONTRAST
         n_asked = self.n_asked(weights)
         if not stats.is_above(intact, chance, clusters=clusters, level=self.looks.level(n_asked)):
@@ -286,9 +286,9 @@ class Cell:
         return np.array(names, dtype=object)
 
     @functools.cached_property
-    def _acted(self) -> dict[str, bool]:
+    def _ablates_tokens(self) -> dict[str, bool]:
         ats, counts = self.conditions["at"], self.n_changed
-        return {str(name): acted(str(at), int(counts[name])) for name, at in ats.items()}
+        return {str(name): ablates_tokens(str(at), int(counts[name])) for name, at in ats.items()}
 
     @property
     def has_skill(self) -> bool:
@@ -302,9 +302,9 @@ class Cell:
             level=self.looks.level(self.n_asked([])),
         )
 
-    def did_act(self, condition: str) -> bool:
-        """Return whether a condition changed a write, or is at "all" or "after_first"."""
-        return self._acted[condition]
+    def ablates_tokens(self, condition: str) -> bool:
+        """Return whether a condition is known to ablate tokens; see `cells.ablates_tokens`."""
+        return self._ablates_tokens[condition]
 
     def rng(self, *names: str) -> np.random.Generator:
         """Return a new random generator, seeded by the run's seed, the cell and `names`."""
@@ -323,12 +323,13 @@ class Cell:
         return frame.reindex([INTACT, *self.conditions.index])
 
 
-def acted(at: str, n_changed: int) -> bool:
-    """Return whether a condition acted: it changed a write, or its `at` is "all" or "after_first".
+def ablates_tokens(at: str, n_changed: int) -> bool:
+    """Return whether a condition is known to ablate tokens.
 
-    A write is what a site adds to the residual stream. These two `at` select tokens in every text,
-    so a condition that changes no write there has a harm of 0. Other `at` may select no token, such
-    as "evidence" in a text without evidence; if no write was changed, the harm is not measured.
+    It is if it changed a write, or if its `at` is "all" or "after_first". A write is what a site
+    adds to the residual stream. These two `at` select tokens in every text, so a condition that
+    changes no write there has a harm of 0. Other `at` may select no token, such as "evidence" in a
+    text without evidence; if no write was changed, the harm is not measured.
 
     Args:
         at: the positions that the condition ablates, such as "all".

@@ -45,13 +45,15 @@ class Decision:
         condition: the name of the condition.
         cells: the family's cells (tasks under the protocol) with skill; empty if there are none.
         harm: the mean harm over the cells; its interval has the level of `verdict_levels`.
-        kept: the name of the condition with the same ablation `after_first`, so called since the
-            first token is kept (not ablated). It shows whether the layer or head is a sink. None
-            if the sweep has no such condition.
-        is_deferred: whether questions are asked under `kept` only if the layer is critical.
-        spared: the mean harm under `kept`; unknown if `harm` is not critical or no questions were
-            asked under `kept`.
-        gone: `harm` minus `spared`, paired by question; unknown if `spared` is.
+        after_first_condition: the name of the condition with the same ablation `after_first`, which
+            does not ablate the first token. It shows whether the layer or head is a sink. None if
+            the sweep has no such condition.
+        is_deferred: whether questions are asked under `after_first_condition` only if the layer is
+            critical.
+        after_first_harm: the mean harm under `after_first_condition`; unknown if `harm` is not
+            critical or no questions were asked under that condition.
+        removed_harm: the part of `harm` that goes if the first token is not ablated: `harm` minus
+            `after_first_harm`, paired by question; unknown if `after_first_harm` is.
     """
 
     family: str
@@ -59,17 +61,19 @@ class Decision:
     condition: str
     cells: tuple[Cell, ...]
     harm: stats.Contrast = stats.NO_CONTRAST
-    kept: str | None = None
+    after_first_condition: str | None = None
     is_deferred: bool = False
-    spared: stats.Contrast = stats.NO_CONTRAST
-    gone: stats.Contrast = stats.NO_CONTRAST
+    after_first_harm: stats.Contrast = stats.NO_CONTRAST
+    removed_harm: stats.Contrast = stats.NO_CONTRAST
 
     @property
     def verdict(self) -> str:
         """A verdict of `verdict_thresholds`, or "sink", "not measured" or "not measurable"."""
         if not self.cells:
             return NOT_MEASURABLE
-        return judge(self.harm, self.spared, self.gone, sink_asked=self.is_deferred)
+        return judge(
+            self.harm, self.after_first_harm, self.removed_harm, sink_asked=self.is_deferred
+        )
 
     @property
     def may_be_sink(self) -> bool:
@@ -77,28 +81,31 @@ class Decision:
 
         False once the layer is shown to be a sink. False once more than half of the harm, or a harm
         above 0.2, is shown to remain when the first token is not ablated. False also if the sweep
-        has no condition that leaves the first token as it is (`kept`).
+        has no condition that leaves the first token as it is (`after_first_condition`).
         """
-        if self.kept is None or judge(self.harm, self.spared, self.gone) != "critical":
+        if (
+            self.after_first_condition is None
+            or judge(self.harm, self.after_first_harm, self.removed_harm) != "critical"
+        ):
             return False
-        remains = self.gone.interval.high < self.harm.value / 2
-        return not (remains or self.spared.interval.low > CRITICAL)
+        remains = self.removed_harm.interval.high < self.harm.value / 2
+        return not (remains or self.after_first_harm.interval.low > CRITICAL)
 
     @property
     def is_open(self) -> bool:
         """Whether more questions may change the verdict."""
         if self.verdict == NOT_MEASURED:
-            return all(map(self._acts, self.cells))
+            return all(map(self._may_ablate_tokens, self.cells))
         return self.may_be_sink or self.verdict == UNDECIDED
 
-    def _acts(self, cell: Cell) -> bool:
-        return self.condition not in cell.conditions.index or cell.did_act(self.condition)
+    def _may_ablate_tokens(self, cell: Cell) -> bool:
+        return self.condition not in cell.conditions.index or cell.ablates_tokens(self.condition)
 
 
 def judge(
     harm: stats.Contrast,
-    spared: stats.Contrast,
-    gone: stats.Contrast,
+    after_first_harm: stats.Contrast,
+    removed_harm: stats.Contrast,
     *,
     sink_asked: bool = False,
 ) -> str:
@@ -109,29 +116,29 @@ def judge(
 
     Args:
         harm: the harm if all tokens are ablated.
-        spared: the harm if the first token is not ablated; unknown if not measured.
-        gone: `harm` minus `spared`; unknown if not measured.
-        sink_asked: whether the sweep measures `spared` wherever the harm is critical. A critical
-            harm is then "undecided" as long as `spared` is unknown.
+        after_first_harm: the harm if the first token is not ablated; unknown if not measured.
+        removed_harm: `harm` minus `after_first_harm`; unknown if not measured.
+        sink_asked: whether the sweep measures `after_first_harm` wherever the harm is critical. A
+            critical harm is then "undecided" as long as `after_first_harm` is unknown.
     """
     if math.isnan(harm.value):
         return NOT_MEASURED
     verdict = judge_interval(harm.interval)
-    if verdict == "critical" and sink_asked and not spared.known:
+    if verdict == "critical" and sink_asked and not after_first_harm.known:
         return UNDECIDED
-    goes = drops_by_half(harm.value, gone.interval.low)
-    is_sink = verdict == "critical" and goes and spared.interval.high < CRITICAL
+    goes = drops_by_half(harm.value, removed_harm.interval.low)
+    is_sink = verdict == "critical" and goes and after_first_harm.interval.high < CRITICAL
     return "sink" if is_sink else verdict
 
 
-def drops_by_half(harm: float, gone_low: float) -> bool:
+def drops_by_half(harm: float, removed_low: float) -> bool:
     """Return whether sparing the first token is shown to remove more than half of a harm.
 
     Args:
         harm: the harm if the first token is ablated too.
-        gone_low: the lower bound of the part of the harm that sparing the first token removes.
+        removed_low: the lower bound of the part of the harm that sparing the first token removes.
     """
-    return bool(gone_low > max(0.0, harm / 2))
+    return bool(removed_low > max(0.0, harm / 2))
 
 
 def decisions_of(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> list[Decision]:
@@ -145,7 +152,7 @@ def decisions_of(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> list[Dec
     """
     entries = manifest.get("conditions", [])
     pairs = _pairs_by_name(entries) | _pairs_by_name(entries, "head")
-    kept = {at_all: after_first for after_first, at_all in pairs.items()}
+    after_first_of = {at_all: after_first for after_first, at_all in pairs.items()}
     deferred = set(_pairs_by_name(entries)) if manifest.get("only_needed") else set()
     level_of = verdict_levels(manifest)
     found = []
@@ -159,22 +166,25 @@ def decisions_of(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> list[Dec
                     protocol,
                     name,
                     skilled,
-                    kept=kept.get(name),
-                    is_deferred=kept.get(name) in deferred,
+                    after_first_condition=after_first_of.get(name),
+                    is_deferred=after_first_of.get(name) in deferred,
                 )
                 found.append(_measure(decision, level_of.get(name, stats.LEVEL)))
     return found
 
 
 def _measure(decision: Decision, level: float) -> Decision:
-    """Return the decision with `harm` and, if that is critical, `spared` and `gone` computed."""
-    cells, name, kept = decision.cells, decision.condition, decision.kept
+    """Return the decision with its harm and, if that is critical, its two other harms computed."""
+    cells, name = decision.cells, decision.condition
+    after_first = decision.after_first_condition
     harm = mean_harm(cells, {name: 1.0}, level)
-    if kept is None or not harm.interval.low > CRITICAL:
+    if after_first is None or not harm.interval.low > CRITICAL:
         return replace(decision, harm=harm)
-    spared = mean_harm(cells, {kept: 1.0}, level)
-    gone = mean_harm(cells, {name: 1.0, kept: -1.0}, level)
-    return replace(decision, harm=harm, spared=spared, gone=gone)
+    after_first_harm = mean_harm(cells, {after_first: 1.0}, level)
+    removed_harm = mean_harm(cells, {name: 1.0, after_first: -1.0}, level)
+    return replace(
+        decision, harm=harm, after_first_harm=after_first_harm, removed_harm=removed_harm
+    )
 
 
 def group_by_family(cells: Sequence[Cell]) -> dict[tuple[str, str], list[Cell]]:

@@ -76,36 +76,39 @@ def _compare_robustness(
         mechanism: the mechanism of the ablation of the same name in the base's run; empty if none.
     """
     harms = kind.harms
-    difference = [
+    other_ablation = [
         line for line in differences if line.startswith(f"ablation {kind.ablation} is not")
     ]
-    if difference or mechanism != kind.mechanism:
-        why = difference[0] if difference else "another mechanism in the base's run"
+    if other_ablation or mechanism != kind.mechanism:
+        why = other_ablation[0] if other_ablation else "another mechanism in the base's run"
         return make_empty_finding(kind, f"not compared, {why}")
     try:
-        of_base = Harms(base, kind.ablation, harms.at)
+        base_harms = Harms(base, kind.ablation, harms.at)
     except InputError as error:  # not on layers, at other positions, or at several settings
         return make_empty_finding(kind, f"not compared, in the base's run {error}")
-    if of_base.n_layers != harms.n_layers:
-        why = f"the base has {of_base.n_layers} layers and this model {harms.n_layers}"
+    if base_harms.n_layers != harms.n_layers:
+        why = f"the base has {base_harms.n_layers} layers and this model {harms.n_layers}"
         return make_empty_finding(kind, f"not compared, {why}")
 
-    def measured(at: str) -> stats.Contrast:
-        one, two = matched.one, matched.two
+    def harm_difference(at: str) -> stats.Contrast:
+        base_cell, cell = matched.one, matched.two
         names = [
             (
-                of_base.condition(one.task, one.protocol, (layer, -1), at),
-                harms.condition(two.task, two.protocol, (layer, -1), at),
+                base_harms.condition(base_cell.task, base_cell.protocol, (layer, -1), at),
+                harms.condition(cell.task, cell.protocol, (layer, -1), at),
             )
             for layer in range(harms.n_layers)
         ]
-        compared = [(first, second) for first, second in names if first and second]
-        if len(compared) < harms.n_layers:
+        pairs = [(base_name, name) for base_name, name in names if base_name and name]
+        if len(pairs) < harms.n_layers:
             return stats.NO_CONTRAST
-        base_harm, twin_harm = matched.harms(dict.fromkeys(compared, 1 / len(compared)))
-        return stats.difference_of(base_harm, twin_harm)
+        base_harm, harm = matched.harms(dict.fromkeys(pairs, 1 / len(pairs)))
+        return stats.difference_of(base_harm, harm)
 
-    kept = measured(AFTER_FIRST) if harms.after_first and of_base.after_first else None
+    first_token_kept = (
+        harm_difference(AFTER_FIRST) if harms.after_first and base_harms.after_first else None
+    )
     return make_finding(
-        kind, [Number("mean harm, base minus this model", measured(harms.at), kept)]
+        kind,
+        [Number("mean harm, base minus this model", harm_difference(harms.at), first_token_kept)],
     )

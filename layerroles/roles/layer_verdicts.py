@@ -68,7 +68,7 @@ def _judge(
     harms: Harms,
     place: Place,
     harm: stats.Contrast,
-    spared: stats.Contrast,
+    first_token_kept: stats.Contrast,
     gone: stats.Contrast,
 ) -> str:
     """Return the verdict on a place (layer or head); for other arguments, see `results.judge`.
@@ -77,7 +77,7 @@ def _judge(
     answers under `after_first` are still missing may be a sink, so it is undecided too.
     """
     sink_asked = harms.after_first and place[0] in harms.only_if_critical
-    verdict = judge(harm, spared, gone, sink_asked=sink_asked)
+    verdict = judge(harm, first_token_kept, gone, sink_asked=sink_asked)
     return UNDECIDED if harms.interim and verdict != NOT_MEASURED else verdict
 
 

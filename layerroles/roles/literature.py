@@ -183,7 +183,8 @@ def _judge_need(kind: AblationKind, protocol: str, control: str | None) -> Findi
     signs = [min(need.sign for need in at_position) for at_position in needs.values()]
     judged = dict(zip(("middle", "last third"), needs[harms.at], strict=True))
     words = [
-        f"{name} {format_estimate(*need.mean.numbers)}{need.alone}" for name, need in judged.items()
+        f"{name} {format_estimate(*need.mean.numbers)}{need.single_layers_text}"
+        for name, need in judged.items()
     ]
     if len(set(signs)) > 1:
         first_token_kept = [format_estimate(*need.mean.numbers) for need in needs[AFTER_FIRST]]
@@ -248,9 +249,9 @@ class _Need:
             if mean_number.sign < 0 and below
             else 0
         )
-        alone = [Number("", single, smallest=CRITICAL) for single in singles]
+        single_numbers = [Number("", single, smallest=CRITICAL) for single in singles]
         by_mean = (
-            max_known(number.needed for number in alone)
+            max_known(number.needed for number in single_numbers)
             if mean_number.judged_sign
             else mean_number.needed
         )
@@ -263,6 +264,6 @@ class _Need:
         )
 
     @property
-    def alone(self) -> str:
+    def single_layers_text(self) -> str:
         """Text on the layers whose harm is above 0.2 by itself; empty if there are none."""
         return f" (above {CRITICAL} alone: {format_layers(self._above)})" if self._above else ""

@@ -77,7 +77,7 @@ class _ProtocolDifference:
         number = _harm_difference(first, family, protocol, other)
         self.questions = frozenset(number.measured.influence.index)
         difference = partial(_harm_difference, family=family, protocol=protocol, scored=other)
-        self._found = find_by_kind(kinds, self._keys, [difference])
+        self._findings = find_by_kind(kinds, self._keys, [difference])
         same = _read_same_contexts(first, family, protocol, other)
         self.confounded = "" if same else "the two read other contexts, which may be why"
 
@@ -87,7 +87,7 @@ class _ProtocolDifference:
         A claim other than `MORE` is left undecided if the two protocols show the model different
         texts before the answer.
         """
-        findings = self._found if claim == MORE else self._as_part
+        findings = self._findings if claim == MORE else self._findings_as_part
         return Claim(
             claim, self._family, self._between, findings, self._missing, self._keys, note=note
         )
@@ -95,13 +95,13 @@ class _ProtocolDifference:
     @property
     def part(self) -> str:
         """The status of the claim on this difference if it is one of the two parts of `MORE`."""
-        return "not measurable" if self._missing else decide_status(self._as_part)[0]
+        return "not measurable" if self._missing else decide_status(self._findings_as_part)[0]
 
     @property
-    def _as_part(self) -> list[Finding]:
+    def _findings_as_part(self) -> list[Finding]:
         if not self.confounded:
-            return self._found
-        return [mark_undecided(finding) for finding in self._found]
+            return self._findings
+        return [mark_undecided(finding) for finding in self._findings]
 
 
 def _describe_parts(

@@ -271,7 +271,7 @@ def _resample_harms(
         ablated = np.full((len(harms.places), scores.shape[1]), np.nan)
         for index, place in enumerate(harms.places):
             name = condition_of.get(place)
-            if name is not None and cell.did_act(name):
+            if name is not None and cell.ablates_tokens(name):
                 ablated[index] = scores.loc[name].to_numpy(float)
         lost = (scores.loc[INTACT].to_numpy(float) - ablated) / harms.skill(task, protocol)
         clusters = cell.clusters_of(list(scores.columns))

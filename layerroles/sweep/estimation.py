@@ -336,14 +336,14 @@ def _estimate_tasks(
 
 
 def _estimate_task(name: str, calls: list[tuple[EngineCall, Plan]], speed: Speed) -> TaskEstimate:
-    work = Work.total(plan.work for _, plan in calls)
+    work = Work.combine(plan.work for _, plan in calls)
     return TaskEstimate(
         name=name,
         requests=sum(plan.n_requests * plan.n_conditions for _, plan in calls),
         passes=sum(plan.passes for _, plan in calls),
         tokens_alone=sum(plan.tokens_alone for _, plan in calls),
         tokens_read=round(sum(plan.tokens_read for _, plan in calls)),
-        tokens_written=round(work.texts),
+        tokens_written=round(work.n_generated),
         flops=work.flops,
         n_bytes=max(plan.n_bytes for _, plan in calls),
         seconds=work.seconds(speed),

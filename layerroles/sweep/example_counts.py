@@ -86,7 +86,7 @@ class Targets:
 
 
 @runtime_checkable
-class Open(Protocol):
+class OpenDecision(Protocol):
     """An undecided verdict on a condition, or an undecided claim."""
 
     @property

@@ -91,7 +91,7 @@ class Execution:
     def run(self) -> None:
         """Compute and store the answers, noise floors and chance that the folder lacks."""
         store, work = self._store, self._work
-        units = list(work.missing(store.answered_ids(), store.manifest))
+        units = list(work.first_missing_units(store.answered_ids(), store.manifest))
         unfinished = store.manifest["unfinished"]
         is_begun = bool(units or self._may_follow) and work.plan not in unfinished
         if is_begun:
@@ -173,7 +173,7 @@ class Execution:
 
     def _units_for(self, needed: Mapping[Key, int]) -> list[Unit]:
         done = self._store.answered_ids()
-        return list(self._work.missing_needed(done, self._store.manifest, needed))
+        return list(self._work.needed_missing_units(done, self._store.manifest, needed))
 
     def _end(self) -> None:
         """Remove fully answered commands (`Sweep.run` calls) from the manifest's `unfinished`."""

@@ -83,7 +83,7 @@ class Work:
             for cell in self.cells
         ]
 
-    def missing(
+    def first_missing_units(
         self, done: Mapping[Key, set[str]], manifest: Mapping[str, Any] = _ONE_ROUND
     ) -> Iterator[Unit]:
         """Yield units with the missing answers to the first questions, which are always asked.
@@ -99,7 +99,7 @@ class Work:
         sizes = self._sizes(len(asked), manifest, rounds=manifest["rounds"])
         return missing_units(self.first_cells(manifest), asked, done, sizes)
 
-    def expected(self) -> Iterator[Unit]:
+    def expected_units(self) -> Iterator[Unit]:
         """Yield the units that a run into an empty folder is expected to answer.
 
         Without `until`, these are all questions under all conditions, in a single round. With
@@ -107,12 +107,12 @@ class Work:
         answers may make unnecessary (`find_deferred`) are left out.
         """
         if not self.until:
-            return self.missing({})
+            return self.first_missing_units({})
         cells = [_cut(cell, EXPECTED_QUESTIONS) for cell in self.cells]
         conditions = self.asked_first({"only_needed": True})
-        return replace(self, cells=cells, conditions=conditions, until=None).missing({})
+        return replace(self, cells=cells, conditions=conditions, until=None).first_missing_units({})
 
-    def missing_needed(
+    def needed_missing_units(
         self, done: Mapping[Key, set[str]], manifest: Mapping[str, Any], needed: Mapping[Key, int]
     ) -> Iterator[Unit]:
         """Yield units with the missing answers among the first `needed[key]` examples of each key.

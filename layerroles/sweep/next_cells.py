@@ -28,7 +28,7 @@ from layerroles.results import (
     decisions_of,
     find_deferred,
 )
-from layerroles.sweep.example_counts import Open, Plan, Targets, count_first
+from layerroles.sweep.example_counts import OpenDecision, Plan, Targets, count_first
 from layerroles.sweep.store import Key
 from layerroles.sweep.undecided_claims import expected_for_claims, open_claims
 
@@ -53,7 +53,7 @@ def next_cells(result: SweepResult, plan: Plan) -> dict[Key, int]:
     return ask_for(open_decisions(result, plan), result, plan)
 
 
-def ask_for(decisions: Iterable[Open], result: SweepResult, plan: Plan) -> dict[Key, int]:
+def ask_for(decisions: Iterable[OpenDecision], result: SweepResult, plan: Plan) -> dict[Key, int]:
     """Return what `next_cells` returns, but for the given verdicts or claims only.
 
     Args:
@@ -70,13 +70,13 @@ def ask_for(decisions: Iterable[Open], result: SweepResult, plan: Plan) -> dict[
     return targets.counts
 
 
-def open_decisions(result: SweepResult, plan: Plan) -> list[Open]:
+def open_decisions(result: SweepResult, plan: Plan) -> list[OpenDecision]:
     """Return the undecided verdicts or claims for which a command (`plan`) has questions left.
 
     Those that are expected to need the fewest further questions come first, and those for which
     this number is not known come last.
     """
-    decisions: Sequence[Open]
+    decisions: Sequence[OpenDecision]
     if plan.get("until") == "claims":
         decisions = open_claims(result, plan)
     else:
@@ -116,13 +116,13 @@ class _Verdict:
             return
         for cell in decision.cells:
             n = cell.n_asked([decision.condition])
-            kept = decision.kept if decision.may_be_sink else None
-            if kept is None:
+            after_first = decision.after_first_condition if decision.may_be_sink else None
+            if after_first is None:
                 targets.ask_on(cell, [decision.condition])
-            elif targets.n_asked(cell, [kept]) < n:
-                targets.ask(cell, [kept], n)
+            elif targets.n_asked(cell, [after_first]) < n:
+                targets.ask(cell, [after_first], n)
             else:
-                targets.ask_on(cell, [decision.condition, kept])
+                targets.ask_on(cell, [decision.condition, after_first])
 
 
 def expected_next(result: SweepResult, plan: Plan) -> dict[str, float]:

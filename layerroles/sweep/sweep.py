@@ -250,7 +250,7 @@ class Sweep:
             InputError: a prompt is longer than the model's context.
         """
         engine = self._engine or Engine(self.model)
-        for unit in self._work(engine).expected():
+        for unit in self._work(engine).expected_units():
             asked_cells = [self._prepare(engine, cell, unit.examples) for cell in unit.cells]
             requests = tuple(asked.requests for asked in asked_cells)
             task = unit.cells[0].task.label

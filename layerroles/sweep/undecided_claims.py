@@ -175,11 +175,11 @@ class _Conditions:
         """
         layer_of = cell.conditions["layer"]
         return tuple(
-            decision.kept
+            decision.after_first_condition
             for decision in self._decisions
             if decision.condition in names
             and (decision.family, decision.protocol) == (cell.family, cell.protocol)
-            and decision.kept is not None
+            and decision.after_first_condition is not None
             and (
                 decision.harm.interval.low > CRITICAL
                 or layer_of.get(decision.condition) in finding.kept_layers

@@ -251,7 +251,7 @@ def test_all_names_what_failed(
     assert 'class="failed">similarity failed' in (tmp_path / "index.html").read_text("utf-8")
     broken = tmp_path / "broken.py"
     broken.write_text("raise RuntimeError('<worn out>')\n", encoding="utf-8")
-    monkeypatch.setattr(script, "steps", lambda args: {"broken": [str(broken)]})
+    monkeypatch.setattr(script, "list_steps", lambda args: {"broken": [str(broken)]})
     with pytest.raises(lr.InputError, match="these failed: broken"):
         script.main(["--out", str(tmp_path)])
     page = (tmp_path / "index.html").read_text(encoding="utf-8")

@@ -129,7 +129,7 @@ class Fused:
         scored, written = split_requests((index, requests[index]) for index in group.asked)
         scorer = None
         if scored:
-            scorer = Scorer(self.twin, row.packed, scored, sequences, self.n_logits)
+            scorer = Scorer(self.twin, row.packed, scored, sequences, self.max_logit_rows)
         if not written:
             return _ReadGroup(record_intact(self.twin, row, conditions, None), scorer, None)
         ids = [sequences[index] for index in written]
@@ -139,7 +139,9 @@ class Fused:
             self.twin, row, conditions, lambda _, k, v: caches.append(take_contexts(k, v, contexts))
         )
         paths = [row.packed.paths[sequence] for sequence in ids]
-        writer = Writer(self.twin, written, contexts, paths, caches, group.n_new, self.n_logits)
+        writer = Writer(
+            self.twin, written, contexts, paths, caches, group.n_new, self.max_logit_rows
+        )
         return _ReadGroup(intact, scorer, writer)
 
     def _answer_wave(
@@ -194,9 +196,9 @@ class Fused:
         return by_index
 
     @property
-    def n_logits(self) -> int:
+    def max_logit_rows(self) -> int:
         """The number of tokens whose logits are held at once."""
-        return self.budget.n_logits(self.twin.shape)
+        return self.budget.max_logit_rows(self.twin.shape)
 
     def load_row(self, group: Group) -> LoadedRow:
         """Return a group's packed row on the model's device, cut into pieces that are read in turn.

@@ -43,7 +43,7 @@ class Scorer:
         requests: the requests to score, by index.
         sequences: for each request index, the packed sequence: the context and the continuation
             without its last token.
-        n_logits: the number of tokens whose logits are held at once.
+        max_logit_rows: the number of tokens whose logits are held at once.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class Scorer:
         packed: PackedRow,
         requests: Mapping[int, Scored],
         sequences: Mapping[int, Ids],
-        n_logits: int,
+        max_logit_rows: int,
     ) -> None:
         self.requests = requests
-        self._twin, self._n_logits = twin, n_logits
+        self._twin, self._max_logit_rows = twin, max_logit_rows
         self._paths = [packed.paths[sequences[index]] for index in requests]
         scored_at = [
             path[len(request.context) - 1 :]
@@ -78,7 +78,7 @@ class Scorer:
         """Return every request's score, from the result of reading the row under a condition."""
         logprobs, hits, finite = [], [], []
         start = 0
-        for stream in result.stream[self._places].split(self._n_logits):
+        for stream in result.stream[self._places].split(self._max_logit_rows):
             a, b = np.searchsorted(self._place_of, [start, start + len(stream)])
             rows, targets = self._rows[a:b] - start, self._targets[a:b]
             logits = self._twin.logits(stream)

@@ -40,7 +40,7 @@ class Writer:
         paths: for each context, the indices of its tokens in the row.
         below: the intact model's keys and values of the contexts, layer by layer.
         n_new: the most tokens of a text.
-        n_logits: the number of rows whose logits are held at once.
+        max_logit_rows: the number of rows whose logits are held at once.
     """
 
     def __init__(
@@ -51,12 +51,12 @@ class Writer:
         paths: Sequence[Int[np.ndarray, " _"]],
         below: Sequence[ContextCache],
         n_new: int,
-        n_logits: int,
+        max_logit_rows: int,
     ) -> None:
         self.requests = requests
         self._twin = twin
         self._contexts, self._paths, self._below = contexts, paths, below
-        self._n_new, self._n_logits = n_new, n_logits
+        self._n_new, self._max_logit_rows = n_new, max_logit_rows
         self._prompts = [request.prompt for request in requests.values()]
         self._device = contexts.ends.device
         self._lengths = torch.tensor([len(path) for path in paths], device=self._device)
@@ -161,7 +161,7 @@ class Writer:
 
     def _choose(self, stream: Float[Tensor, "row d_model"]) -> NextTokens:
         return _concatenate(
-            [choose_next(self._twin, chunk) for chunk in stream.split(self._n_logits)]
+            [choose_next(self._twin, chunk) for chunk in stream.split(self._max_logit_rows)]
         )
 
 

@@ -64,29 +64,29 @@ class PassCost:
         products: floating-point operations in matrix products.
         attention: floating-point operations in attention within a packed row, or to keys that many
             queries share.
-        beside: floating-point operations in attention to keys that only one query reads; they are
-            not counted as time, since reading these keys (in `moved`) takes longer.
-        logits: number of attention logits, without those of `beside`.
+        own_key_attention: floating-point operations in attention to keys that only one query reads;
+            they are not counted as time, since reading these keys (in `moved`) takes longer.
+        logits: number of attention logits, without those of `own_key_attention`.
         weights: bytes of weights that are read.
         moved: bytes of all other memory traffic.
         operations: number of tensor operations that are started.
-        texts: number of tokens that are generated.
+        n_generated: number of tokens that are generated.
     """
 
     times: float
     products: float
     attention: float
-    beside: float
+    own_key_attention: float
     logits: float
     weights: float
     moved: float
     operations: float
-    texts: float
+    n_generated: float
 
     @property
     def flops(self) -> float:
         """Floating-point operations of all runs."""
-        return self.times * (self.products + self.attention + self.beside)
+        return self.times * (self.products + self.attention + self.own_key_attention)
 
     def seconds(self, speed: Speed) -> float:
         """Return the seconds that all runs take on a device."""
@@ -97,7 +97,7 @@ class PassCost:
         work += self.attention / speed.attention + moved / speed.bandwidth
         start = self.operations * speed.start
         once = max(work, start) if speed.is_gpu else work + start
-        return self.times * (once + self.texts * speed.text)
+        return self.times * (once + self.n_generated * speed.text)
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Work:
     passes: tuple[PassCost, ...] = ()
 
     @classmethod
-    def total(cls, works: Iterable["Work"]) -> "Work":
+    def combine(cls, works: Iterable["Work"]) -> "Work":
         """Combine the passes of several computations into one `Work`."""
         return cls(tuple(cost for work in works for cost in work.passes))
 
@@ -117,9 +117,9 @@ class Work:
         return sum((cost.flops for cost in self.passes), 0.0)
 
     @property
-    def texts(self) -> float:
+    def n_generated(self) -> float:
         """Number of tokens that are generated."""
-        return sum((cost.times * cost.texts for cost in self.passes), 0.0)
+        return sum((cost.times * cost.n_generated for cost in self.passes), 0.0)
 
     def seconds(self, speed: Speed) -> float:
         """Return the seconds that all passes take on a device."""
@@ -153,13 +153,13 @@ def reading_cost(
         times=1.0,
         products=depth * tokens * 2.0 * shape.n_active + places * read_out,
         attention=layers * pairs * 4.0 * shape.n_heads * shape.d_head,
-        beside=0.0,
+        own_key_attention=0.0,
         logits=layers * pairs * shape.n_heads,
         weights=pieces * depth * shape.n_weights * shape.n_bytes
         + bool(places) * _head_bytes(shape),
         moved=layers * tokens * _moved_bytes(shape) + places * _logit_bytes(shape),
         operations=pieces * (layers * _READING + edits * _EDIT),
-        texts=0.0,
+        n_generated=0.0,
     )
 
 
@@ -193,14 +193,14 @@ def writing_cost(
         times=times,
         products=rows * (2.0 * shape.n_active + read_out),
         attention=attention * shared,
-        beside=attention * own,
+        own_key_attention=attention * own,
         logits=logits * shared,
         weights=shape.n_weights * shape.n_bytes + _head_bytes(shape),
         moved=rows * (shape.n_layers * _moved_bytes(shape) + _logit_bytes(shape))
         + kv
         + logits * own * _FLOAT32 * _OF_ATTENTION,
         operations=float(shape.n_layers * (_WRITING + trunks * _TRUNK) + _BESIDE + edits * _EDIT),
-        texts=float(rows),
+        n_generated=float(rows),
     )
 
 

@@ -84,7 +84,7 @@ class Budget:
         """Bytes for tensors: the budget without the part reserved for libraries."""
         return self.total - min(int(_ASIDE * self.total), _MOST_ASIDE)
 
-    def halved(self, times: int) -> "Budget":
+    def halve(self, times: int) -> "Budget":
         """Return the budget divided by `2 ** times`."""
         return Budget(self.total >> times)
 
@@ -121,7 +121,7 @@ class Budget:
         # What is kept between pieces may take more than reading in pieces saves.
         return piece if between + piece * inner < n * inner else n
 
-    def capped(self, shape: Shape, row_bytes: int) -> "Budget":
+    def limit_to_useful(self, shape: Shape, row_bytes: int) -> "Budget":
         """Return the budget, limited to the size above which more memory makes no difference.
 
         With that size, packed rows may have their maximum length, and the keys and values of rows
@@ -137,15 +137,15 @@ class Budget:
         """Bytes for the keys and values of rows that are decoded together."""
         return int(_FOR_ROWS * self.for_tensors)
 
-    def n_logits(self, shape: Shape) -> int:
+    def max_logit_rows(self, shape: Shape) -> int:
         """Return the most tokens whose logits may be held at once."""
         logit_bytes = _COPIES_OF_LOGITS * shape.n_bytes
         most = min(_MOST_LOGITS, int(_FOR_LOGITS * self.for_tensors) // logit_bytes)
         return max(1, most // shape.d_vocab)
 
     def logit_bytes(self, shape: Shape) -> int:
-        """Return the bytes that the logits of `n_logits(shape)` tokens take."""
-        return self.n_logits(shape) * shape.d_vocab * _COPIES_OF_LOGITS * shape.n_bytes
+        """Return the bytes that the logits of `max_logit_rows(shape)` tokens take."""
+        return self.max_logit_rows(shape) * shape.d_vocab * _COPIES_OF_LOGITS * shape.n_bytes
 
 
 def bytes_between_pieces(shape: Shape, n: int) -> int:

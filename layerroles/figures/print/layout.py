@@ -79,8 +79,8 @@ def lay_out(figure: go.Figure, sizes: Sizes, head: Sequence[tuple[str, float]] =
         for place, unit in enumerate(band):
             details += _set_heading(unit[0], columns.room(place), sizes)
             for panel in unit:
-                panel.high = max(panel.high, height_of_rows(panel.y, sizes.small))
-                thin_ticks(panel.x, panel.y, columns.panel, panel.high, sizes.small)
+                panel.height = max(panel.height, height_of_rows(panel.y, sizes.small))
+                thin_ticks(panel.x, panel.y, columns.panel, panel.height, sizes.small)
                 panel.below = _labels_height(panel, sizes)
     rows = [row for band in bands for row in _rows_of_band(band)]
     above, tops, plot = _set_heights(rows, sizes)
@@ -109,7 +109,7 @@ class _Panel:
     Attributes:
         x, y: the axes.
         row, column: indices of the panel's place in the figure as drawn for the screen.
-        high: height of the panel in pixels.
+        height: height of the panel in pixels.
         heading: the annotation that is the panel's heading; None if there is none.
         lines: lines of the heading.
         below: height in pixels of the labels under the panel.
@@ -119,7 +119,7 @@ class _Panel:
     y: Any
     row: int
     column: int
-    high: float
+    height: float
     heading: Any = None
     lines: list[str] = field(default_factory=list)
     below: float = 0.0
@@ -287,11 +287,11 @@ def _set_heights(
     row's bottom.
     """
     rest = sum(max(panel.below for panel in row) + _APART for row in rows)
-    highs = sum(max(panel.high for panel in row) for row in rows)
+    highs = sum(max(panel.height for panel in row) for row in rows)
     shrunk = min(1.0, max(0.0, _HIGHEST - rest - len(rows) * 2 * sizes.text) / highs)
     for row in rows:
         for panel in row:
-            panel.high = max(_LOWEST, panel.high * shrunk)
+            panel.height = max(_LOWEST, panel.height * shrunk)
             _fit_title(panel, sizes)
 
     def above(row: Sequence[_Panel]) -> float:
@@ -300,15 +300,15 @@ def _set_heights(
 
     tops = [0.0]
     for row, following in pairwise(rows):
-        taken = max(panel.high for panel in row) + max(panel.below for panel in row)
+        taken = max(panel.height for panel in row) + max(panel.below for panel in row)
         tops.append(tops[-1] + taken + above(following) + 1)
-    return above(rows[0]), tops, tops[-1] + max(panel.high for panel in rows[-1])
+    return above(rows[0]), tops, tops[-1] + max(panel.height for panel in rows[-1])
 
 
 def _fit_title(panel: _Panel, sizes: Sizes) -> None:
     """Shorten the title of a y axis if it is longer than the panel is high."""
     title = panel.y.title
-    if title.text and text_width(title.text, sizes.small) > panel.high:
+    if title.text and text_width(title.text, sizes.small) > panel.height:
         title.text = re.split(r" of |, | \(", title.text)[0]
 
 
@@ -322,7 +322,7 @@ def _set_panel(
     """
     top, plot = at
     panel.x.domain = columns.domain(place)
-    panel.y.domain = [max(0.0, 1 - (top + panel.high) / plot), 1 - top / plot]
+    panel.y.domain = [max(0.0, 1 - (top + panel.height) / plot), 1 - top / plot]
     if panel.heading is not None:
         panel.heading.update(
             text="<br>".join(panel.lines),

@@ -126,9 +126,9 @@ class Box:
     """A rectangle in pixels; y increases upwards."""
 
     left: float
-    low: float
+    bottom: float
     right: float
-    high: float
+    top: float
 
 
 def hatch_bars(figure: go.Figure) -> None:
@@ -250,27 +250,27 @@ def hatch_lines(shape: str, box: Box) -> Iterator[Line]:
 
 
 def _rising_lines(box: Box) -> Iterator[Line]:
-    for c in _positions(box.low - box.right, box.high - box.left, _STEP * 1.4):
-        start, end = max(box.left, box.low - c), min(box.right, box.high - c)
+    for c in _positions(box.bottom - box.right, box.top - box.left, _STEP * 1.4):
+        start, end = max(box.left, box.bottom - c), min(box.right, box.top - c)
         yield (start, start + c, end, end + c)
 
 
 def _falling_lines(box: Box) -> Iterator[Line]:
-    for c in _positions(box.low + box.left, box.high + box.right, _STEP * 1.4):
-        start, end = max(box.left, c - box.high), min(box.right, c - box.low)
+    for c in _positions(box.bottom + box.left, box.top + box.right, _STEP * 1.4):
+        start, end = max(box.left, c - box.top), min(box.right, c - box.bottom)
         yield (start, c - start, end, c - end)
 
 
 def _level_lines(box: Box) -> Iterator[Line]:
-    yield from ((box.left, y, box.right, y) for y in _positions(box.low, box.high, _STEP))
+    yield from ((box.left, y, box.right, y) for y in _positions(box.bottom, box.top, _STEP))
 
 
 def _upright_lines(box: Box) -> Iterator[Line]:
-    yield from ((x, box.low, x, box.high) for x in _positions(box.left, box.right, _STEP))
+    yield from ((x, box.bottom, x, box.top) for x in _positions(box.left, box.right, _STEP))
 
 
 def _dot_lines(box: Box) -> Iterator[Line]:
-    for y in _positions(box.low + 0.5, box.high - 0.5, _STEP):
+    for y in _positions(box.bottom + 0.5, box.top - 0.5, _STEP):
         yield from (
             (x - 0.5, y, x + 0.5, y) for x in _positions(box.left + 1, box.right - 1, _STEP)
         )

@@ -32,7 +32,7 @@ def no_hook_is_left() -> Iterator[None]:
     for architecture in ARCHITECTURES:
         model = random_model(architecture)
         assert not [name for name, hook in model.hook_dict.items() if hook.has_hooks()]
-        assert not hook_ids(model) - prepared(model).hooks
+        assert not hook_ids(model) - prepared(model).initial_hooks
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])

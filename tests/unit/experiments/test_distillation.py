@@ -68,7 +68,7 @@ def test_what_is_held_out_shares_no_word_and_no_sentence_with_the_lessons() -> N
     taught = {word.casefold() for word in (*lessons.NAMES, *lessons.THINGS, *lessons.PLACES)}
     assert len(taught) == len(lessons.NAMES) + len(lessons.THINGS) + len(lessons.PLACES)
     assert not asked & taught
-    problems = lessons.problems(600, 0)
+    problems = lessons.make_problems(600, 0)
     in_lessons = {
         word for one in problems for word in re.findall(r"\w+", one.prompt.casefold())
     } - {"question", "answer"}
@@ -97,12 +97,12 @@ def test_what_is_held_out_shares_no_word_and_no_sentence_with_the_lessons() -> N
 def test_the_solver_is_exact_and_lessons_are_the_same_under_a_seed() -> None:
     import lessons
 
-    problems = lessons.problems(200, 3)
+    problems = lessons.make_problems(200, 3)
     for one in problems:  # nothing is brought to where other things lie already
         places = [word for word in re.findall(r"\w+", one.prompt) if word in lessons.PLACES]
         assert len(places) == len(set(places))
-    assert problems[:50] == lessons.problems(50, 3)
-    assert problems != lessons.problems(200, 4)
+    assert problems[:50] == lessons.make_problems(50, 3)
+    assert problems != lessons.make_problems(200, 4)
     assert len({one.prompt for one in problems}) == 200
     signs, kinds = set(), set()
     for one in problems:
@@ -121,7 +121,7 @@ def test_the_solver_is_exact_and_lessons_are_the_same_under_a_seed() -> None:
         assert not told  # every number was used
         kinds.add((compared, len(steps)))
         assert one.solution.endswith(f" The answer is {number}.") and one.answer == str(number)
-        assert lessons.told(one) == lessons.Lesson("Story:", story, one.id)
+        assert lessons.make_story_lesson(one) == lessons.Lesson("Story:", story, one.id)
     assert signs == {"+", "-"}
     assert kinds == {(compared, steps) for compared in (False, True) for steps in (1, 2, 3)}
 
@@ -131,23 +131,24 @@ def test_only_what_is_taught_is_learned() -> None:
     from lessons import Lesson
 
     given = [Lesson("Question: 1?\nAnswer:", "One."), Lesson("Q: 2?", "Two, or so.")]
-    ids, labels = training.encoded(given, tokenizer())
+    ids, labels = training.encode_lessons(given, tokenizer())
     assert tokenizer().decode(ids) == "Question: 1?\nAnswer: One.\n\nQ: 2? Two, or so.\n\n"
     assert tokenizer().decode(labels[labels >= 0]) == " One.\n\n Two, or so.\n\n"
-    fed = training.batches(given * 3, tokenizer(), texts=2, packed=2, seed=0)
+    fed = training.make_batches(given * 3, tokenizer(), texts=2, packed=2, seed=0)
     batch = next(fed)
     assert batch["input_ids"].shape == batch["labels"].shape == batch["attention_mask"].shape
     assert ((batch["labels"] >= 0) <= (batch["attention_mask"] == 1)).all()
     assert not torch.equal(batch["input_ids"], next(fed)["input_ids"])
     mixed = [Lesson("Q", f"{kind}{n}", kind) for n in range(7) for kind in "xyz"]
-    for batch, _ in zip(training.batches(mixed, tokenizer(), texts=1, packed=3, seed=0), range(9)):  # noqa: B905
+    fed = training.make_batches(mixed, tokenizer(), texts=1, packed=3, seed=0)
+    for batch, _ in zip(fed, range(9)):  # noqa: B905
         assert len(set(tokenizer().decode(batch["input_ids"][0])) & set("xyz")) == 1
 
 
 def test_own_solutions_are_those_that_came_out_right(monkeypatch: pytest.MonkeyPatch) -> None:
     import lessons
 
-    problems = lessons.problems(60, 1)
+    problems = lessons.make_problems(60, 1)
     kinds = {one.id: [each for each in problems if each.id == one.id] for one in problems}
     shots = {kind: own[: lessons.SHOTS] for kind, own in kinds.items()}
     asked = [one for one in problems if one not in shots[one.id]]
@@ -170,7 +171,7 @@ def test_own_solutions_are_those_that_came_out_right(monkeypatch: pytest.MonkeyP
             ]
 
     monkeypatch.setattr(lr, "Engine", Scripted)
-    found = lessons.own_solutions(None, problems)
+    found = lessons.make_own_lessons(None, problems)
     assert [one.prompt for one in found] == [one.prompt for one in asked[1::2]]
     assert found[0].target == f"So. The answer is {asked[1].answer}."
 
@@ -210,7 +211,7 @@ def test_twins_are_made_kept_and_compared(
     said = fails(monkeypatch, capsys, "distill.py", *options, "--twin", "solver", "--seed", 1)
     assert "was made with" in said and "use another --out" in said
     with monkeypatch.context() as patched:
-        patched.setattr("lessons.own_solutions", lambda base, problems: [])
+        patched.setattr("lessons.make_own_lessons", lambda base, problems: [])
         said = fails(patched, capsys, "distill.py", *options, "--twin", "self")
     assert "self: 0 lessons are too few" in said
     late = ("--minutes", 0, "--twin", "solver", "--out", tmp_path / "late")
@@ -271,7 +272,7 @@ def test_a_small_step_moves_the_weights_where_passes_are_in_bfloat16(
 
 def test_twins_are_called_better_by_intervals_that_account_for_templates() -> None:
     """Templates of six questions each; where a model is right is drawn by template."""
-    from held_out import better, compared
+    from held_out import describe_base_comparison, list_scores
 
     rng, names, wrong = np.random.default_rng(0), [f"q{n}" for n in range(200)], 0
     template = np.arange(200) % 34
@@ -295,17 +296,17 @@ def test_twins_are_called_better_by_intervals_that_account_for_templates() -> No
 
     for _ in range(40):  # neither is better in truth
         runs = {name: asked(rng.beta(4, 2, 34)) for name in ("base", "twin")}
-        wrong += "twin is neither better nor worse" not in better(runs)
+        wrong += "twin is neither better nor worse" not in describe_base_comparison(runs)
     assert wrong <= 5  # 2 of 40 expected; 8 without clusters
     clear = {"base": asked(np.full(34, 0.2)), "twin": asked(np.full(34, 0.8))}
-    assert better(clear).endswith("twin is better.")
-    base, twin, difference = compared(clear)
+    assert describe_base_comparison(clear).endswith("twin is better.")
+    base, twin, difference = list_scores(clear)
     assert base.endswith("n = 200") and twin.startswith("twin: 0.")
     assert difference.startswith("twin - base: +0.")
 
 
 def test_a_taught_twin_that_moves_is_told_from_its_control(tmp_path: Path) -> None:
-    from twins import moved
+    from twins import list_twin_changes
 
     made = {
         "base": lr.planted(n_layers=6, retrieval=(1, 2), reasoning=(5,), inert=()),
@@ -331,17 +332,19 @@ def test_a_taught_twin_that_moves_is_told_from_its_control(tmp_path: Path) -> No
     theirs = dict(zip(runs["taught"].frame["example"].unique(), ids, strict=True))
     runs["taught"].frame["example"] = runs["taught"].frame["example"].map(theirs)
     runs["taught"] = lr.SweepResult(runs["taught"].frame, runs["taught"].manifest)
-    text = "\n".join(moved(runs, ["other"], tmp_path))
+    text = "\n".join(list_twin_changes(runs, ["other"], tmp_path))
     assert "mean harm of taught moves down;" in text
     assert "A distilled model reasons more robustly than its base (taught): not shown" in text
     assert "of other" not in text and "not measurable" not in text
-    same = "\n".join(moved({"base": runs["taught"], "more": runs["base"]}, [], tmp_path))
+    same = "\n".join(
+        list_twin_changes({"base": runs["taught"], "more": runs["base"]}, [], tmp_path)
+    )
     assert "mean harm of more moves up, against the claim;" in same
 
 
 def test_layers_that_differ_are_those_of_skip(tmp_path: Path) -> None:
     """Layer 1 differs, under both kinds and with the first token kept; it is named once."""
-    from twins import layers
+    from twins import describe_layers
 
     options = {"n_layers": 6, "n": 200, "ablations": ("mean", "skip")}
     base, twin = (
@@ -353,19 +356,19 @@ def test_layers_that_differ_are_those_of_skip(tmp_path: Path) -> None:
             for harm in (0.1, 0.9)
         )
     )
-    said = layers(base, twin, "twin", tmp_path)
+    said = describe_layers(base, twin, "twin", tmp_path)
     assert said.endswith("layers whose harms differ, each by its 95% interval: 1")
 
 
 def test_all_layers_and_the_ends_make_the_donor(tmp_path: Path) -> None:
-    from swapping import swaps
+    from swapping import make_swaps
 
     base, twin = random_model("llama"), random_model("llama", seed=1)
     one, two = (
         AutoModelForCausalLM.from_pretrained(model_path("llama", seed), attn_implementation="eager")
         for seed in (0, 1)
     )
-    back = swaps(twin, base, ["fraction", "span", "single"], 3)
+    back = make_swaps(twin, base, ["fraction", "span", "single"], 3)
     assert list(back)[:6] == ["L0", "L1", "L2", "L0:1", "L1:2", "L2:3"]
     assert list(back)[6:] == ["first 1", "first 2", "first 3", "last 2", "last 1"]
     # The base's first layer and the twin's others, with the twin's ends.
@@ -381,7 +384,7 @@ def test_all_layers_and_the_ends_make_the_donor(tmp_path: Path) -> None:
         with lr.ablated(twin, back["first 3"]):
             assert torch.equal(twin(TOKENS), between(TOKENS))
         intact = twin(TOKENS)
-        with lr.ablated(between, swaps(between, twin, ["fraction"], 3)["first 3"]):
+        with lr.ablated(between, make_swaps(between, twin, ["fraction"], 3)["first 3"]):
             assert torch.equal(between(TOKENS), intact)
 
 

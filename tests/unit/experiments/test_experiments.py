@@ -75,7 +75,7 @@ def test_claims_on_layers_are_asked_in_the_time_that_the_others_left(
         now[0] += 600.0
         return ""
 
-    monkeypatch.setattr(script, "failure", note)
+    monkeypatch.setattr(script, "run_command", note)
     monkeypatch.setattr(script.time, "monotonic", lambda: now[0])
     given = ["--until", "claims", "--out", str(tmp_path)]
     for minutes, left in (("100", "60.0"), ("5", "1.0"), (None, "130.0")):
@@ -137,42 +137,46 @@ def test_rows_of_benchmarks_are_checked(
 
 
 def test_an_answer_is_found_in_whole_words(experiment: Load) -> None:
-    found = experiment("passages").found("ion", "An ion is no million; Ions are not, ion.")
+    found = experiment("passages").find_answer("ion", "An ion is no million; Ions are not, ion.")
     assert [one.start() for one in found] == [3, 36]
 
 
 def test_what_is_not_finished_is_not_judged(experiment: Load) -> None:
     result, sentences = unfinished(synthetic_result(n=400)), experiment("sentences")
-    line = sentences.on_task("facts", sentences.role(result, "facts", "generation"))
+    line = sentences.describe_task("facts", sentences.select_role(result, "facts", "generation"))
     assert line.endswith("critical layers: not judged, since the run is not finished.")
     facts, look_up = ("facts", "generation"), ("kv_retrieval", "generation")
-    line = sentences.leaning("x", result, facts, look_up)
+    line = sentences.describe_lean_difference("x", result, facts, look_up)
     assert line.startswith("x: not judged, since the run is not finished, +")
 
 
 def test_no_critical_layer_shown_is_not_none(experiment: Load) -> None:
     result, sentences = synthetic_result(n=12), experiment("sentences")
-    row = {**sentences.role(result, "facts", "generation"), "critical": []}
-    assert sentences.on_task("facts", row).endswith("critical layers: none shown.")
+    row = {**sentences.select_role(result, "facts", "generation"), "critical": []}
+    assert sentences.describe_task("facts", row).endswith("critical layers: none shown.")
 
 
 def test_what_is_planted_is_said(experiment: Load) -> None:
     result = synthetic_result(n=400)
     sentences = experiment("sentences")
     told = {
-        name: sentences.role(result, name, "generation")
+        name: sentences.select_role(result, name, "generation")
         for name in ("facts", "kv_retrieval", "word_problems")
     }
-    line = sentences.on_task("facts", told["facts"])
+    line = sentences.describe_task("facts", told["facts"])
     assert line.startswith("facts: intact 0.78 (n = 400, chance 0.00)")
     assert "critical layers: 0, 1, 23, 24, 29." in line
     facts, look_up = ("facts", "generation"), ("kv_retrieval", "generation")
-    assert "leans more on early layers" in sentences.leaning("x", result, facts, look_up)
-    assert "leans more on late layers" in sentences.leaning("x", result, look_up, facts)
-    same = sentences.leaning("x", result, facts, facts)
+    assert "leans more on early layers" in sentences.describe_lean_difference(
+        "x", result, facts, look_up
+    )
+    assert "leans more on late layers" in sentences.describe_lean_difference(
+        "x", result, look_up, facts
+    )
+    same = sentences.describe_lean_difference("x", result, facts, facts)
     assert same.startswith("x: no difference in lean is shown, +0.00 [")
     roles = lr.localize(result)
-    told = sentences.claims(roles, "reasoning")
+    told = sentences.list_claims(roles, "reasoning")
     assert any(line.startswith("Reasoning needs middle and deep layers (reas") for line in told)
     statuses = roles.claims[roles.claims["family"] == "reasoning"]["status"]
     assert [line.split("): ")[1].split(".")[0] for line in told] == list(statuses)
@@ -194,7 +198,7 @@ def test_ways_of_scoring_are_compared_pair_by_pair(experiment: Load) -> None:
 def test_what_generation_costs_more_is_split(experiment: Load) -> None:
     harms = {"continuation": 0.05, "exact": 0.3, "generation": 0.3}
     truth = {("language", protocol): [harm] * 3 for protocol, harm in harms.items()}
-    *_, whole, stricter, writing, verdict = experiment("protocols").split(
+    *_, whole, stricter, writing, verdict = experiment("protocols").list_strictness_findings(
         Simulation(truth, n=1000).draw(0)
     )
     assert whole.startswith("Generation needs more of the depth than likelihood (language, gener")
@@ -232,7 +236,7 @@ def test_a_file_of_a_benchmark_that_is_not_utf_8_is_one_line(
 ) -> None:
     (tmp_path / "test.jsonl").write_bytes(b'{"query": "caf\xe9"}\n')
     with pytest.raises(lr.InputError, match=r"test\.jsonl cannot be read as UTF-8: [^\n]+$"):
-        experiment("files").rows_of(tmp_path, "test*.jsonl", {"query": str})
+        experiment("files").read_rows(tmp_path, "test*.jsonl", {"query": str})
 
 
 @pytest.mark.parametrize(
@@ -248,7 +252,7 @@ def test_reading_and_writing_are_compared(
 ) -> None:
     harms = {"retrieval": {"prompt": np.full(6, reading), "generated": np.full(6, writing)}}
     result = synthetic_result(6, 200, harms=harms, protocols=["generation"], churn=0.0)
-    line = experiment("reading_writing").compared(result, "kv_retrieval")
+    line = experiment("reading_writing").describe_costs(result, "kv_retrieval")
     assert verdict in line
     cost = re.search(r"over layers (.+) while reading and (.+) while writing", line)
     assert [float(each) for each in cost.groups()] == pytest.approx([reading, writing], abs=0.1)
@@ -261,12 +265,12 @@ def test_reading_and_writing_are_compared_by_templates(experiment: Load) -> None
     names = sorted(result.frame["example"].unique())
     harmed = result.frame["example"].isin(names[:20]) & (result.frame["at"] == "prompt")
     frame = result.frame.assign(score=result.frame["score"].mask(harmed, 0.0))
-    compared = experiment("reading_writing").compared
-    line = compared(lr.SweepResult(frame, result.manifest, result.examples), "kv_retrieval")
+    describe_costs = experiment("reading_writing").describe_costs
+    line = describe_costs(lr.SweepResult(frame, result.manifest, result.examples), "kv_retrieval")
     assert "reading needs the layers more than writing: +0." in line
     clusters = ["one" if name in names[:20] else "two" for name in result.examples["example"]]
     examples = result.examples.assign(guesses="{}", cluster=clusters)
-    line = compared(lr.SweepResult(frame, result.manifest, examples), "kv_retrieval")
+    line = describe_costs(lr.SweepResult(frame, result.manifest, examples), "kv_retrieval")
     assert "no difference is shown: +0." in line
 
 

@@ -40,14 +40,14 @@ def padded_angles(distances: torch.Tensor) -> np.ndarray:
 
 
 def test_without_pads_both_rules_are_the_same(experiment: Load) -> None:
-    found = experiment("paper_rules").at_last_position(random_model("llama"), TEXTS)
+    found = experiment("paper_rules").measure_last_angles(random_model("llama"), TEXTS)
     np.testing.assert_allclose(padded_angles(found[0]), real_angles(TEXTS[0]), atol=1e-5)
     for text, distances in zip(TEXTS[1:], found[1:], strict=True):  # these end in pads
         assert np.nanmax(np.abs(padded_angles(distances) - real_angles(text))) > 1e-3
 
 
 def test_pads_are_not_attended_to(experiment: Load) -> None:
-    measure = experiment("paper_rules").at_last_position
+    measure = experiment("paper_rules").measure_last_angles
     model = random_model("llama")
     alone = measure(model, TEXTS[:1])
     torch.testing.assert_close(measure(model, TEXTS)[0], alone[0], atol=1e-5, rtol=0)

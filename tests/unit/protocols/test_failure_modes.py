@@ -297,12 +297,12 @@ class Shuffled(Asked):
     def __init__(self, made: Asked) -> None:
         self.made, self.requests = made, made.requests
 
-    def judge(self, found: Sequence[Any]) -> list[Answer]:
-        return self.made.judge(found)
+    def judge(self, results: Sequence[Any]) -> list[Answer]:
+        return self.made.judge(results)
 
-    def shuffled(self, found: Sequence[Any]) -> float | None:
-        assert len(found) == len(self.requests)
-        return 1 / len(found)
+    def shuffled(self, results: Sequence[Any]) -> float | None:
+        assert len(results) == len(self.requests)
+        return 1 / len(results)
 
 
 def test_chance_is_estimated_where_it_cannot_be_stated(tmp_path: Path) -> None:

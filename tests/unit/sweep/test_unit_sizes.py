@@ -51,7 +51,7 @@ def chosen(one: lr.Sweep, engine: lr.Engine | None = None) -> dict[str, Any]:
 
 
 def missing(one: lr.Sweep, manifest: dict[str, Any]) -> list[Unit]:
-    return list(one._work(lr.Engine(one.model)).missing({}, manifest))
+    return list(one._work(lr.Engine(one.model)).first_missing_units({}, manifest))
 
 
 def seconds_of(one: lr.Sweep, unit: Unit) -> float:

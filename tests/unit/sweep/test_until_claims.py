@@ -20,7 +20,7 @@ from layerroles.roles.added_context_claims import CONTEXT
 from layerroles.roles.claim_findings import AblationKind, Number, make_finding
 from layerroles.roles.harms import Harms
 from layerroles.roles.literature import DEEP, ORDER, SHALLOW
-from layerroles.sweep.example_counts import Open, Plan
+from layerroles.sweep.example_counts import OpenDecision, Plan
 from layerroles.sweep.next_cells import ask_for, next_cells, open_decisions
 from layerroles.sweep.store import Key
 from tests.support.interruptions import run_with_interruptions
@@ -337,7 +337,9 @@ def test_under_a_time_limit_the_nearer_half_of_the_claims_is_asked_at_a_time(
 ) -> None:
     asked = []
 
-    def noted(decisions: Iterable[Open], result: lr.SweepResult, plan: Plan) -> dict[Key, int]:
+    def noted(
+        decisions: Iterable[OpenDecision], result: lr.SweepResult, plan: Plan
+    ) -> dict[Key, int]:
         chosen, all_open = list(decisions), open_decisions(result, plan)
         nearest = [one.more for one in all_open[: len(chosen)]]
         assert [one.more for one in chosen] == pytest.approx(nearest, nan_ok=True)

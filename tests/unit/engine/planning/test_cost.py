@@ -132,8 +132,8 @@ def some_pass(**values: float) -> PassCost:
         ({"products": 3e9, "attention": 1e9, "moved": 2e9}, 6.0),
         ({"products": 1e9, "times": 4.0}, 4.0),
         ({"operations": 1e5, "products": 1e9}, 2.0),
-        ({"texts": 1e5}, 1.0),
-        ({"beside": 1e9}, 0.0),  # reading the keys is what is counted
+        ({"n_generated": 1e5}, 1.0),
+        ({"own_key_attention": 1e9}, 0.0),  # reading the keys is what is counted
     ],
 )
 def test_seconds_of_a_pass(given: dict[str, float], seconds: float) -> None:
@@ -243,7 +243,7 @@ def test_the_machine_at_hand_is_measured() -> None:
     found = lr.estimate(sweep(random_model("llama")), device="cpu", memory="64MB")
     assert found.fits is None
     assert 0 < found.seconds < 600
-    assert Work.total([]).seconds(SLOW) == 0
+    assert Work.combine([]).seconds(SLOW) == 0
 
 
 def test_references_are_read_too() -> None:
@@ -362,6 +362,6 @@ def test_written_requests_of_one_length_write_as_much() -> None:
     engine = lr.Engine(outline("llama"))
     requests = [Written((1, 2, n), (), 9) for n in range(3, 7)]
     plan = engine.planned(requests, [lr.Condition({})], generated=0.5)
-    assert plan.work.texts == 4 * 0.5 * 8
+    assert plan.work.n_generated == 4 * 0.5 * 8
     assert plan.seconds is None
     assert "about" not in str(plan)
