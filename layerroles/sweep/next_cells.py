@@ -16,6 +16,7 @@ chance. The choice depends only on the stored rows, the manifest and the *comman
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 from layerroles.results import (
@@ -28,9 +29,10 @@ from layerroles.results import (
     decisions_of,
     find_deferred,
 )
+from layerroles.stats import Contrast
 from layerroles.sweep.example_counts import OpenDecision, Plan, Targets, count_first
 from layerroles.sweep.store import Key
-from layerroles.sweep.undecided_claims import expected_for_claims, open_claims
+from layerroles.sweep.undecided_claims import expected_for_claims, open_claims, sum_by_task
 
 
 def next_cells(result: SweepResult, plan: Plan) -> dict[Key, int]:
@@ -126,33 +128,50 @@ class _Verdict:
 
 
 def expected_next(result: SweepResult, plan: Plan) -> dict[str, float]:
-    """Return the expected number of rows that `next_cells` will add, by task.
+    """Return how many questions `next_cells` is expected to add, by task.
 
-    The number can be predicted even before the first questions (`count_first`) are all answered:
-    the width of an interval is assumed to shrink with the square root of the number of examples. An
-    undecided condition is expected to need as many questions as `results.count_needed` returns.
+    A question is one example under one condition, in one or more of the task's cells. The number
+    can be predicted even before the first questions (`count_first`) are all answered: the width of
+    an interval is assumed to shrink with the square root of the number of examples. An undecided
+    condition is expected to need as many questions as `results.count_needed` returns.
     """
     if plan.get("until") == "claims":
         return expected_for_claims(result, plan)
     limits = {(task, protocol): n for task, protocol, n in plan["cells"]}
     looks = result.manifest.get("looks", {})
-    rows: dict[str, float] = {}
+    questions: dict[tuple[str, str], float] = {}
     for decision in decisions_of(cells_of(result), result.manifest):
         for cell in decision.cells:
             n = len(cell.scores.columns)
             limit = limits.get((cell.task, cell.protocol), n)
             first = count_first(plan, looks, cell.task, limit)
-            shrunk = decision.harm.value - decision.harm.interval.low
-            shrunk *= math.sqrt(min(1.0, n / first))
+            critical = 0.0
+            if decision.is_deferred:
+                critical = _probability_of_critical(decision.harm, min(1.0, n / first))
             more = 0.0
-            if decision.is_deferred and decision.harm.value - shrunk > CRITICAL:
-                more = first
-            elif first < limit:
+            if first < limit:
                 asked = cell.n_asked([decision.condition])
                 needed = count_needed(decision.harm, max(asked, 1))
                 more = 0.0 if math.isnan(needed) else min(limit, needed) - max(asked, first)
-            rows[cell.task] = rows.get(cell.task, 0.0) + max(0.0, more)
-    return {task: n for task, n in rows.items() if n}
+            more = critical * first + (1 - critical) * max(0.0, more)
+            key = cell.task, decision.condition
+            questions[key] = max(questions.get(key, 0.0), more)
+    return sum_by_task(questions)
+
+
+def _probability_of_critical(harm: Contrast, share: float) -> float:
+    """Return how likely a harm's interval will lie above `CRITICAL` after the first questions.
+
+    Args:
+        harm: the harm after a share of the first questions.
+        share: this share.
+    """
+    half = harm.value - harm.interval.low
+    above = harm.value - half * math.sqrt(share) - CRITICAL
+    spread = half / NormalDist().inv_cdf(0.975) * math.sqrt(1 - share)
+    if not spread > 0:  # all are answered, or the harm is not known
+        return float(above > 0)
+    return NormalDist().cdf(above / spread)
 
 
 def is_answered(

@@ -1,12 +1,13 @@
 """Estimate how long the rest of a run takes, from the times of its latest units.
 
-A unit is work whose answers are computed and stored together (`work_units.Unit`). A row is one
-answer. The time for a row differs by up to a factor of a hundred between tasks, so each task has a
-speed of its own.
+A unit is work whose answers are computed and stored together (`work_units.Unit`). Time is counted
+by *questions*: one example under one condition, in all of the unit's cells, since protocols share
+the reading of a prompt. The time for a question differs by up to a factor of a hundred between
+tasks, so each task has a speed of its own.
 """
 
 import time
-from collections import Counter, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
 
 from layerroles.engine import Computed
@@ -19,11 +20,11 @@ _WRITTEN = 0.5
 
 
 class Pace:
-    """Estimates the time left of a run: for each task, the rows left times the seconds per row.
+    """Estimates the time left of a run: the questions left times the seconds each, for each task.
 
     Args:
-        expected: seconds per row by task, from the cost model; used for a task until one of its
-            units has been answered.
+        expected: seconds per question by task, from the cost model; used for a task until one of
+            its units has been answered.
         deadline: the time, on the clock of `time.monotonic`, after which no rows are added to the
             run; None for no limit.
     """
@@ -31,13 +32,13 @@ class Pace:
     def __init__(self, expected: Mapping[str, float], deadline: float | None = None) -> None:
         self._expected = dict(expected)
         self._deadline = deadline
-        self._rows_left: Counter[str] = Counter()
+        self._left: defaultdict[str, float] = defaultdict(float)  # questions by task
         # By task: the generated tokens as a share of the most allowed, in the last unit and in the
         # unit in progress.
         self._written: dict[str, float] = {}
         self._written_now: dict[str, float] = {}
         self._may_follow: Mapping[str, float] = {}
-        # By task: the seconds per row in each of its latest units.
+        # By task: the seconds per question in each of its latest units.
         self._latest: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_N_LATEST))
         # Seconds of the units that are partly stored, by `id(unit)`.
         self._unit_seconds: defaultdict[int, float] = defaultdict(float)
@@ -47,11 +48,11 @@ class Pace:
     def add(self, units: Iterable[Unit]) -> None:
         """Add units that are to be answered."""
         for unit in units:
-            self._rows_left[_task(unit)] += unit.n_rows
+            self._left[_task(unit)] += unit.n_rows / len(unit.cells)
 
-    def expect(self, rows: Mapping[str, float]) -> None:
-        """Set the expected number of rows that may still be added to the run, by task."""
-        self._may_follow = rows
+    def expect(self, questions: Mapping[str, float]) -> None:
+        """Set the expected number of questions that may still be added to the run, by task."""
+        self._may_follow = questions
 
     def leave_out(self, seconds: float) -> None:
         """Exclude seconds from the measured time: work, such as a report, that does not recur."""
@@ -67,12 +68,12 @@ class Pace:
         task = _task(unit)
         seconds -= min(seconds, self._before_pass)
         self._before_pass = 0.0
-        self._rows_left[task] -= n_rows
+        self._left[task] -= n_rows / len(unit.cells)
         self._work += seconds
         self._wall = time.monotonic() - self._began - self._left_out
         self._unit_seconds[id(unit)] += seconds
         if ends_unit:
-            each = self._unit_seconds.pop(id(unit)) / unit.n_rows
+            each = self._unit_seconds.pop(id(unit)) / (unit.n_rows / len(unit.cells))
             self._latest[task].append(each)
             self._written |= self._written_now
 
@@ -87,41 +88,40 @@ class Pace:
     def seconds_left(self, unit: Unit | None = None, computed: float = 0.0) -> float | None:
         """Return the expected seconds until all rows are stored; None if a task's speed is unknown.
 
-        For a task without measured times, the expected time per row is used, scaled by the ratio of
+        For a task without measured times, the expected time is used, scaled by the ratio of
         measured to expected times of other tasks. If there is no expected time either, the mean
-        measured time per row is used. Rows that may still be added (`expect`) count only as far as
+        measured time is used. Questions that may still be added (`expect`) count only as far as
         there is time for them before the deadline.
 
         Args:
             unit: the unit that is being answered.
             computed: the number of the unit's rows that are computed but not yet stored.
         """
-        task = None if unit is None else _task(unit)
-        rows_left = {
-            name: n - (computed if name == task else 0.0) for name, n in self._rows_left.items()
+        left = dict(self._left)
+        if unit is not None:
+            left[_task(unit)] -= computed / len(unit.cells)
+        everything = {
+            name: left.get(name, 0.0) + self._may_follow.get(name, 0.0)
+            for name in {*left, *self._may_follow}
         }
-        all_rows = {
-            name: rows_left.get(name, 0.0) + self._may_follow.get(name, 0.0)
-            for name in {*rows_left, *self._may_follow}
-        }
-        seconds = self._seconds(all_rows)
+        seconds = self._seconds(everything)
         if seconds is None or self._deadline is None:
             return seconds
-        added = self._seconds(rows_left) or 0.0
+        added = self._seconds(left) or 0.0
         return min(seconds, max(added, self._deadline - time.monotonic()))
 
     def cost(self, units: Iterable[Unit]) -> float:
         """Return the expected seconds for units; 0 if the speed of any of the tasks is unknown."""
-        rows: defaultdict[str, float] = defaultdict(float)
+        questions: defaultdict[str, float] = defaultdict(float)
         for unit in units:
-            rows[_task(unit)] += unit.n_rows
-        return self._seconds(rows) or 0.0
+            questions[_task(unit)] += unit.n_rows / len(unit.cells)
+        return self._seconds(questions) or 0.0
 
-    def _seconds(self, rows: Mapping[str, float]) -> float | None:
-        """Return the expected seconds for all these rows; None if a task's speed is unknown.
+    def _seconds(self, questions: Mapping[str, float]) -> float | None:
+        """Return the expected seconds for all these questions; None if a task's speed is unknown.
 
         Args:
-            rows: the number of rows by task.
+            questions: the number of questions by task.
         """
         measured = {name: sum(latest) / len(latest) for name, latest in self._latest.items()}
         known = [name for name in measured if name in self._expected]
@@ -129,7 +129,7 @@ class Pace:
         ratio = sum(measured[name] for name in known) / expected if expected else 1.0
         mean = sum(measured.values()) / len(measured) if measured else None
         seconds = 0.0
-        for name, n in rows.items():
+        for name, n in questions.items():
             each = measured.get(name)
             if each is None:
                 each = ratio * self._expected[name] if name in self._expected else mean

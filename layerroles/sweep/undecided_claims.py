@@ -13,6 +13,8 @@ are judged again.
 """
 
 import math
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from layerroles.results import (
@@ -188,9 +190,10 @@ class _Conditions:
 
 
 def expected_for_claims(result: SweepResult, plan: Plan) -> dict[str, float]:
-    """Return, by task, how many rows undecided claims are expected to need after the first look.
+    """Return, by task, how many questions open claims are expected to need after the first look.
 
-    Only rows under each claim's next kind of ablation are counted, not those of later kinds.
+    A question is one example under one condition, in one or more of the task's cells. Only those
+    under each claim's next kind of ablation are counted, not those of later kinds.
 
     Args:
         result: all rows so far.
@@ -202,10 +205,19 @@ def expected_for_claims(result: SweepResult, plan: Plan) -> dict[str, float]:
     names = {entry["hash"]: str(entry["name"]) for entry in result.manifest["conditions"]}
     cells = {(cell.task, cell.protocol): cell for cell in cells_of(result)}
     looks = result.manifest.get("looks", {})
-    rows: dict[str, float] = {}
+    questions: dict[tuple[str, str], float] = {}
     for (condition, task, protocol), n in targets.counts.items():
         cell = cells[task, protocol]
         first = count_first(plan, looks, task, targets.limit(cell))
         n_asked = max(first, targets.n_asked(cell, [names[condition]]))
-        rows[task] = rows.get(task, 0.0) + max(0, n - n_asked)
-    return {task: n for task, n in rows.items() if n}
+        key = task, condition
+        questions[key] = max(questions.get(key, 0.0), n - n_asked)
+    return sum_by_task(questions)
+
+
+def sum_by_task(questions: Mapping[tuple[str, str], float]) -> dict[str, float]:
+    """Return sums by task, of numbers by task and condition; without tasks whose sum is 0."""
+    sums: defaultdict[str, float] = defaultdict(float)
+    for (task, _), n in questions.items():
+        sums[task] += n
+    return {task: n for task, n in sums.items() if n}

@@ -92,7 +92,8 @@ class TaskSize:
         rows: the approximate maximum of rows per cell in a unit.
         examples: the smallest number of examples in a unit, if the conditions are split over
             several units; None if a unit has all conditions.
-        seconds: the expected seconds per row; None if not known.
+        seconds: the expected seconds for one example under one condition, in all of the task's
+            cells; None if not known.
     """
 
     rows: int
@@ -149,24 +150,23 @@ def choose_size(
             return _seconds(expect(examples, conditions))
 
         whole = take(n_examples, n_conditions)
-        n_rows = n_examples * n_conditions
-        of_row = whole / (n_rows * len(call(1, 1).requests))
+        each = whole / (n_examples * n_conditions)
         if whole <= seconds:
             rows = n_conditions * int(n_examples * seconds / whole)
-            return TaskSize(min(most, rows), None, of_row)
+            return TaskSize(min(most, rows), None, each)
         examples = _halve_while(
             lambda n: take(n, n_conditions), n_examples, seconds, whole / n_examples
         )
         left = take(examples, n_conditions)
         if left <= seconds:
-            return TaskSize(min(most, n_conditions * examples), None, of_row)
+            return TaskSize(min(most, n_conditions * examples), None, each)
         conditions = _halve_while(
             lambda n: take(examples, n), n_conditions, seconds, left / n_conditions
         )
     except InputError:
         return TaskSize(most)
     rows = min(most, examples * conditions)
-    return TaskSize(rows, examples if conditions < n_conditions else None, of_row)
+    return TaskSize(rows, examples if conditions < n_conditions else None, each)
 
 
 def _halve_while(take: Callable[[int], float], n: int, seconds: float, each: float) -> int:

@@ -190,7 +190,8 @@ def test_what_will_be_asked_is_expected_from_fewer_examples() -> None:
     expected = sum(expected_next(first, plan_of(whole)).values())
     waits = find_waiting(whole.manifest["conditions"])
     assert len([key for key in next_cells(first, plan_of(whole)) if key[0] in waits]) < len(asked)
-    assert expected == pytest.approx(64 * len(asked), rel=0.25)
+    # A question that is asked under two protocols counts once.
+    assert expected == pytest.approx(64 * len({key[:2] for key in asked}), rel=0.25)
 
 
 def test_layers_that_were_asked_after_first_are_not_expected_to_be_asked_so() -> None:

@@ -190,6 +190,23 @@ def test_the_time_left_is_of_the_latest_units_of_each_task(
     assert pace.seconds_left() == pytest.approx(14 * 2 * 12 / 24)
 
 
+def test_a_question_takes_as_long_in_one_cell_as_in_two() -> None:
+    """Protocols share the reading of a prompt, which is most of the work."""
+    both, one = (
+        list(missing_units(cells, [lr.Condition({})], {}, UnitSizes(1, 4)))
+        for cells in (
+            make_cells([lr.task("facts")], protocols, limit=8, seed=0)
+            for protocols in (["continuation", "generation"], ["generation"])
+        )
+    )
+    assert [unit.n_rows for unit in (both[0], one[0])] == [8, 4]
+    pace = Pace({both[0].cells[0].task.label: 3.0})
+    pace.add(both)
+    assert pace.seconds_left() == 8 * 3
+    pace.add(one)
+    assert pace.seconds_left() == 16 * 3
+
+
 def test_questions_that_may_follow_count_up_to_the_deadline(
     units: list[Unit], monkeypatch: pytest.MonkeyPatch
 ) -> None:
