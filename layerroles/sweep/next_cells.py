@@ -169,7 +169,7 @@ def _probability_of_critical(harm: Contrast, share: float) -> float:
     half = harm.value - harm.interval.low
     above = harm.value - half * math.sqrt(share) - CRITICAL
     spread = half / NormalDist().inv_cdf(0.975) * math.sqrt(1 - share)
-    if not spread > 0:  # all are answered, or the harm is not known
+    if not 0 < spread < math.inf:  # all are answered, or the harm or its interval is not known
         return float(above > 0)
     return NormalDist().cdf(above / spread)
 
