@@ -20,11 +20,9 @@ Example:
     Site('L3.attn')
 """
 
-import ast
-import inspect
-import sys
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from layerroles.lazy_names import lazy_getattr, modules_of_names
 
 if TYPE_CHECKING:
     from layerroles import figures as figures
@@ -67,6 +65,7 @@ if TYPE_CHECKING:
     from layerroles.results import Comparison as Comparison
     from layerroles.results import SweepResult as SweepResult
     from layerroles.results import compare as compare
+    from layerroles.results import read as read
     from layerroles.roles import HeadSearch as HeadSearch
     from layerroles.roles import Robustness as Robustness
     from layerroles.roles import Roles as Roles
@@ -78,7 +77,6 @@ if TYPE_CHECKING:
     from layerroles.sweep import Estimate as Estimate
     from layerroles.sweep import Sweep as Sweep
     from layerroles.sweep import estimate as estimate
-    from layerroles.sweep import read as read
     from layerroles.sweep import robustness as robustness
     from layerroles.tasks import Example as Example
     from layerroles.tasks import Task as Task
@@ -88,34 +86,10 @@ __version__ = "0.1.0"
 
 _MODULES = ("figures", "probes", "protocols", "tasks")
 
-
-def _modules_of_names() -> dict[str, str]:
-    """Map each public name to the module that the `TYPE_CHECKING` imports above take it from."""
-    tree = ast.parse(inspect.getsource(sys.modules[__name__]))  # works in a zip file too
-    block = next(node for node in tree.body if isinstance(node, ast.If))
-    return {
-        alias.name: node.module
-        for node in block.body
-        if isinstance(node, ast.ImportFrom) and node.module and node.module != __name__
-        for alias in node.names
-    }
-
-
-_MODULE_OF = _modules_of_names()
-
-__all__ = sorted([*_MODULE_OF, *_MODULES, "__version__"])
+__all__ = sorted([*modules_of_names(__name__), *_MODULES, "__version__"])
 
 if not TYPE_CHECKING:  # hidden from type checkers, so that they report unknown names
-
-    def __getattr__(name: str) -> object:
-        """Import a public name from its module when it is first used (PEP 562)."""
-        if name in _MODULES:
-            return import_module(f"{__name__}.{name}")
-        if name not in _MODULE_OF:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(_MODULE_OF[name]), name)
-        globals()[name] = value
-        return value
+    __getattr__ = lazy_getattr(__name__, _MODULES)
 
 
 def __dir__() -> list[str]:

@@ -18,6 +18,9 @@ from layerroles.errors import InputError
 
 Part = Literal["block", "attn", "mlp", "head", "kv_group", "stream", "mixer"]
 PARTS: tuple[Part, ...] = get_args(Part)
+# The named sets of positions at which a condition acts; see `ablations.positions`.
+NamedAt = Literal["all", "after_first", "prompt", "generated", "evidence", "last"]
+ATS: tuple[NamedAt, ...] = get_args(NamedAt)
 # Parts of which a layer has several, and the letters before their number, as in `L3.H7`.
 NUMBERED: dict[str, str] = {"head": "H", "kv_group": "KV"}
 

@@ -25,7 +25,6 @@ from layerroles.ablations.hooks import ablated as ablated
 from layerroles.ablations.hooks import applied as applied
 from layerroles.ablations.hooks import resolve_references as resolve_references
 from layerroles.ablations.model_swap import Swap as Swap
-from layerroles.ablations.positions import ATS as ATS
 from layerroles.ablations.positions import At as At
 from layerroles.ablations.reference import Reference as Reference
 from layerroles.ablations.reference import SiteReference as SiteReference

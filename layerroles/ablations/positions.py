@@ -9,7 +9,6 @@ import dis
 import hashlib
 from collections.abc import Callable
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -19,11 +18,10 @@ from torch import Tensor, nn
 from layerroles.ablations.base import EditContext
 from layerroles.errors import InputError
 from layerroles.models import tensor_bytes
+from layerroles.sites import ATS, NamedAt
 
-NamedAt = Literal["all", "after_first", "prompt", "generated", "evidence", "last"]
 # The name of a set of positions, or a function that returns a mask of the positions.
 At = NamedAt | Callable[[EditContext], Bool[Tensor, "row pos"]]
-ATS: tuple[NamedAt, ...] = get_args(NamedAt)
 
 _ACTS: dict[NamedAt, Callable[[EditContext], Bool[Tensor, "row pos"]]] = {
     "all": lambda ctx: ctx.real,

@@ -28,7 +28,6 @@ ABLATIONS = _registered("ablations")
 TASKS = _registered("tasks", "harness")
 PROTOCOLS = _registered("protocols")
 PROBES = tuple(name for name in _registered("probes") if name != "tuned_lens")  # read from a file
-ATS = ("all", "after_first", "prompt", "generated", "evidence", "last")
 METHODS = ("role_aware", "likelihood", "block_influence", "angular", "random")
 EXECUTORS = ("auto", "fused", "hooked", "plain")
 BACKENDS = ("local", "ray")

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from layerroles.cli import complete
+from layerroles.sites import ATS
 
 Run = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run folder.", autocompletion=complete.runs)
@@ -57,7 +58,7 @@ Positions = Annotated[
         metavar="AT,...",
         help="At which positions: all; after_first, which spares the attention sink; prompt; "
         "generated; evidence; last (of the prompt).",
-        autocompletion=complete.list_of(complete.ATS),
+        autocompletion=complete.list_of(ATS),
     ),
 ]
 Protocols = Annotated[

@@ -34,14 +34,16 @@ def command(
     from layerroles.sweep import describe_unfinished
 
     result = lr.read(run)
-    # The probes' module loads torch, which a run without probes does not need.
-    saved = lr.probes.read_saved(run) if (run / "probes").is_dir() else []
     other = None if against is None else lr.read(against)
     runs = [run] if against is None else [run, against]
     partly = [line for line in map(describe_unfinished, runs) if line]
     for line in partly:
         typer.echo(f"layerroles: {line}", err=True)
     page = lr.report(
-        result, probes=saved, findings=partly, path=out or run / "report.html", against=other
+        result,
+        probes=lr.probes.read_saved(run),
+        findings=partly,
+        path=out or run / "report.html",
+        against=other,
     )
     typer.echo(f"{page}")

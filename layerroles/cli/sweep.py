@@ -48,6 +48,7 @@ from layerroles.cli.printing import (
     print_result,
 )
 from layerroles.errors import InputError
+from layerroles.sites import ATS
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -321,8 +322,8 @@ def parse_positions(text: str) -> list["At"]:
     """
     names = split_list(text, "--at")
     for name in names:
-        if name not in complete.ATS:
-            raise InputError(f"unknown at={name!r}: known are {', '.join(complete.ATS)}")
+        if name not in ATS:
+            raise InputError(f"unknown at={name!r}: known are {', '.join(ATS)}")
     return [cast("At", name) for name in names]
 
 

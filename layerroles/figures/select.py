@@ -5,11 +5,11 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 from scipy.stats import t
 
-from layerroles.ablations import ATS
 from layerroles.errors import InputError
 from layerroles.figures import style
 from layerroles.probes import select_one_condition
 from layerroles.results import INTACT, SweepResult, check_result, check_unambiguous
+from layerroles.sites import ATS
 
 
 def layer_effects(

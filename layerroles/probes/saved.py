@@ -12,9 +12,8 @@ from layerroles.ablations import INTACT, Condition, as_condition
 from layerroles.errors import InputError
 from layerroles.models import Provenance, first_difference, provenance
 from layerroles.probes.base import Probe
+from layerroles.probes.frames import SAVED_IN, read_table
 from layerroles.tasks import Task, as_tasks
-
-_FOLDER = "probes"
 
 
 def measure_into(
@@ -55,10 +54,10 @@ def measure_into(
         request["config"] = model_provenance.config
     digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
     suffix = "" if condition.is_intact else f".{condition.hash}"
-    table = Path(run) / _FOLDER / f"{probe.name}{suffix}.csv"
+    table = Path(run) / SAVED_IN / f"{probe.name}{suffix}.csv"
     digest_file = table.with_suffix(".sha256")
     if table.is_file() and digest_file.is_file() and digest_file.read_text() == digest:
-        return _read_table(table)
+        return read_table(table)
     frame = probe.measure(model, tasks, limit=limit, seed=seed, condition=condition)
     try:
         table.parent.mkdir(parents=True, exist_ok=True)
@@ -69,25 +68,6 @@ def measure_into(
     except OSError as error:
         raise InputError(f"{str(table)!r} cannot be written: {error.strerror}") from error
     return frame
-
-
-def read_saved(run: str | Path, *, condition: str | None = "intact") -> list[pd.DataFrame]:
-    """Return the probe frames of a run folder; an empty list if it holds none.
-
-    Args:
-        run: the folder.
-        condition: the name of the condition whose frames are returned; None for all conditions.
-
-    Raises:
-        InputError: a stored frame cannot be read.
-
-    Example:
-        lr.probes.measure_into("runs/first", lr.probes.LogitLens(), model, tasks, limit=8)
-        [frame["probe"].iloc[0] for frame in lr.probes.read_saved("runs/first")]
-    """
-    tables = sorted((Path(run) / _FOLDER).glob("*.csv"))
-    frames = [_read_table(table) for table in tables if table.with_suffix(".sha256").is_file()]
-    return [frame for frame in frames if condition is None or _condition_name(frame) == condition]
 
 
 def _refuse_other_model(run: Path, known: Provenance) -> bool:
@@ -108,17 +88,3 @@ def _refuse_other_model(run: Path, known: Provenance) -> bool:
             f"{name!r} differs from that of {known.name!r}; use another folder"
         )
     return True
-
-
-def _condition_name(frame: pd.DataFrame) -> str:
-    """Return the name of a frame's condition; "intact" if the frame names none."""
-    return str(frame["condition"].iloc[0]) if "condition" in frame and len(frame) else "intact"
-
-
-def _read_table(table: Path) -> pd.DataFrame:
-    # A token may be "nan" or "None": only an empty field is a missing value.
-    try:
-        return pd.read_csv(table, keep_default_na=False, na_values=[""], dtype={"example": str})
-    except (OSError, ValueError) as error:
-        reason = str(error).split("\n")[0]
-        raise InputError(f"probe's table {str(table)!r} cannot be read: {reason}") from error

@@ -41,10 +41,16 @@ from layerroles.results.effects import estimate_paired_effect as estimate_paired
 from layerroles.results.effects import score_interval as score_interval
 from layerroles.results.matching import Match as Match
 from layerroles.results.matching import match as match
+from layerroles.results.reading import deferred_names as deferred_names
+from layerroles.results.reading import read as read
 from layerroles.results.result import SweepResult as SweepResult
 from layerroles.results.result import cells_of as cells_of
 from layerroles.results.result import check_result as check_result
 from layerroles.results.result import conditions_of as conditions_of
+from layerroles.results.run_folder import EXAMPLE as EXAMPLE
+from layerroles.results.run_folder import ROW as ROW
+from layerroles.results.run_folder import check_not_cut_off as check_not_cut_off
+from layerroles.results.run_folder import read_manifest as read_manifest
 from layerroles.results.verdict_thresholds import CRITICAL as CRITICAL
 from layerroles.results.verdict_thresholds import REGIONS as REGIONS
 from layerroles.results.verdict_thresholds import SPARE as SPARE

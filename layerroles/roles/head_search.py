@@ -17,18 +17,20 @@ Example:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from layerroles import stats
-from layerroles.ablations import Ablation, Condition, Zero
 from layerroles.errors import InputError
 from layerroles.notebook_display import as_html, as_text
 from layerroles.results import SweepResult
 from layerroles.roles.critical_heads import heads_of
 from layerroles.sites import Site
+
+if TYPE_CHECKING:
+    from layerroles.ablations import Ablation, Condition
 
 CONFIRMED, AUDITED, SCREENED_OUT = "confirmed", "audited", "screened out"
 _JUDGED = ["n", "harm", "harm_low", "harm_high", "p", "p_adjusted", "verdict"]
@@ -89,12 +91,14 @@ class HeadSearch:
             f"search.judge(result)."
         )
 
-    def conditions(self, ablation: Ablation | None = None) -> list[Condition]:
+    def conditions(self, ablation: "Ablation | None" = None) -> "list[Condition]":
         """Return a condition for each head to confirm or audit; `ablation` is `Zero()` if None.
 
         Raises:
             InputError: an ablation that heads do not take (`Skip`).
         """
+        from layerroles.ablations import Condition, Zero  # imports PyTorch, as judging does not
+
         edit = Zero() if ablation is None else ablation
         return [Condition({site: edit}) for site in (*self.confirmed, *self.audited)]
 

@@ -1,16 +1,23 @@
 """Sweeps: ask the same questions under every condition, and store the answers in a run folder."""
 
-from layerroles.sweep.decided import Decided as Decided
-from layerroles.sweep.estimation import Estimate as Estimate
-from layerroles.sweep.estimation import TaskEstimate as TaskEstimate
-from layerroles.sweep.estimation import estimate as estimate
-from layerroles.sweep.harm_as_text import layer_strips as layer_strips
-from layerroles.sweep.harm_as_text import strip_lines as strip_lines
-from layerroles.sweep.reading import read as read
-from layerroles.sweep.selection import name_in_result as name_in_result
-from layerroles.sweep.selection import select_asked as select_asked
-from layerroles.sweep.setups import robustness as robustness
-from layerroles.sweep.status import Status as Status
-from layerroles.sweep.status import describe_unfinished as describe_unfinished
-from layerroles.sweep.status import read_status as read_status
-from layerroles.sweep.sweep import Sweep as Sweep
+from typing import TYPE_CHECKING
+
+from layerroles.lazy_names import lazy_getattr
+
+if TYPE_CHECKING:
+    from layerroles.sweep.decided import Decided as Decided
+    from layerroles.sweep.estimation import Estimate as Estimate
+    from layerroles.sweep.estimation import TaskEstimate as TaskEstimate
+    from layerroles.sweep.estimation import estimate as estimate
+    from layerroles.sweep.harm_as_text import layer_strips as layer_strips
+    from layerroles.sweep.harm_as_text import strip_lines as strip_lines
+    from layerroles.sweep.selection import name_in_result as name_in_result
+    from layerroles.sweep.selection import select_asked as select_asked
+    from layerroles.sweep.setups import robustness as robustness
+    from layerroles.sweep.status import Status as Status
+    from layerroles.sweep.status import describe_unfinished as describe_unfinished
+    from layerroles.sweep.status import read_status as read_status
+    from layerroles.sweep.sweep import Sweep as Sweep
+
+if not TYPE_CHECKING:
+    __getattr__ = lazy_getattr(__name__)

@@ -22,7 +22,7 @@ from layerroles.backends import Job, JobPart, OpenBackend
 from layerroles.engine import Computed, Engine
 from layerroles.progress import Advance, Outlook, Picture, is_progress_shown, show_progress
 from layerroles.protocols import Answer, Asked, add_coherence
-from layerroles.results import SweepResult, find_waiting
+from layerroles.results import ROW, SweepResult, find_waiting, read
 from layerroles.sweep import noise_floor
 from layerroles.sweep.cpu_contention import Contention
 from layerroles.sweep.harm_as_text import layer_strips, strip_lines
@@ -35,9 +35,8 @@ from layerroles.sweep.next_cells import (
     open_decisions,
 )
 from layerroles.sweep.pace import Pace
-from layerroles.sweep.reading import read
 from layerroles.sweep.status import write_progress
-from layerroles.sweep.store import ROW, Key, Store
+from layerroles.sweep.store import Key, Store
 from layerroles.sweep.work_units import SweepCell, Unit
 
 log = logging.getLogger(__name__)

@@ -2,8 +2,7 @@
 
 from layerroles.ablations import Condition
 from layerroles.errors import InputError
-from layerroles.results import SweepResult
-from layerroles.sweep.reading import deferred_names
+from layerroles.results import SweepResult, deferred_names
 from layerroles.sweep.sweep import Sweep
 
 

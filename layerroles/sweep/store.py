@@ -1,30 +1,24 @@
-"""The run folder: `manifest.json` describes the run, `rows.sqlite` holds one row per answer.
+"""Write a run folder; `results.run_folder` reads it.
 
-The primary key of a row is its condition hash, task, protocol and example. A task under a protocol
-is a *cell*; the manifest has an entry for each, with its number of examples and its chance. Answers
-that were computed together are written in one transaction, so a run that was killed at any moment
-resumes with what is missing. One process writes at a time, under a lock that is released when the
-process ends.
+Answers that were computed together are written in one transaction, so a run that was killed at any
+moment resumes with what is missing. One process writes at a time, under a lock that is released
+when the process ends.
 """
 
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from layerroles.errors import InputError
 from layerroles.models import first_difference
+from layerroles.results import EXAMPLE, ROW, check_not_cut_off, read_manifest
 from layerroles.sweep.decided import extend_looks
 
 Key = tuple[str, str, str]  # condition hash, task, protocol
 
-ROW = (
-    *("score", "correct", "strict", "outcome", "response", "status", "changed", "n_tokens"),
-    *("form", "thought", "details"),
-)
-EXAMPLE = ("context", "prompt", "answer", "evidence", "question", "cluster", "guess")
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS rows (
     condition TEXT, task TEXT, protocol TEXT, example TEXT,
@@ -45,7 +39,7 @@ _KEPT = ("created", "seconds", "executors", "memory_halved", "peak_memory", "noi
 
 
 class Store:
-    """An open run folder; use `open_store` to write, `read_run` to read."""
+    """An open run folder; made by `open_store`."""
 
     def __init__(self, folder: Path, manifest: dict[str, Any], db: sqlite3.Connection) -> None:
         self.folder = folder
@@ -197,7 +191,7 @@ def open_store(folder: Path, manifest: dict[str, Any]) -> Iterator[Store]:
     with ExitStack() as exit_stack:
         with _refuse_write_errors(folder):
             merged_manifest = _merge_manifest(folder, manifest)
-            _check_not_cut_off(folder / "rows.sqlite")
+            check_not_cut_off(folder / "rows.sqlite")
             db = exit_stack.enter_context(closing(sqlite3.connect(folder / "rows.sqlite")))
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
@@ -237,69 +231,8 @@ def _refuse_write_errors(folder: Path) -> Iterator[None]:
         raise InputError(f"run folder {str(folder)!r}: rows.sqlite is damaged ({error})") from error
 
 
-def read_run(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return a run folder's manifest, rows and examples; both lists in the order of the examples.
-
-    Raises:
-        InputError: the path is not a run folder, or its files are damaged or do not match.
-    """
-    manifest = _read_manifest(folder)
-    if manifest is None:
-        raise InputError(f"{str(folder)!r} is not a run folder: it has no manifest.json")
-    try:
-        _check_not_cut_off(folder / "rows.sqlite")
-        uri = f"{(folder / 'rows.sqlite').absolute().as_uri()}?mode=ro"
-        with closing(sqlite3.connect(uri, uri=True)) as db:
-            db.row_factory = sqlite3.Row
-            examples = list(map(dict, db.execute("SELECT * FROM examples ORDER BY place")))
-            rows = list(
-                map(
-                    dict,
-                    db.execute(
-                        "SELECT rows.* FROM rows JOIN examples USING (task, protocol, example) "
-                        "ORDER BY examples.place"
-                    ),
-                )
-            )
-    except (sqlite3.DatabaseError, OSError) as error:
-        raise InputError(
-            f"run folder {str(folder)!r}: rows.sqlite cannot be read ({error})"
-        ) from error
-    conditions = {item["hash"] for item in manifest["conditions"]}
-    cells = {(cell["task"], cell["protocol"]) for cell in manifest["cells"]}
-    if any(
-        r["condition"] not in conditions or (r["task"], r["protocol"]) not in cells for r in rows
-    ):
-        raise InputError(
-            f"run folder {str(folder)!r}: rows.sqlite holds rows of which manifest.json knows "
-            f"nothing; the two are of different runs"
-        )
-    return manifest, rows, examples
-
-
-def _check_not_cut_off(file: Path) -> None:
-    """Check that a database file does not end inside a page.
-
-    SQLite would read the rest of the page as zeros.
-
-    Raises:
-        sqlite3.DatabaseError: the file was cut off.
-    """
-    journal = file.with_name(f"{file.name}-wal")
-    with suppress(FileNotFoundError):  # the journal may vanish at any moment: the file is complete
-        if journal.stat().st_size:
-            return  # SQLite repairs the file from its journal
-    if not file.is_file():
-        return
-    with file.open("rb") as reading:
-        header = reading.read(18)
-    page = int.from_bytes(header[16:18])
-    if len(header) == 18 and file.stat().st_size % (65536 if page == 1 else max(page, 1)):
-        raise sqlite3.DatabaseError("the file was cut off")
-
-
 def _merge_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
-    stored = _read_manifest(folder)
+    stored = read_manifest(folder)
     if stored is None:
         return manifest
     for name in ("limit", "chat", "coherence", *_KEPT):
@@ -408,31 +341,6 @@ def _value_at(manifest: dict[str, Any], path: tuple[str, ...]) -> object:
     for key in path:
         value = value.get(key) if isinstance(value, dict) else None
     return value
-
-
-def _read_manifest(folder: Path) -> dict[str, Any] | None:
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise InputError(
-            f"run folder {str(folder)!r}: manifest.json cannot be read ({error.strerror})"
-        ) from error
-    except ValueError as error:
-        raise InputError(f"run folder {str(folder)!r}: manifest.json is damaged") from error
-    if not isinstance(manifest, dict) or not _is_manifest(manifest):
-        raise InputError(f"run folder {str(folder)!r}: manifest.json is not that of a run")
-    return manifest
-
-
-def _is_manifest(manifest: dict[str, Any]) -> bool:
-    lists = {"cells": {"task", "protocol", "family"}, "conditions": {"name", "hash"}}
-    return isinstance(manifest.get("model"), dict) and all(
-        isinstance(manifest.get(name), list)
-        and all(isinstance(item, dict) and keys <= set(item) for item in manifest[name])
-        for name, keys in lists.items()
-    )
 
 
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:

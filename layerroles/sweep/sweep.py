@@ -25,7 +25,7 @@ from layerroles.engine import Engine
 from layerroles.errors import InputError
 from layerroles.models import check_template, prepared
 from layerroles.protocols import Asked, Protocol
-from layerroles.results import SweepResult
+from layerroles.results import SweepResult, read
 from layerroles.sweep import noise_floor, report_file
 from layerroles.sweep.decided import (
     Decided,
@@ -37,7 +37,6 @@ from layerroles.sweep.decided import (
 from layerroles.sweep.execution import Execution
 from layerroles.sweep.manifest_entries import command_line, describe_condition
 from layerroles.sweep.missing_work import Work
-from layerroles.sweep.reading import read as read
 from layerroles.sweep.reference_prompts import References
 from layerroles.sweep.store import Key, lock_folder, open_store
 from layerroles.sweep.unit_sizes import TaskSize, choose_size, count_together

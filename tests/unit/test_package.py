@@ -111,6 +111,23 @@ def test_import_is_light_and_silent() -> None:
     assert run(code, "-W", "error") == "[]"
 
 
+def test_a_run_is_read_judged_drawn_and_reported_without_pytorch(tmp_path: Path) -> None:
+    folder = str(STORED.parent / "run_2026_11")
+    out = run(
+        "import sys\n"
+        "import layerroles as lr\n"
+        "from layerroles.sweep import describe_unfinished\n"
+        f"result = lr.read({folder!r})\n"
+        "roles = lr.localize(result, ablation='skip')\n"
+        "lr.figures.role_map(result, ablation='skip'), lr.compare(result, result)\n"
+        f"lr.report(result, lr.probes.read_saved({folder!r}), {str(tmp_path / 'page.html')!r})\n"
+        f"describe_unfinished({folder!r})\n"
+        "print({'torch', 'transformer_lens', 'transformers', 'datasets'} & set(sys.modules))"
+    )
+    assert out == "set()"
+    assert (tmp_path / "page.html").is_file()
+
+
 def test_it_is_imported_from_a_zip_file(tmp_path: Path) -> None:
     folder = Path(layerroles.__file__).parent
     archive = tmp_path / "package.zip"

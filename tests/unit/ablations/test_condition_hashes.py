@@ -13,7 +13,8 @@ from torch import Tensor
 
 import layerroles as lr
 from layerroles import Skip
-from layerroles.ablations import ABLATIONS, ATS
+from layerroles.ablations import ABLATIONS
+from layerroles.sites import ATS
 from tests.support.random_models import random_model
 from tests.support.small_run import plant
 

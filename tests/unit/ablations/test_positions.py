@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 import layerroles as lr
-from layerroles.ablations import ATS, At
+from layerroles.ablations import At
 from layerroles.engine import encode_scored, encode_written
 from layerroles.engine.plain import Plain
 from layerroles.engine.requests import collect_answers
 from layerroles.models.loading import encode
+from layerroles.sites import ATS
 from tests.support.hugging_face_edits import edited
 from tests.support.random_models import random_model
 from tests.support.scale import Scale

@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 
-from layerroles.ablations import ABLATIONS, ATS
+from layerroles.ablations import ABLATIONS
 from layerroles.cli import complete
 from layerroles.engine.executor_choice import ExecutorName
 from layerroles.engine.planning.device_speeds import DEVICES
@@ -18,6 +18,7 @@ from layerroles.figures.print.paper import WIDTHS
 from layerroles.probes import PROBES
 from layerroles.protocols import PROTOCOLS
 from layerroles.prune.plan import METHODS
+from layerroles.sites import ATS
 from layerroles.sweep import Decided
 from layerroles.tasks import TASKS
 from layerroles.tasks.base import FAMILIES
@@ -70,7 +71,7 @@ def test_runs_are_found_where_they_lie(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_list_offers_what_is_not_in_it() -> None:
-    at = complete.list_of(complete.ATS)
+    at = complete.list_of(ATS)
     assert at("al") == ["all"]
     assert at("all,a") == ["all,after_first"]
     assert at("all,all") == []
@@ -96,7 +97,6 @@ def test_names_are_those_that_the_package_knows() -> None:
     ):
         known = {n for n in registry if registry[n].__module__.startswith("layerroles.")}
         assert set(names) == known - built_in - planted
-    assert complete.ATS == ATS
     assert tuple(METHODS) == complete.METHODS
     assert set(complete.EXECUTORS) == set(get_args(ExecutorName))
     assert complete.FAMILIES == FAMILIES

@@ -11,9 +11,10 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 import layerroles as lr
-from layerroles.probes import chunked
+from layerroles.probes import BUILT_IN, PROBES, chunked
 from layerroles.probes.base import Batch, make_batches
-from layerroles.probes.frame_selection import group_by_probe
+from layerroles.probes.frames import group_by_probe
+from layerroles.sites import NamedAt
 from layerroles.tasks.base import Example
 from tests.support.probe_questions import QUESTIONS, Listed
 from tests.support.random_models import model_path, random_model
@@ -52,7 +53,7 @@ def test_a_batch_tells_how_the_choices_go_on() -> None:
 
 
 @pytest.mark.parametrize("at", ["all", "after_first", "last", "evidence"])
-def test_a_probe_sees_the_ablated_model(at: lr.ablations.positions.NamedAt) -> None:
+def test_a_probe_sees_the_ablated_model(at: NamedAt) -> None:
     model, task = random_model("llama"), Listed(QUESTIONS[:1])
     condition = lr.Condition({lr.Site(0): lr.Skip()}, at=at)
     frame = Stream().measure(model, [task], condition=condition)
@@ -107,7 +108,7 @@ def test_frames_of_several_conditions_are_kept_side_by_side(
 
 @pytest.mark.parametrize("at", ["all", "after_first", "prompt", "last", "evidence", "generated"])
 def test_a_prompt_read_in_pieces_is_ablated_where_it_is_in_one(
-    at: lr.ablations.positions.NamedAt, monkeypatch: pytest.MonkeyPatch
+    at: NamedAt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, tasks = random_model("llama"), [Listed(QUESTIONS[:1])]
     condition = lr.Condition({lr.Site(0): lr.Skip()}, at=at)
@@ -117,6 +118,11 @@ def test_a_prompt_read_in_pieces_is_ablated_where_it_is_in_one(
         pieces = probe.measure(model, tasks, condition=condition)
         monkeypatch.undo()
         pd.testing.assert_frame_equal(whole, pieces, rtol=0, atol=1e-5)
+
+
+def test_the_probes_of_the_package_are_known_without_the_registry() -> None:
+    registered = {n for n in PROBES if PROBES[n].__module__.startswith("layerroles.")}
+    assert set(BUILT_IN) == registered
 
 
 def test_frames_are_grouped_by_probe_under_one_condition() -> None:

@@ -197,7 +197,7 @@ def test_what_is_no_progress_is_told(
     content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["status", str(tmp_path)]) == 2
-    assert "no run tells there how far it is" in capsys.readouterr().err
+    assert "which every sweep writes: give its run folder" in capsys.readouterr().err
     (tmp_path / "progress.json").write_text(content, encoding="latin-1")
     assert main(["status", str(tmp_path)]) == 2
     assert "progress.json is damaged" in capsys.readouterr().err

@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 
 from layerroles import stats
-from layerroles.results import SweepResult, find_deferred, find_waiting
-from layerroles.sweep.store import ROW, read_run
+from layerroles.results.condition_verdicts import find_deferred, find_waiting
+from layerroles.results.result import SweepResult
+from layerroles.results.run_folder import ROW, read_run
 
 # Columns added in later versions come last.
 _LATER = ["strict", "form", "thought", "details"]
