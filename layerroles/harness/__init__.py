@@ -2,21 +2,17 @@
 
 This is the only package that imports `lm_eval`, an optional dependency. Functions import it when
 they are called; the module of `AblatedLM`, whose base class is lm-eval's, is imported when that
-class is first used (PEP 562).
+class is first used.
 """
 
-import typing
-from importlib import import_module
+from typing import TYPE_CHECKING
 
-from layerroles.harness.aggregation import lm_eval_metrics as lm_eval_metrics
-from layerroles.harness.protocol import Harness as Harness
-from layerroles.harness.tasks import LmEval as LmEval
+from layerroles.lazy_names import lazy_getattr
 
-if typing.TYPE_CHECKING:
+if TYPE_CHECKING:
+    from layerroles.harness.aggregation import lm_eval_metrics as lm_eval_metrics
     from layerroles.harness.model import AblatedLM as AblatedLM
+    from layerroles.harness.protocol import Harness as Harness
+    from layerroles.harness.tasks import LmEval as LmEval
 else:
-
-    def __getattr__(name: str) -> object:
-        if name != "AblatedLM":
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return import_module("layerroles.harness.model").AblatedLM
+    __getattr__ = lazy_getattr(__name__)

@@ -1,8 +1,8 @@
 """Protocols: ways of asking the same question, by likelihood or by generation."""
 
-import typing
-from importlib import import_module
+from typing import TYPE_CHECKING
 
+from layerroles.lazy_names import lazy_getattr
 from layerroles.protocols.base import PROTOCOLS as PROTOCOLS
 from layerroles.protocols.base import Answer as Answer
 from layerroles.protocols.base import Asked as Asked
@@ -53,12 +53,8 @@ __all__ = [
     "register",
 ]
 
-# The harness's own protocol is imported when it is first used (PEP 562).
-if typing.TYPE_CHECKING:
+# The harness's own protocol is imported when it is first used.
+if TYPE_CHECKING:
     from layerroles.harness import Harness as Harness
 else:
-
-    def __getattr__(name: str) -> object:
-        if name != "Harness":
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return import_module("layerroles.harness").Harness
+    __getattr__ = lazy_getattr(__name__)

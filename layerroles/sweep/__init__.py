@@ -18,6 +18,5 @@ if TYPE_CHECKING:
     from layerroles.sweep.status import describe_unfinished as describe_unfinished
     from layerroles.sweep.status import read_status as read_status
     from layerroles.sweep.sweep import Sweep as Sweep
-
-if not TYPE_CHECKING:
+else:
     __getattr__ = lazy_getattr(__name__)

@@ -3,9 +3,9 @@
 Importing this package registers the built-in tasks.
 """
 
-import typing
-from importlib import import_module
+from typing import TYPE_CHECKING
 
+from layerroles.lazy_names import lazy_getattr
 from layerroles.tasks.base import FAMILIES as FAMILIES
 from layerroles.tasks.base import TASKS as TASKS
 from layerroles.tasks.base import Example as Example
@@ -51,21 +51,12 @@ __all__ = [
 ]
 
 # The task `lm_eval` is defined in a package that imports this one: import it on first use.
-TASKS.register_module("lm_eval", "layerroles.harness")
-# The audit and the harness are imported when they are first used (PEP 562).
-_LAZY = {
-    "Audit": "layerroles.tasks.audit",
-    "audit_task": "layerroles.tasks.audit",
-    "LmEval": "layerroles.harness",
-}
+TASKS.register_module("lm_eval", "layerroles.harness.tasks")
 
-if typing.TYPE_CHECKING:
+# The audit and the harness are imported when they are first used.
+if TYPE_CHECKING:
     from layerroles.harness import LmEval as LmEval
     from layerroles.tasks.audit import Audit as Audit
     from layerroles.tasks.audit import audit_task as audit_task
 else:
-
-    def __getattr__(name: str) -> object:
-        if name not in _LAZY:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(_LAZY[name]), name)
+    __getattr__ = lazy_getattr(__name__)
