@@ -19,7 +19,9 @@ from transformer_lens.model_bridge import TransformerBridge
 from layerroles.ablations.base import Ablation, EditContext, Pass, declared_reference
 from layerroles.ablations.condition import Condition, as_condition
 from layerroles.ablations.current_pass import Watch, watch_passes
-from layerroles.ablations.reference import (
+from layerroles.ablations.reference_cache import load_or_collect
+from layerroles.ablations.token_marks import Prompt
+from layerroles.ablations.write_statistics import (
     KINDS,
     Kind,
     SiteReference,
@@ -27,8 +29,6 @@ from layerroles.ablations.reference import (
     head_indices,
     split_heads,
 )
-from layerroles.ablations.reference_cache import load_or_collect
-from layerroles.ablations.token_marks import Prompt
 from layerroles.errors import InputError
 from layerroles.models import check_weights, weights_cache
 from layerroles.sites import ENTRY, NUMBERED, READ_OUT, Site

@@ -1,7 +1,8 @@
 """The positions at which a condition acts: a name, or a function written by the user.
 
-A function is identified by its code and every value that the code refers to, so that a condition
-has the same hash in every process.
+A function is identified by its code and the values that the code refers to, so that a condition has
+the same hash in every process. Classes, imported modules, and functions of the libraries in
+`_LIBRARIES` are identified by their names only, so changes inside them are not noticed.
 """
 
 import dataclasses

@@ -7,7 +7,6 @@ returns all figures of a run, `paper` lays out one figure at its final size, `sa
 or PNG with captions, `caption` returns the caption alone.
 """
 
-from layerroles.figures.answer_outcomes import outcome_profile as outcome_profile
 from layerroles.figures.answers_spent import answers_spent as answers_spent
 from layerroles.figures.attention import attention_map as attention_map
 from layerroles.figures.catalogue import PROBES_DRAWN as PROBES_DRAWN
@@ -25,6 +24,7 @@ from layerroles.figures.harm_profiles import harm_profiles as harm_profiles
 from layerroles.figures.head_harms import head_harms as head_harms
 from layerroles.figures.head_map import head_map as head_map
 from layerroles.figures.lens import lens_trajectories as lens_trajectories
+from layerroles.figures.outcome_profile import outcome_profile as outcome_profile
 from layerroles.figures.pair_excess import pair_excess as pair_excess
 from layerroles.figures.patterns import attention_pattern as attention_pattern
 from layerroles.figures.print.captions import caption as caption

@@ -14,7 +14,6 @@ import plotly.graph_objects as go
 
 from layerroles.errors import InputError
 from layerroles.figures import select
-from layerroles.figures.answer_outcomes import outcome_profile
 from layerroles.figures.answers_spent import answers_spent
 from layerroles.figures.attention import attention_map
 from layerroles.figures.decision_margin import decision_margin
@@ -25,6 +24,7 @@ from layerroles.figures.harm_map import harm_map
 from layerroles.figures.head_harms import head_harms
 from layerroles.figures.head_map import head_map
 from layerroles.figures.lens import lens_trajectories
+from layerroles.figures.outcome_profile import outcome_profile
 from layerroles.figures.pair_excess import pair_excess
 from layerroles.figures.protocols import likelihood_hides
 from layerroles.figures.role_map import role_map

@@ -136,7 +136,7 @@ def finish(
     height: int,
     legend: bool = True,
 ) -> go.Figure:
-    """Set title, subtitle, size and margins, and record what the figure shows in `layout.meta`.
+    """Set theme, title, height, margins and legend; record what the figure shows in `layout.meta`.
 
     Args:
         figure: the figure with its traces and axes; changed in place.

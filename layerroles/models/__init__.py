@@ -9,8 +9,8 @@ from layerroles.models.boot import resolve_dtype as resolve_dtype
 from layerroles.models.chat import chat_text as chat_text
 from layerroles.models.chat import check_template as check_template
 from layerroles.models.checks import Checks as Checks
-from layerroles.models.float64_support import to_device as to_device
-from layerroles.models.float64_support import with_float64 as with_float64
+from layerroles.models.float64_fallback import to_device as to_device
+from layerroles.models.float64_fallback import with_float64 as with_float64
 from layerroles.models.forward_pass import forward as forward
 from layerroles.models.forward_replacement import constant_forward as constant_forward
 from layerroles.models.forward_replacement import replace_forward as replace_forward
@@ -23,7 +23,6 @@ from layerroles.models.loaded_weights import tensor_bytes as tensor_bytes
 from layerroles.models.loaded_weights import weights_cache as weights_cache
 from layerroles.models.loaded_weights import weights_stamp as weights_stamp
 from layerroles.models.loading import Origin as Origin
-from layerroles.models.loading import Provenance as Provenance
 from layerroles.models.loading import check_sites as check_sites
 from layerroles.models.loading import check_weights as check_weights
 from layerroles.models.loading import encode as encode
@@ -32,7 +31,6 @@ from layerroles.models.loading import model_folder as model_folder
 from layerroles.models.loading import origin as origin
 from layerroles.models.loading import prepare as prepare
 from layerroles.models.loading import prepared as prepared
-from layerroles.models.loading import provenance as provenance
 from layerroles.models.loading import tokenize as tokenize
 from layerroles.models.model_config import behaviour_config as behaviour_config
 from layerroles.models.model_config import can_batch as can_batch
@@ -40,3 +38,5 @@ from layerroles.models.model_config import depends_on_length as depends_on_lengt
 from layerroles.models.model_config import first_difference as first_difference
 from layerroles.models.model_config import first_shared_keys as first_shared_keys
 from layerroles.models.model_config import text_config as text_config
+from layerroles.models.provenance import Provenance as Provenance
+from layerroles.models.provenance import provenance as provenance

@@ -84,9 +84,11 @@ def lend_tensors(
 
 
 def weights_stamp(model: TransformerBridge) -> int:
-    """Return a hash that changes when weights are replaced or edited; valid in this process.
+    """Return a hash that changes when weights are replaced or edited in place.
 
-    Weights are all parameters and saved buffers.
+    Weights are all parameters and saved buffers. The hash is valid in this process only. It is made
+    of addresses and of PyTorch's counts of in-place edits, so edits that PyTorch does not count are
+    not noticed: those of inference tensors, and those made through `.data`.
     """
     tensors: list[Tensor] = list(model.original_model.parameters())
     for module in model.original_model.modules():

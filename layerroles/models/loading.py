@@ -1,4 +1,4 @@
-"""Load a model, check that its hooks and cache are correct, and describe it.
+"""Load a model, and check that its hooks and cache are correct.
 
 Every model is a TransformerLens `TransformerBridge` (a wrapper of a transformers model) with raw
 weights (not folded or centered), in eval mode. Before it is returned, four things are checked on a
@@ -11,20 +11,16 @@ Example:
     model = prepare(bridge)                    # a bridge of one's own
 """
 
-import hashlib
-import importlib.metadata
 import logging
-import platform
 import traceback
 import weakref
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles import __version__
 from layerroles.errors import InputError
 from layerroles.models import gguf
 from layerroles.models.block_parts import name_hooks
@@ -47,8 +43,6 @@ from layerroles.models.checks import (
     library_versions,
 )
 from layerroles.models.hook_ids import hook_ids
-from layerroles.models.loaded_weights import named_weights, tensor_bytes
-from layerroles.models.model_config import behaviour_config
 from layerroles.private_apis import rename_cache_arguments
 from layerroles.sites import Site, size_of
 
@@ -58,39 +52,6 @@ _DELIMITED = (
     "The old house stands by the river. It has two floors, a garden and a red door.\n"
     "In spring, the water rises; in autumn, it falls.\n\nNobody knows who built it."
 )
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Description of a model, as the manifest of a run stores it.
-
-    Attributes:
-        name: as the user gave it; of a local path, only the last part.
-        revision: branch, tag or commit on the hub; None if none was asked for.
-        weights: start of the SHA-256 over names, shapes, dtypes and values of all weights.
-        dtype: dtype of the weights, such as `bfloat16`.
-        device: device of the weights.
-        architecture: name of the Hugging Face class.
-        n_layers, n_heads, d_model: the model's size.
-        versions: versions of Python, this package, torch and the model libraries.
-        config: the configuration values that, with the weights, define what blocks compute.
-    """
-
-    name: str
-    revision: str | None
-    weights: str
-    dtype: str
-    device: str
-    architecture: str
-    n_layers: int
-    n_heads: int
-    d_model: int
-    versions: dict[str, str]
-    config: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the attributes as a dict of JSON values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -239,38 +200,6 @@ def check_weights(model: TransformerBridge) -> None:
             f"model {known.name!r} has no weights (device='meta'): it can be estimated, not run; "
             f"load it on cpu or cuda"
         )
-
-
-def provenance(model: TransformerBridge) -> Provenance:
-    """Return the model's description for a manifest; hashes all weights on each call.
-
-    Raises:
-        InputError: the model was loaded without weights.
-    """
-    check_weights(model)
-    known = prepared(model)
-    digest = hashlib.sha256()
-    for key, value in named_weights(model):
-        digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(tensor_bytes(value))
-    packages = ("torch", "transformers", "transformer-lens")
-    return Provenance(
-        name=known.name,
-        revision=known.revision,
-        weights=digest.hexdigest()[:16],
-        dtype=str(model.cfg.dtype).removeprefix("torch."),
-        device=str(model.cfg.device),
-        architecture=str(model.cfg.architecture),
-        n_layers=model.cfg.n_layers,
-        n_heads=model.cfg.n_heads,
-        d_model=model.cfg.d_model,
-        versions={
-            "layerroles": __version__,
-            "python": platform.python_version(),
-            **{package: importlib.metadata.version(package) for package in packages},
-        },
-        config=behaviour_config(model),
-    )
 
 
 def origin(model: TransformerBridge) -> Origin:

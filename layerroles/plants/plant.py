@@ -22,7 +22,8 @@ from layerroles.ablations import INTACT, Condition, Skip, Zero, applied
 from layerroles.errors import InputError
 from layerroles.models import encode, forward, prepare
 from layerroles.notebook_display import html_block, html_paragraph, html_table
-from layerroles.plants.layout import (
+from layerroles.plants.questions import Chain, Echo, Fact, LookUp, PlantedQuestion
+from layerroles.plants.role_layout import (
     LEAST_STRENGTH,
     MOST_NOISE,
     NEEDS,
@@ -31,7 +32,6 @@ from layerroles.plants.layout import (
     StepKind,
     check_share,
 )
-from layerroles.plants.questions import Chain, Echo, Fact, LookUp, PlantedQuestion
 from layerroles.plants.wiring import Wiring, build_wiring
 from layerroles.plants.words import ID, SUBJECTS, WORDS, make_tokenizer
 from layerroles.sites import Site

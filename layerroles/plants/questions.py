@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from layerroles.errors import InputError
-from layerroles.plants.layout import check_share
+from layerroles.plants.role_layout import check_share
 from layerroles.plants.words import ECHO, FIND, FOLLOW, RECALL, SUBJECTS, WORDS, fact_of
 from layerroles.tasks import Example, Generated, register, shuffle_choices
 

@@ -50,7 +50,7 @@ from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.plants import kv_cached_model
-from layerroles.plants.layout import PlantedStep, RoleLayout, StepKind
+from layerroles.plants.role_layout import PlantedStep, RoleLayout, StepKind
 from layerroles.plants.words import (
     END,
     FIND,

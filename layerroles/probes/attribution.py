@@ -108,8 +108,11 @@ class DirectAttribution(Probe):
 def _find_parts(model: TransformerBridge) -> dict[tuple[int, str], str]:
     """Map each (layer, part) that adds to the stream to the hook point of its write.
 
+    The first entry is (-1, "embed"), the stream that enters layer 0.
+
     Raises:
-        InputError: attention and MLP do not add up to what a layer adds.
+        InputError: a sublayer cannot be read, since it has no working hook or the parts do not add
+            up to what the layer adds; or a layer adds other terms, or scales its output.
     """
     checks = prepared(model).checks
     places = {(-1, "embed"): ENTRY.format(layer=0)}

@@ -134,7 +134,8 @@ class Probe(ABC):
         """Check that the probe can measure under a condition.
 
         Raises:
-            InputError: the condition does something that the probe cannot account for.
+            InputError: the condition does something that the probe cannot account for; by default,
+                never raised.
         """
 
     def check(self, model: TransformerBridge) -> None:  # noqa: B027  # most fit every model

@@ -1,9 +1,11 @@
 """Read long prompts in pieces, so that a probe holds the values of only one piece at a time.
 
 The attention patterns of a whole prompt take layers x heads x length^2 numbers, and even those of
-one layer take heads x length^2. Here a prompt is read in pieces, with a cache of keys and values.
-Pieces are so short that the patterns of one layer stay below a fixed size. A probe reduces the
-values of each piece and drops them, so memory grows only linearly with the length.
+one layer take heads x length^2. Here a prompt is read in pieces, with a cache of keys and values. A
+probe reduces the values of each piece and drops them, so memory grows only linearly with the
+length. Pieces are so short that the patterns of one layer stay below a fixed size, but have at
+least `_SHORTEST` positions. If the model keeps no cache, or some layers are not attention, the
+whole prompt is one piece.
 """
 
 from collections.abc import Callable, Mapping

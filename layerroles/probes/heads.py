@@ -1,7 +1,7 @@
 """Score how much each head acts as a previous-token, duplicate-token, induction or retrieval head.
 
-With `a[q, k]` the attention weight from query `q` to key `k` and `x` the tokens, each kind of head
-has its matching keys, as in TransformerLens's `head_detector`:
+With `x` the tokens, each kind of head has its matching keys `k` for a query `q`, as in
+TransformerLens's `head_detector`:
 
 - previous token: `k = q - 1`;
 - duplicate token: `k < q` with `x[k] = x[q]`;

@@ -93,7 +93,11 @@ class Decision:
 
     @property
     def is_open(self) -> bool:
-        """Whether more questions may change the verdict."""
+        """Whether more questions may decide the verdict, or change "critical" to "sink".
+
+        "not measured" is open unless the condition was asked in some cell and is not known to
+        ablate tokens there. A decided verdict is not open, although its harm is still an estimate.
+        """
         if self.verdict == NOT_MEASURED:
             return all(map(self._may_ablate_tokens, self.cells))
         return self.may_be_sink or self.verdict == UNDECIDED

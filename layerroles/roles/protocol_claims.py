@@ -36,8 +36,9 @@ def claims_on_protocols(kinds: Sequence[AblationKind]) -> Iterator[Claim]:
     """Yield claims that harm is larger where the model writes than where given answers are scored.
 
     Harm is the mean over layers. There is a claim for each family and pair of a protocol in which
-    the model writes and one that scores given answers. If the protocol `exact` was run too, also
-    yield claims on the two parts of the difference: stricter scoring, and writing.
+    the model writes and one, other than `exact`, that scores given answers. If the protocol `exact`
+    was run too, also yield claims on the two parts of the difference: stricter scoring, and
+    writing. Protocols without a chance level, such as those in nats, get no claims on parts.
     """
     first = kinds[0].harms
     for family in dict.fromkeys(family for family, _ in first.keys):

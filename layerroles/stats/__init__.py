@@ -35,7 +35,7 @@ from layerroles.stats.corrections import (
     minimum_detectable,
     minimum_detectable_mean,
 )
-from layerroles.stats.designs import fractional_factorial
+from layerroles.stats.factorial_designs import fractional_factorial
 from layerroles.stats.heterogeneity import between_sd, factor_spread
 from layerroles.stats.intervals import (
     LEVEL,

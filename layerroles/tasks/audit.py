@@ -39,8 +39,8 @@ from layerroles.errors import InputError, visible
 from layerroles.notebook_display import html_block, html_list, html_paragraph
 from layerroles.stats import holm
 from layerroles.tasks.base import Example, Task
+from layerroles.tasks.choice_strategies import ChoiceScores, find_second_half, strategies
 from layerroles.tasks.guessing import best_guess
-from layerroles.tasks.guessing_strategies import ChoiceScores, find_second_half, strategies
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

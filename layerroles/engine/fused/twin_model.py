@@ -62,6 +62,14 @@ class Twin:
     Args:
         bridge: a prepared bridge.
 
+    Attributes:
+        bridge: the bridge.
+        model: the model, a causal language model of transformers.
+        base: the part of `model` below the unembedding, up to and with the last norm.
+        paths: the name of each block in `model`.
+        blocks: the blocks.
+        shape: the sizes that determine memory and time.
+
     Raises:
         NoTwin: the architecture is not supported, or the weights do not all lie on one device.
     """

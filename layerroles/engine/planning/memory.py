@@ -1,7 +1,8 @@
 """The memory budget of a computation, and the sizes of rows and batches that fit into it.
 
 A packed row holds the tokens of many requests, and is read in one pass or in pieces (see
-`fused.prefix_packing` and `fused.prefill`).
+`fused.prefix_packing` and `fused.prefill`). The module also measures free and peak memory,
+recognizes errors that mean that memory ran out, and configures glibc's allocator.
 """
 
 import ctypes

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import layerroles as lr
 from layerroles.ablations import ABLATIONS, ablated
-from layerroles.ablations.reference import collect, extract_write
+from layerroles.ablations.write_statistics import collect, extract_write
 from layerroles.engine.executor_trial import condition_kind
 from layerroles.models import hook_ids, prepared
 from layerroles.sites import size_of

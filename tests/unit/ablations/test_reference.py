@@ -14,7 +14,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 import layerroles as lr
 from layerroles.ablations import SiteReference
-from layerroles.ablations.reference import collect
+from layerroles.ablations.write_statistics import collect
 from layerroles.models.loading import encode
 from tests.support.hugging_face_edits import TEXTS as KNOWN
 from tests.support.hugging_face_edits import edited, writes

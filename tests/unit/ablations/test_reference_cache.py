@@ -12,8 +12,8 @@ from safetensors import safe_open
 
 import layerroles as lr
 from layerroles.ablations import reference_cache
-from layerroles.ablations.reference import collect
 from layerroles.ablations.reference_cache import ReferenceFile, load_or_collect
+from layerroles.ablations.write_statistics import collect
 from layerroles.models import weights_stamp
 from tests.support.random_models import model_path, random_model
 

@@ -14,7 +14,7 @@ from transformers import BertConfig, BertModel
 
 import layerroles as lr
 from layerroles import private_apis
-from layerroles.models import checks, forward, gguf, loading
+from layerroles.models import checks, forward, gguf, loading, provenance
 from layerroles.private_apis import conversion_bar_on_terminals
 from tests.support.families import family_model
 from tests.support.random_models import (
@@ -46,12 +46,12 @@ def test_what_is_read_out_lies_in_one_piece() -> None:
 
 
 def test_provenance_names_the_weights_and_not_the_folder() -> None:
-    known = loading.provenance(random_model("llama"))
+    known = provenance(random_model("llama"))
     assert known.name == model_path("llama").name
     assert (known.n_layers, known.n_heads, known.d_model) == (3, 4, 32)
     assert known.dtype == "float32"
     assert known.architecture == "LlamaForCausalLM"
-    assert known.weights != loading.provenance(random_model("qwen3")).weights
+    assert known.weights != provenance(random_model("qwen3")).weights
     assert {"torch", "transformers", "transformer-lens", "layerroles"} <= set(known.versions)
 
 
@@ -372,7 +372,7 @@ def test_a_model_that_lies_on_disk_in_part_answers_alike() -> None:
         lr.Engine(spread, executor="fused").loglikelihood(pairs)
     with pytest.raises(lr.InputError, match="lie whole on one device"):
         lr.Engine(whole).loglikelihood(pairs, [lr.Condition({lr.Site(1): lr.Swap(spread)})])
-    assert loading.provenance(spread).weights == loading.provenance(whole).weights
+    assert provenance(spread).weights == provenance(whole).weights
 
 
 def test_a_device_and_a_map_of_devices_are_one_too_many() -> None:

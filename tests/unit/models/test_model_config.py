@@ -8,7 +8,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import LlamaConfig, Phi3Config
 
 import layerroles as lr
-from layerroles.ablations.reference import collect
+from layerroles.ablations.write_statistics import collect
 from layerroles.models import behaviour_config, can_batch, first_difference, provenance
 from tests.support.random_models import LLAMA_LIKE, make_random, model_of, random_model, tokenizer
 

@@ -11,7 +11,8 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 import layerroles as lr
-from layerroles.models.loading import prepared, provenance
+from layerroles.models.loading import prepared
+from layerroles.models.provenance import provenance
 from layerroles.plants import Plant
 from layerroles.plants.words import END, ID, LAST, SUBJECTS, WORDS, fact_of, make_tokenizer
 from layerroles.probes import Attention, LogitLens, RetrievalScore, chunked

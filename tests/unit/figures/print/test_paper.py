@@ -14,7 +14,8 @@ import pytest
 import layerroles as lr
 from layerroles import figures
 from layerroles.errors import InputError
-from layerroles.figures import answer_outcomes, style
+from layerroles.figures import style
+from layerroles.figures.outcome_profile import _LOOK as LOOK_OF_OUTCOMES
 from layerroles.figures.print import files
 from layerroles.figures.print.captions import check_result, latex_figure, read_meta
 from layerroles.figures.print.paper import parse_width
@@ -231,7 +232,7 @@ PALETTES = {
     "families": {
         name: (hue, style.FAMILY_SYMBOL[name]) for name, hue in style.FAMILY_COLOUR.items()
     },
-    "outcomes": answer_outcomes._LOOK,
+    "outcomes": LOOK_OF_OUTCOMES,
     "methods": METHODS,
 }  # fmt: skip
 
