@@ -152,8 +152,8 @@ class Executors:
             if isinstance(executor, Fused):
                 executor.on_step = self.on_step
             chosen = [conditions[index] for index in indices]
-            for list_index, n, answers in executor.answer(asked, chosen):
-                yield list_index, indices[n], answers
+            for list_index, place, answers in executor.answer(asked, chosen):
+                yield list_index, indices[place], answers
 
     def _choose(
         self, asked: Sequence[Requests], conditions: Sequence[Condition]
@@ -252,7 +252,7 @@ class Executors:
         try:
             config = text_config(self._model.original_model)
             if name == "fused":
-                limit, beside = self.make_fused({}).twin.longest_text, ""
+                limit, beside = self.make_fused({}).twin.max_exact_tokens, ""
             else:  # the model's own window counts the columns of a batch, pads included
                 limit, beside = getattr(config, "sliding_window", None), " side by side (padded)"
             if limit and longest > limit:

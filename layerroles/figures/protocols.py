@@ -68,11 +68,11 @@ def protocols(
     )
     shown: set[str] = set()
     span = effect_span(effects, units)
-    for column, names in enumerate(cells, start=1):
-        cell = effects[(effects["task"] == names[0]) & (effects["protocol"] == names[1])]
-        draw_lines(figure, cell, intact.loc[names], n_layers, 1, column, shown)
-        draw_points(figure, cell, 1, column, shown)
-        set_axes(figure, units.get(names, "accuracy"), span, 1, column)
+    for column, key in enumerate(cells, start=1):
+        cell_effects = effects[(effects["task"] == key[0]) & (effects["protocol"] == key[1])]
+        draw_lines(figure, cell_effects, intact.loc[key], n_layers, 1, column, shown)
+        draw_points(figure, cell_effects, 1, column, shown)
+        set_axes(figure, units.get(key, "accuracy"), span, 1, column)
     figure.update_xaxes(**style.layer_axis(n_layers))
     figure.update_xaxes(title_text="ablated layer (0-based)", row=2)
     figure.update_yaxes(title_text="change", row=2, col=1)

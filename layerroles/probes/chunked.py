@@ -59,29 +59,30 @@ def read_in_pieces(
     Raises:
         InputError: a hook point did not fire, so its values are missing.
     """
-    rows, n = attended.shape
-    n_cached = n - tokens.shape[1]
+    n_rows, n_columns = attended.shape
+    n_cached = n_columns - tokens.shape[1]
     if len(pattern_layers(model)) < model.cfg.n_layers or not prepared(model).checks.caches:
-        chunk = n
+        length = n_columns
     else:
-        chunk = min(_LONGEST, max(_SHORTEST, _MOST_WEIGHTS // (rows * model.cfg.n_heads * n)))
-    fired = dict.fromkeys(hooks, 0)
-    for start in range(n_cached, n, chunk):
-        stop = min(start + chunk, n)
-        with model.hooks(fwd_hooks=_bind_hooks(hooks, start, fired)):
+        most = _MOST_WEIGHTS // (n_rows * model.cfg.n_heads * n_columns)
+        length = min(_LONGEST, max(_SHORTEST, most))
+    n_calls = dict.fromkeys(hooks, 0)
+    for start in range(n_cached, n_columns, length):
+        stop = min(start + length, n_columns)
+        with model.hooks(fwd_hooks=_bind_hooks(hooks, start, n_calls)):
             logits, cache = forward(
                 model,
                 tokens[:, start - n_cached : stop - n_cached],
                 attended[:, :stop],
                 cache=cache,
-                use_cache=keep_cache or stop < n,
+                use_cache=keep_cache or stop < n_columns,
                 keep=1,
             )
-    silent = [name for name, count in fired.items() if not count]
-    if silent:
+    not_run = [name for name, count in n_calls.items() if not count]
+    if not_run:
         raise InputError(
             f"model {prepared(model).name!r} ({model.cfg.architecture}) does not run through "
-            f"{silent[0]}: this probe cannot read it"
+            f"{not_run[0]}: this probe cannot read it"
         )
     return logits[:, -1], cache
 
@@ -126,10 +127,10 @@ def pattern_layers(model: TransformerBridge) -> list[int]:
 
 
 def _bind_hooks(
-    hooks: Mapping[str, NoteValue], start: int, fired: dict[str, int]
+    hooks: Mapping[str, NoteValue], start: int, n_calls: dict[str, int]
 ) -> list[tuple[str, Callable[..., None]]]:
     def call(value: Tensor, *, hook: object, name: str) -> None:
-        fired[name] += 1
+        n_calls[name] += 1
         hooks[name](value, start)
 
     return [(name, partial(call, name=name)) for name in hooks]

@@ -272,8 +272,8 @@ class Exact(FewShotProtocol):
         The response is that text, or empty if there is none: other texts that the model would write
         are not known. Details: `logprob`, the log-likelihood of the answer in nats.
         """
-        texts = zip((example.answer, *example.aliases), scores, strict=True)
-        greedy_texts = [text for text, score in texts if score.is_greedy]
+        scored_texts = zip((example.answer, *example.aliases), scores, strict=True)
+        greedy_texts = [text for text, score in scored_texts if score.is_greedy]
         details = {"logprob": scores[0].logprob}
         return _right_or_wrong(
             bool(greedy_texts), greedy_texts[0] if greedy_texts else "", scores, details

@@ -1,4 +1,4 @@
-"""Kill a sweep with SIGKILL at random moments, and see that nothing is lost, doubled or changed.
+"""Kill a sweep with SIGKILL at random moments; no row may be lost, duplicated or changed.
 
 A child process runs the sweep and is killed; the next one goes on in the same folder, until the run
 is whole; then a new folder is begun. After each kill everything that was stored before is still

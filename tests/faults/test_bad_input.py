@@ -1,4 +1,4 @@
-"""Kinds of bad input: each is answered by one clear line and exit code 2, and nothing is lost."""
+"""Bad input of every kind gives a one-line error and exit code 2, and changes no file."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ Make = Callable[[Path], list[str]]
 
 
 def sweep(model: str | Path, *words: str, out: str = "run") -> Make:
-    """A sweep, right but for what is told; `{}` in a word is the test's folder."""
+    """A valid sweep command except for the given options; `{}` is the test's folder."""
 
     def made(folder: Path) -> list[str]:
         given = [word.replace("{}", str(folder)) for word in words]
@@ -38,7 +38,7 @@ def asking(name: str, content: str | bytes) -> Make:
 
 
 def damaged(file: str, content: bytes | None) -> Make:
-    """A sweep of a model folder in which one file is another, or missing."""
+    """A sweep of a model folder in which one file is replaced or missing."""
 
     def made(folder: Path) -> list[str]:
         shutil.copytree(MODEL, folder / "model")
@@ -71,7 +71,7 @@ def a_run(folder: Path) -> Path:
 
 
 def broken_run(file: str, content: bytes, *words: str) -> Make:
-    """A command on a run folder in which one file is another."""
+    """A command on a run folder in which one file is replaced."""
 
     def made(folder: Path) -> list[str]:
         (a_run(folder) / file).write_bytes(content)
@@ -164,18 +164,18 @@ KINDS: dict[str, tuple[Make, str]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_is_told_in_one_line(
+def test_bad_input_gives_a_one_line_error_and_changes_no_file(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make, words = KINDS[kind]
-    given = make(tmp_path)
+    command = make(tmp_path)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     capsys.readouterr()
-    assert main(given) == 2
-    told = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
-    assert len(told) == 1
-    assert told[0].startswith("layerroles: error: ")
-    assert words in told[0]
+    assert main(command) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert len(errors) == 1
+    assert errors[0].startswith("layerroles: error: ")
+    assert words in errors[0]
     assert all(file.read_bytes() == content for file, content in before.items())
 
 

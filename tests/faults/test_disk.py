@@ -1,4 +1,4 @@
-"""A disk that is full or may not be written, files that were cut off: told, and nothing lost."""
+"""Full disks, read-only disks and truncated files raise clear errors, and no rows are lost."""
 
 import subprocess
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from tests.faults.kill import rows, same, sweep
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A small disk of its own."""
+    """A small separate file system."""
     place = tmp_path / "disk"
     place.mkdir()
     mounted = _mount("-t", "tmpfs", "-o", "size=200k", "tmpfs", str(place))
@@ -27,7 +27,7 @@ def _mount(*words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(["mount", *words], capture_output=True, text=True, check=False)
 
 
-def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(
+def test_full_disk_raises_and_the_run_resumes_when_space_is_freed(
     disk: Path, tmp_path: Path
 ) -> None:
     job = sweep()
@@ -44,7 +44,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(
     same(expected, rows(job.run(disk / "run")))
 
 
-def test_a_disk_that_may_only_be_read_is_told_and_can_be_read(disk: Path) -> None:
+def test_read_only_disk_raises_on_run_but_can_be_read(disk: Path) -> None:
     assert _mount("-o", "remount,size=8m", str(disk)).returncode == 0
     job = sweep()
     expected = rows(job.run(disk / "run"))
@@ -55,7 +55,7 @@ def test_a_disk_that_may_only_be_read_is_told_and_can_be_read(disk: Path) -> Non
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
-def test_a_database_that_was_cut_off_is_told(share: float, tmp_path: Path) -> None:
+def test_truncated_database_raises(share: float, tmp_path: Path) -> None:
     job = sweep()
     job.run(tmp_path)
     file = tmp_path / "rows.sqlite"
@@ -70,7 +70,7 @@ def test_a_database_that_was_cut_off_is_told(share: float, tmp_path: Path) -> No
         same(rows(job.run(tmp_path)), rows(job.run(tmp_path / "again")))
 
 
-def test_what_was_not_whole_in_the_journal_is_asked_again(tmp_path: Path) -> None:
+def test_rows_missing_from_a_truncated_journal_are_computed_again(tmp_path: Path) -> None:
     """The state on disk in the middle of a run, and the same with the journal cut off."""
     job = sweep()
     expected = rows(job.run(tmp_path / "whole"))

@@ -1,4 +1,4 @@
-"""Whatever stands in a file or a word of the user's, the answer is a clean error or a result.
+"""Arbitrary user files and arguments give a result or a clean one-line error.
 
 For five minutes instead of seconds:  FUZZ=100 python -m pytest tests/faults/test_fuzz.py
 """

@@ -1,4 +1,4 @@
-"""Use the installed package as for the first time: `python first_use.py FOLDER`.
+"""Use the installed package like a new user: `python first_use.py FOLDER`.
 
 FOLDER is where the package must lie. What only extras bring may be missing.
 """

@@ -1,4 +1,4 @@
-"""The benchmarks: request files are made, every way of answering agrees, a page is written."""
+"""The benchmarks: request files, agreement of all methods, the written page."""
 
 import argparse
 import json
@@ -118,9 +118,9 @@ def test_request_files_are_made_of_benchmarks(script: Load, tmp_path: Path) -> N
         "answer": r"v40\.",
     }
 
-    told = (out / "workloads.md").read_text(encoding="utf-8")
-    assert all(f"- `{name}`: " in told for name in made)
-    assert "The first 9 questions" in told
+    page = (out / "workloads.md").read_text(encoding="utf-8")
+    assert all(f"- `{name}`: " in page for name in made)
+    assert "The first 9 questions" in page
     with pytest.raises(SystemExit, match="holds no arc_easy"):
         script("workloads").main(["--data", str(tmp_path), "--out", str(out)])
 
@@ -165,14 +165,14 @@ def test_all_ways_answer_alike_in_float32(script: Load, rows: Rows, names: list[
         assert max(lengths) == 12 > min(lengths)  # some end by themselves
 
 
-def test_a_page_is_written_and_measurements_are_kept(
+def test_page_is_written_and_saved_measurements_are_reused(
     script: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     speed, runner = script("speed"), script("runner")
     calls: list[str] = []
 
     def here(command: list[str], **_: object) -> None:
-        """Not in a process of its own, of which each takes ten seconds to start."""
+        """Run in this process, because a new one takes ten seconds to start."""
         calls.append(command[2])
         runner.main(command[2:])
 
@@ -208,7 +208,7 @@ def test_a_page_is_written_and_measurements_are_kept(
         speed.main([*words, "--memory", "1GB"])
 
 
-def test_scores_are_told_and_how_far_ways_are_apart(
+def test_scores_and_their_differences_between_methods_are_reported(
     script: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     speed, runner = script("speed"), script("runner")
@@ -284,7 +284,7 @@ def test_options_of_another_way_are_refused(
     assert "engine: --read-back and --softmax-dtype are lm-eval's" in capsys.readouterr().err
 
 
-def test_ways_are_compared_under_what_both_were_asked_under(script: Load) -> None:
+def test_methods_are_compared_under_their_shared_conditions(script: Load) -> None:
     rows = [
         {"context": c, "kind": "loglikelihood", "right": r} for c in "ab" for r in (True, False)
     ]
@@ -296,9 +296,9 @@ def test_ways_are_compared_under_what_both_were_asked_under(script: Load) -> Non
         "other": {"intact": first, "L0": second},
     }
     found = {way: {"answers": each} for way, each in answers.items()}
-    told = script("scores").compared(rows, found)
-    assert told["accuracies"]["loop"] == {"intact": 1.0, "L0": 0.5, "L1": 0.5}
-    by_pair = {(*pair["between"], pair["conditions"]): pair for pair in told["pairs"]}
+    compared = script("scores").compared(rows, found)
+    assert compared["accuracies"]["loop"] == {"intact": 1.0, "L0": 0.5, "L1": 0.5}
+    by_pair = {(*pair["between"], pair["conditions"]): pair for pair in compared["pairs"]}
     assert set(by_pair) == {
         ("engine", "loop", 2), ("engine", "loop", 3), ("engine", "other", 2), ("loop", "other", 2)
     }  # fmt: skip
@@ -330,7 +330,7 @@ def test_the_loops_log_probabilities_are_rounded_as_its_model_unless_asked(scrip
     assert apart["float32"] < apart[None]
 
 
-def test_a_whole_run_is_replayed_as_the_run_that_asks_until_it_is_decided(
+def test_replay_of_a_full_run_matches_a_run_until_decided(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = lr.planted(n_layers=6, retrieval=(1, 2), reasoning=(4,), inert=(5,))
@@ -349,11 +349,11 @@ def test_a_whole_run_is_replayed_as_the_run_that_asks_until_it_is_decided(
     argv = ["replayed_run", str(tmp_path / "whole"), "--limit", "96", "--fixed", "96"]
     monkeypatch.setattr(sys, "argv", argv)
     replayed_run.main()
-    said = capsys.readouterr().out.splitlines()
-    assert said[0] == f"{describe_decided(decided)}; 0 conditions lack answers"
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == f"{describe_decided(decided)}; 0 conditions lack answers"
     assert re.fullmatch(
-        r"\d verdicts were given before all answers; 0 are outside with all", said[1]
+        r"\d verdicts were given before all answers; 0 are outside with all", printed[1]
     )
-    assert said[2].startswith("judged once at 96: 6 verdicts, 672 answers")
+    assert printed[2].startswith("judged once at 96: 6 verdicts, 672 answers")
     layers = lr.localize(decided).layers
-    assert f"| {replayed_run.counts(layers)} |" in said[6]
+    assert f"| {replayed_run.counts(layers)} |" in printed[6]

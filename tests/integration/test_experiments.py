@@ -1,6 +1,6 @@
-"""The experiments end to end on a random model: they run, go on, report.
+"""The experiments end to end on a random model: they run, resume and report.
 
-A random model has no skill, so what they say of skill is tried in `tests/unit`.
+A random model has no skill, so statements about skill are tested in `tests/unit`.
 """
 
 import json
@@ -74,7 +74,7 @@ def benchmarks(folder: Path) -> Path:
 @pytest.mark.parametrize(
     "name", ["retrieval", "rag", "knowledge", "reasoning", "reading_writing", "similarity", "heads"]
 )
-def test_an_experiment_runs_goes_on_and_reports_its_findings(
+def test_experiment_runs_resumes_and_reports_its_findings(
     name: str, experiment: Load, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     script = experiment(name)
@@ -99,7 +99,7 @@ def test_an_experiment_runs_goes_on_and_reports_its_findings(
         script.main([*options(tmp_path), "--no-resume"])
 
 
-def test_the_papers_rules_run_and_go_on(
+def test_paper_rules_experiment_runs_and_resumes(
     experiment: Load, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     script, given = experiment("paper_rules"), [*options(tmp_path, limit=2), "--texts", "6"]
@@ -127,7 +127,7 @@ def test_thorough_spares_the_first_token_and_takes_means(experiment: Load, tmp_p
 def test_claims_are_asked_until_decided_and_written_as_a_table(
     experiment: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A random model has no skill: only the intact one is asked on, nothing is measured."""
+    """A random model has no skill: only the intact model is asked further, no harm is measured."""
     script = experiment("claims")
     monkeypatch.setattr(script, "PROTOCOLS", ("continuation",))
     monkeypatch.setattr(script, "CONTEXTS", ("none", "support"))
@@ -170,9 +170,9 @@ def test_benchmarks_are_read_once_a_row(experiment: Load, tmp_path: Path) -> Non
 def test_a_benchmark_out_of_reach_is_not_swept(experiment: Load, tmp_path: Path) -> None:
     out, data = tmp_path / "out", benchmarks(tmp_path / "data")
     experiment("reasoning").main([*options(out), "--data", str(data)])
-    told = json.loads((out / "findings.json").read_text(encoding="utf-8"))["findings"]
-    assert told[0].startswith(("lm_eval@2[task=gsm8k", "lm_eval@2:gsm8k"))
-    for line in told[:2]:
+    findings = json.loads((out / "findings.json").read_text(encoding="utf-8"))["findings"]
+    assert findings[0].startswith(("lm_eval@2[task=gsm8k", "lm_eval@2:gsm8k"))
+    for line in findings[:2]:
         assert "not above chance, so nothing is said of its layers" in line
     assert not any(task.startswith("lm_eval") for task in lr.read(out).frame["task"])
     assert set(lr.read(out / "intact").frame["condition"]) == {"intact"}
@@ -184,9 +184,9 @@ def test_hellaswag_is_asked_by_lm_eval(experiment: Load, tmp_path: Path) -> None
     script.main(["hellaswag", *options(out, limit=4), "--data", str(data / "hellaswag")])
     (row,) = lr.read(out).intact().to_dict("records")
     assert (row["n"], row["chance"]) == (4, 0.5)
-    told = json.loads((out / "findings.json").read_text(encoding="utf-8"))["findings"]
-    assert told[0].startswith(f"{row['task']}, {row['protocol']}: intact {row['score']:.2f} ")
-    assert told[-1].endswith("cannot be said, only one way was asked.")
+    findings = json.loads((out / "findings.json").read_text(encoding="utf-8"))["findings"]
+    assert findings[0].startswith(f"{row['task']}, {row['protocol']}: intact {row['score']:.2f} ")
+    assert findings[-1].endswith("cannot be said, only one way was asked.")
 
 
 def test_strictness_asks_the_same_questions_in_three_ways(experiment: Load, tmp_path: Path) -> None:
@@ -199,17 +199,17 @@ def test_strictness_asks_the_same_questions_in_three_ways(experiment: Load, tmp_
     # The three read the same context, or else they would not differ in one thing at a time.
     contexts = result.examples["contexts"].map(json.loads)
     assert all(len(set(each.values())) == 1 and len(each) == 3 for each in contexts)
-    told = json.loads((out / "findings.json").read_text(encoding="utf-8"))["findings"]
-    assert told[-1].startswith("Generation needs more of the depth than likelihood: ")
+    findings = json.loads((out / "findings.json").read_text(encoding="utf-8"))["findings"]
+    assert findings[-1].startswith("Generation needs more of the depth than likelihood: ")
 
 
 def test_similarity_is_compared_with_a_run(experiment: Load, tmp_path: Path) -> None:
     experiment("knowledge").main(options(tmp_path / "knowledge"))
     out = tmp_path / "out"
     experiment("similarity").main([*options(out), "--run", str(tmp_path / "knowledge")])
-    told = json.loads((out / "findings.json").read_text(encoding="utf-8"))["findings"]
-    assert sum("Influence and cost over 3 layers" in line for line in told) == 2
-    assert told[-1].startswith("Neighbours are similar: ")
+    findings = json.loads((out / "findings.json").read_text(encoding="utf-8"))["findings"]
+    assert sum("Influence and cost over 3 layers" in line for line in findings) == 2
+    assert findings[-1].startswith("Neighbours are similar: ")
     manifest = tmp_path / "knowledge" / "manifest.json"
     known = json.loads(manifest.read_text(encoding="utf-8"))
     known["model"] |= {"name": "another", "weights": "0"}

@@ -1,4 +1,4 @@
-"""The report's explorer in a real browser: what is chosen is shown, and is what the rows say."""
+"""The report's explorer in a real browser shows the selected rows."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,7 +62,7 @@ def page(result: SweepResult, lens: pd.DataFrame, tmp_path_factory: pytest.TempP
 
 @pytest.fixture
 def explorer(browser: webdriver.Chrome, page: Path) -> Iterator[webdriver.Chrome]:
-    """The page, opened; after the test it is to have made no request and no complaint."""
+    """The opened page; after the test, no request and no browser error may have occurred."""
     asked = opened(browser, page)
     yield browser
     assert browser.get_log("browser") == []
@@ -135,7 +135,7 @@ def test_the_answers_are_those_of_changed_answers(
             assert all(words in row["response"] for words in ablated["marked"] if "<" not in words)
 
 
-def test_filters_keep_what_they_say(explorer: webdriver.Chrome, result: SweepResult) -> None:
+def test_filters_show_the_matching_answers(explorer: webdriver.Chrome, result: SweepResult) -> None:
     frame = result.frame[
         (result.frame["task"] == "word_problems") & (result.frame["protocol"] == "generation")
     ]
@@ -163,9 +163,9 @@ def test_the_effect_is_that_of_the_table(explorer: webdriver.Chrome, result: Swe
         choose(explorer, task="facts", protocol="continuation", condition=condition)
         row = effects[(effects["task"] == "facts") & (effects["condition"] == condition)]
         row = row[row["protocol"] == "continuation"].iloc[0]
-        told = explorer.find_element(By.ID, "summary").text
-        assert style.format_interval(row["effect"], row["ci_low"], row["ci_high"]) in told
-        assert style.format_interval(row["harm"], row["harm_low"], row["harm_high"]) in told
+        summary = explorer.find_element(By.ID, "summary").text
+        assert style.format_interval(row["effect"], row["ci_low"], row["ci_high"]) in summary
+        assert style.format_interval(row["harm"], row["harm_low"], row["harm_high"]) in summary
 
 
 def test_a_link_restores_what_was_chosen(browser: webdriver.Chrome, page: Path) -> None:
@@ -336,17 +336,17 @@ def test_two_runs_are_shown_side_by_side(
     assert state(browser)[0] == ["layer 2", "layer 2"]
     row = compare(result, other).frame.set_index(["task", "protocol", "condition"])
     row = row.loc["facts", "generation", "skip L2"]
-    told = browser.find_element(By.ID, "summary").text
-    assert style.format_interval(row["difference"], row["low"], row["high"]) in told
+    summary = browser.find_element(By.ID, "summary").text
+    assert style.format_interval(row["difference"], row["low"], row["high"]) in summary
     rows = other.frame[(other.frame["task"] == "facts") & (other.frame["protocol"] == "generation")]
-    said = rows.pivot(index="example", columns="condition", values="response")
+    responses = rows.pivot(index="example", columns="condition", values="response")
     for card in cards(browser):
         sides = [1] if card["id"] == "facts-0003" else [0, 1]  # its prompt is not the same
         if len(card["pairs"]) == 2:
             assert sides == [0, 1]
             intact, ablated = card["pairs"][1]
-            assert intact["text"] == (said["intact"][card["id"]] or "(empty)")
-            assert ablated["text"] == (said["skip L2"][card["id"]] or "(empty)")
+            assert intact["text"] == (responses["intact"][card["id"]] or "(empty)")
+            assert ablated["text"] == (responses["skip L2"][card["id"]] or "(empty)")
     assert len(cards(browser)) == N + 1  # the one that they asked otherwise stands there twice
     choose(browser, task="facts", protocol="generation", condition="skip L10", show="all")
     assert state(browser)[0] == ["layer 10"]  # b has no such layer
@@ -355,7 +355,9 @@ def test_two_runs_are_shown_side_by_side(
     assert browser.get_log("browser") == []
 
 
-def test_what_looks_alike_is_told_apart(browser: webdriver.Chrome, tmp_path: Path) -> None:
+def test_similar_conditions_and_truncated_texts_are_distinguished(
+    browser: webdriver.Chrome, tmp_path: Path
+) -> None:
     made = synthetic_result(2, 8, protocols=["generation"], ablations=["cut\u202e"])
     own = (made.frame["at"] == "all") & (made.frame["condition"] != "intact")
     mlp = {"part": "mlp", "site": "L0.mlp", "layer": 0}
@@ -374,8 +376,8 @@ def test_what_looks_alike_is_told_apart(browser: webdriver.Chrome, tmp_path: Pat
         names.values()
     )
     assert [cell.text.split("\n")[0] for cell in cells] == list(names.values())
-    said = browser.find_element(By.ID, "said").get_attribute("textContent")
-    assert said.startswith("strong L0.mlp: ")
+    announced = browser.find_element(By.ID, "said").get_attribute("textContent")
+    assert announced.startswith("strong L0.mlp: ")
     labels = "return [...document.querySelectorAll('#cards .pair')].map(e => e.textContent)"
     assert all("the same as far as shown" in each for each in browser.execute_script(labels))
     (before, after), *_ = [card["pairs"][0] for card in cards(browser)]

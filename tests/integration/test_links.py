@@ -1,4 +1,4 @@
-"""Links on the pages that mkdocs does not build lead to something; outside ones are https.
+"""Links on the pages that mkdocs does not build are not dead; external ones are https.
 
 (mkdocs builds `docs/` strictly: a link or an anchor there that leads nowhere is an error.)
 """

@@ -220,7 +220,7 @@ def same_prompts(asked: Any, theirs: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("case", [CASES[0], CASES[4]], ids=str)
-def test_a_model_for_those_who_drive_lm_eval(case: Case, folders: dict[str, str]) -> None:
+def test_simple_evaluate_on_ablated_lm_matches_hflm(case: Case, folders: dict[str, str]) -> None:
     """`simple_evaluate` gives the same on `AblatedLM` as on `HFLM` without the layer."""
     condition = lr.Condition({lr.Site(11): lr.Skip()})
     theirs = harness(case, folders, 11)

@@ -120,11 +120,11 @@ def test_tab_completes_names_and_keys(running) -> None:
     assert "skip L7" in " ".join(notebook.complete('conditions["skip'))
 
 
-def test_an_interrupt_leaves_the_model_whole_and_the_run_to_go_on(running) -> None:
+def test_interrupt_removes_hooks_and_the_run_can_resume(running) -> None:
     notebook, _ = running
     assert not notebook.run(SLOW)
     hooks = text(notebook.run(HOOKS))
-    waiting = lambda said: notebook.interrupt() if "waiting" in said else None  # noqa: E731
+    waiting = lambda printed: notebook.interrupt() if "waiting" in printed else None  # noqa: E731
     stopped = notebook.run('asked.run("runs/slow")', waiting)
     assert stopped[-1]["ename"] == "KeyboardInterrupt"
     assert re.match(r"sweep: stopped at \d+ of 256 rows", stopped[0]["data"]["text/plain"])

@@ -151,7 +151,7 @@ def reader(
 
 
 def _asking(few: tuple[int, int | None], function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same with fewer questions: of the stand-in, and of planted models."""
+    """The same with fewer questions for the stand-in and for planted models."""
 
     def asking(
         self: Any, model: Any, tasks: Any, *given: Any, limit: int = 32, **options: Any
@@ -246,8 +246,8 @@ def test_blocks_that_run_elsewhere_are_there_and_each_is_one() -> None:
 def test_a_page_that_prints_something_else_is_found_out(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("```python\nprint(1 + 1)\n```\n\n```text\n3\n```\n", encoding="utf-8")
-    (told,) = page_code.run_page(str(page))
-    assert "3" in told and "2" in told
+    (mismatch,) = page_code.run_page(str(page))
+    assert "3" in mismatch and "2" in mismatch
 
 
 # Commands.
@@ -273,25 +273,25 @@ def test_the_command_line_knows_every_command_and_option_on_a_page(
     monkeypatch.chdir(ROOT)
     for line, words in page_code.commands(page):
         program, *arguments = words
-        told = f"{page}:{line}: {' '.join(words)}"
+        where = f"{page}:{line}: {' '.join(words)}"
         if program == "layerroles":
-            _parse(arguments, told)
+            _parse(arguments, where)
         elif program == "python" and arguments[0] not in ("-m", "-c"):
-            _find_script(arguments, told)
+            _find_script(arguments, where)
         elif program == "make":
-            assert f"\n{arguments[0]}:" in (ROOT / "Makefile").read_text(), told
+            assert f"\n{arguments[0]}:" in (ROOT / "Makefile").read_text(), where
         else:
-            assert program in OTHER_PROGRAMS, told
+            assert program in OTHER_PROGRAMS, where
 
 
 @pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md"])
-def test_commands_stand_in_consoles_where_they_are_read(page: str) -> None:
+def test_commands_are_in_console_blocks(page: str) -> None:
     for block in page_code.blocks(page):
-        told = f"{page}:{block.line}"
+        where = f"{page}:{block.line}"
         if block.language in ("bash", "sh", "shell"):
-            assert block.code.startswith("#!"), f"{told}: commands are `console`, behind `$ `"
+            assert block.code.startswith("#!"), f"{where}: commands are `console`, behind `$ `"
         elif block.language == "console":
-            assert list(page_code._commands(block)), f"{told}: no command behind `$ `"
+            assert list(page_code._commands(block)), f"{where}: no command behind `$ `"
 
 
 def test_commands_are_found_in_pipes_and_scripts(tmp_path: Path) -> None:
@@ -307,27 +307,27 @@ def test_commands_are_found_in_pipes_and_scripts(tmp_path: Path) -> None:
     ]
 
 
-def _parse(arguments: list[str], told: str) -> None:
-    """Read the options as the command line does, and go no further."""
+def _parse(arguments: list[str], where: str) -> None:
+    """Parse the options as the command line does, without running the command."""
     group = typer.main.get_command(app)
     name, *options = (word for word in arguments if word != "OPTIONS")
     if name.startswith("--"):
-        assert any(name in param.opts for param in group.params), told
+        assert any(name in param.opts for param in group.params), where
         return
-    assert name in group.commands, told  # type: ignore[attr-defined]
+    assert name in group.commands, where  # type: ignore[attr-defined]
     command = group.commands[name]  # type: ignore[attr-defined]
     try:
         command.make_context(name, options)
     except typer.TyperException as error:
-        pytest.fail(f"{told}: {error.format_message()}")
+        pytest.fail(f"{where}: {error.format_message()}")
 
 
-def _find_script(arguments: list[str], told: str) -> None:
+def _find_script(arguments: list[str], where: str) -> None:
     """The script is there, and it or what it shares with others names every option."""
     script = ROOT / arguments[0]
-    assert script.is_file(), told
+    assert script.is_file(), where
     text = "".join(file.read_text(encoding="utf-8") for file in script.parent.glob("*.py"))
     for word in arguments[1:]:
         if word.startswith("--"):
             option = word.removeprefix("--no-").removeprefix("--").partition("=")[0]
-            assert f'"--{option}"' in text or f'"--no-{option}"' in text, f"{told}: {word}"
+            assert f'"--{option}"' in text or f'"--no-{option}"' in text, f"{where}: {word}"

@@ -143,12 +143,12 @@ def test_the_sdist_builds_the_same_wheel(built: Path, tmp_path: Path) -> None:
 
 
 def test_the_metadata_are_whole(unpacked: Path) -> None:
-    told = metadata(unpacked)
-    assert told["Name"] == "layerroles"
-    assert told["License-Expression"] == "Apache-2.0 AND OFL-1.1"
-    assert told["Requires-Python"] == ">=3.11"
-    assert told["Description-Content-Type"] == "text/markdown"
-    needed = [line for line in told.get_all("Requires-Dist") if "extra ==" not in line]
+    fields = metadata(unpacked)
+    assert fields["Name"] == "layerroles"
+    assert fields["License-Expression"] == "Apache-2.0 AND OFL-1.1"
+    assert fields["Requires-Python"] == ">=3.11"
+    assert fields["Description-Content-Type"] == "text/markdown"
+    needed = [line for line in fields.get_all("Requires-Dist") if "extra ==" not in line]
     for line in needed:
         assert any(sign in line for sign in "<>"), f"no version is asked of {line}"
     (scripts,) = unpacked.glob("*.dist-info/entry_points.txt")
@@ -162,12 +162,12 @@ def test_every_extra_of_the_metadata_is_installable_by_name(unpacked: Path) -> N
 
 
 def test_the_wheel_works_without_the_clone(unpacked: Path, tmp_path: Path) -> None:
-    told = python("-W", "error", "-c", "import layerroles", folder=tmp_path, path=unpacked)
-    assert not told
+    printed = python("-W", "error", "-c", "import layerroles", folder=tmp_path, path=unpacked)
+    assert not printed
     first = str(ROOT / "tests" / "integration" / "first_use.py")
     assert python(first, str(unpacked), folder=tmp_path, path=unpacked).endswith("8 rows\n")
-    told = python("-m", "layerroles", "--help", folder=tmp_path, path=unpacked)
-    assert all(command in told for command in ("sweep", "report", "demo"))
+    printed = python("-m", "layerroles", "--help", folder=tmp_path, path=unpacked)
+    assert all(command in printed for command in ("sweep", "report", "demo"))
 
 
 def test_a_script_of_a_users_is_checked_strictly(tmp_path: Path) -> None:
@@ -175,16 +175,18 @@ def test_a_script_of_a_users_is_checked_strictly(tmp_path: Path) -> None:
     script.write_text(TYPED, encoding="utf-8")
     wrong.write_text(WRONG, encoding="utf-8")
     # With the options that `make lint` uses, whose cache is then there.
-    told = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", str(script), str(wrong)],
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=600,
     ).stdout
-    lines = [line for line in told.splitlines() if ": error:" in line]
-    assert [line.partition(".py:")[2].partition(":")[0] for line in lines] == ["4", "5", "6"], told
-    assert all("wrong.py" in line for line in lines), told
+    lines = [line for line in printed.splitlines() if ": error:" in line]
+    assert [line.partition(".py:")[2].partition(":")[0] for line in lines] == ["4", "5", "6"], (
+        printed
+    )
+    assert all("wrong.py" in line for line in lines), printed
 
 
 def test_the_versions_agree() -> None:

@@ -1,4 +1,4 @@
-"""Whatever is asked, in whatever order, under whatever conditions and budget: the same answers."""
+"""Answers do not depend on the order of requests, the conditions or the memory budget."""
 
 import string
 from collections.abc import Callable

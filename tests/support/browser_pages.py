@@ -1,4 +1,4 @@
-"""Pages in a real browser: open one, and say what it asked for."""
+"""Pages in a real browser: open one, and list its requests."""
 
 import json
 from pathlib import Path

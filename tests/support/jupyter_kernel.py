@@ -18,8 +18,8 @@ class Kernel:
     def __init__(self, manager: KernelManager, client: Any) -> None:
         self._manager, self._client = manager, client
 
-    def run(self, code: str, told: Callable[[str], None] = lambda text: None) -> list[Any]:
-        """The outputs of a cell, as a front end has them in the end; `told` hears what it prints.
+    def run(self, code: str, on_print: Callable[[str], None] = lambda text: None) -> list[Any]:
+        """The outputs of a cell, as a front end has them in the end; `on_print` gets printed text.
 
         Each is of a kind: stream (name, text), display_data, execute_result (data) or error (ename,
         evalue).
@@ -36,7 +36,7 @@ class Kernel:
                 shown.append({"kind": kind, "updates": 0, **content})
                 places[place] = shown[-1]
             if kind == "stream":
-                told(content["text"])
+                on_print(content["text"])
 
         self._client.execute_interactive(code, output_hook=hear, timeout=_SECONDS)
         return shown
@@ -47,7 +47,7 @@ class Kernel:
         return list(reply["content"]["matches"])
 
     def interrupt(self) -> None:
-        """Press the square button."""
+        """Interrupt the kernel, as the stop button does."""
         self._manager.interrupt_kernel()
 
 

@@ -45,7 +45,7 @@ def write(folder: Path, **splits: list[dict[str, object]]) -> str:
 
 
 def repository(folder: Path, config: str, **splits: list[dict[str, object]]) -> str:
-    """A data set with a named configuration, which a README tells of."""
+    """A data set with a named configuration, which its README declares."""
     path = write(folder, **splits)
     files = "".join(f"  - split: {name}\n    path: {name}.jsonl\n" for name in splits)
     head = f"---\nconfigs:\n- config_name: {config}\n  data_files:\n{files}---\n"

@@ -125,11 +125,11 @@ def _try(block: Block, namespace: dict[str, object]) -> list[str]:
     test = doctest.DocTestParser().get_doctest(
         block.code, namespace, block.name, block.page, block.line
     )
-    told: list[str] = []
+    printed: list[str] = []
     runner = doctest.DocTestRunner(optionflags=_FLAGS, verbose=False)
-    runner.run(test, out=told.append, clear_globs=False)
+    runner.run(test, out=printed.append, clear_globs=False)
     namespace.update(test.globs)
-    return told
+    return printed
 
 
 def _look(block: Block) -> list[str]:

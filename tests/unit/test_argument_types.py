@@ -1,4 +1,4 @@
-"""A string where a result or a model belongs, such as the path of a run, is told in a line.
+"""A string in place of a result or a model, such as a run's path, raises a one-line error.
 
 The calls are made in a process of its own, in which no type is checked before the package sees it.
 """

@@ -62,7 +62,7 @@ def example(text: str) -> str:
 
 
 def raises_input_error(function: ast.AST) -> bool:
-    """Whether `raise InputError(...)` stands in it."""
+    """Whether it contains `raise InputError(...)`."""
     return any(
         isinstance(node, ast.Raise)
         and isinstance(node.exc, ast.Call)
@@ -73,18 +73,18 @@ def raises_input_error(function: ast.AST) -> bool:
 
 
 def silent(value: object) -> list[str]:
-    """What of a class or function raises `InputError` and has no `Raises:` that says so."""
+    """Methods and functions that raise `InputError` without documenting it in `Raises:`."""
     source = textwrap.dedent(inspect.getsource(inspect.unwrap(value)))  # type: ignore[arg-type]
     tree = ast.parse(source).body[0]
     if not isinstance(tree, ast.ClassDef):
         return ["itself"] if raises_input_error(tree) and "Raises:" not in doc(value) else []
-    told = {"__init__": doc(value), "__post_init__": doc(value)}
+    docs = {"__init__": doc(value), "__post_init__": doc(value)}
     methods = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
-    told |= {node.name: ast.get_docstring(node) or "" for node in methods if node.name[0] != "_"}
+    docs |= {node.name: ast.get_docstring(node) or "" for node in methods if node.name[0] != "_"}
     return [
         node.name
         for node in methods
-        if node.name in told and raises_input_error(node) and "Raises:" not in told[node.name]
+        if node.name in docs and raises_input_error(node) and "Raises:" not in docs[node.name]
     ]
 
 
@@ -138,21 +138,21 @@ def test_the_index_says_what_docstrings_say_first() -> None:
     index = (DOCS / "api.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| \[`\S+`\]\[(layerroles\.\S+)\] \| (.*) \|$", index, re.MULTILINE)
     assert len(rows) > 100
-    for path, said in rows:
+    for path, summary in rows:
         if path == "layerroles.registry.Registry.register":  # there of ablations alone
             continue
         value = pydoc.locate(path)
         assert value is not None, path
-        assert said == " ".join(doc(value).split("\n\n")[0].split()), path
+        assert summary == " ".join(doc(value).split("\n\n")[0].split()), path
 
 
-def test_the_page_for_assistants_says_what_the_index_says() -> None:
+def test_assistants_page_matches_the_index() -> None:
     page = (DOCS / "llms.txt").read_text(encoding="utf-8")
     index = (DOCS / "api.md").read_text(encoding="utf-8")
-    said = dict(re.findall(r"^- lr\.(\w+): (.*)$", page, re.MULTILINE))
+    summaries = dict(re.findall(r"^- lr\.(\w+): (.*)$", page, re.MULTILINE))
     listed = dict(re.findall(r"^\| \[`(\w+)`\]\[layerroles\.\1\] \| (.*) \|$", index, re.MULTILINE))
-    assert len(said) == 12
-    assert said == {name: listed[name] for name in said}
+    assert len(summaries) == 12
+    assert summaries == {name: listed[name] for name in summaries}
     links = re.findall(r"\]\((\S+)\)", page)
     assert len(links) > 8 and all((DOCS / link).is_file() for link in links)
     for name in re.findall(r"\blr\.(\w+)", page):

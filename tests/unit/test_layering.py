@@ -239,7 +239,7 @@ def test_only_the_harness_imports_lm_eval() -> None:
     assert len(wrong) < len(found) and not wrong, "\n".join(wrong)
 
 
-def test_importing_the_package_imports_none_of_its_modules_but_that_which_imports_later() -> None:
+def test_package_init_imports_only_lazy_names() -> None:
     tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
     at_import = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
     names = {name for node in at_import for name, _ in imported(ast.Module([node], []), PACKAGE)}

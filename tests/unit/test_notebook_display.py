@@ -1,4 +1,4 @@
-"""What a prompt and a notebook show of the values that a user meets."""
+"""How public values are displayed at a prompt and in a notebook."""
 
 import re
 from collections.abc import Callable

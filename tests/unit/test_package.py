@@ -1,4 +1,4 @@
-"""The package as a whole: cheap to import, and its public names are where they are said to be."""
+"""The package as a whole: it is cheap to import, and its public names resolve."""
 
 import ast
 import importlib

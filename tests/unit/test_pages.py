@@ -1,4 +1,4 @@
-"""Pages that are made of the code say what it says now."""
+"""Generated pages are up to date with the code."""
 
 from tests.support.pages import PAGE, commands, index_page, pages
 

@@ -1,4 +1,4 @@
-"""What a terminal and a file are told of how far a job is."""
+"""The progress of a job, as shown in a terminal and in a log file."""
 
 import io
 import logging
@@ -10,7 +10,7 @@ from layerroles.progress import Outlook, format_duration, show_progress
 
 
 class Terminal(io.StringIO):
-    """Text that says it is shown to somebody."""
+    """A text stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -60,7 +60,7 @@ def test_the_time_left_is_what_the_job_tells_or_of_the_rate_so_far(
     assert "2 of 12 rows" in caplog.messages[2]
 
 
-def test_nothing_to_do_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_job_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = Terminal()
     monkeypatch.setattr("sys.stderr", shown)
     with show_progress(0, "sweep") as advance:
@@ -69,8 +69,8 @@ def test_nothing_to_do_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"),
+    ("seconds", "text"),
     [(0.04, "0.0 s"), (9.96, "10.0 s"), (48.0, "48 s"), (720.0, "12 min"), (12240.0, "3.4 h")],
 )
-def test_durations_are_for_people(seconds: float, told: str) -> None:
-    assert format_duration(seconds) == told
+def test_durations_are_for_people(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text

@@ -1,4 +1,4 @@
-"""Sites: what they are called, and what is refused."""
+"""Sites: their names, and which are refused."""
 
 import subprocess
 import sys
@@ -40,7 +40,7 @@ def test_all_names_every_layer_or_part() -> None:
         ("L3,L2:5", "name L3 more than once"),
     ],
 )
-def test_what_is_not_a_site_is_told(text: str, line: str) -> None:
+def test_invalid_site_strings_raise(text: str, line: str) -> None:
     with pytest.raises(lr.InputError) as caught:
         parse_sites(text, SIZE)
     assert line in str(caught.value)
@@ -56,14 +56,14 @@ def test_what_is_not_a_site_is_told(text: str, line: str) -> None:
         ((3, "stream", 1), "head=1 goes with part='head'"),
     ],
 )
-def test_a_site_that_cannot_be_is_refused(arguments: tuple[object, ...], line: str) -> None:
+def test_invalid_sites_raise(arguments: tuple[object, ...], line: str) -> None:
     with pytest.raises(lr.InputError) as caught:
         lr.Site(*arguments)  # type: ignore[arg-type]  # wrong on purpose
     assert line in str(caught.value)
 
 
-def test_words_that_are_not_known_are_told_without_type_checks() -> None:
-    """Where nothing checks types, as in a user's script."""
+def test_invalid_arguments_raise_without_runtime_type_checks() -> None:
+    """In a subprocess without runtime type checks, as in a user's script."""
     script = """
 import layerroles as lr
 from layerroles.engine import encode_written

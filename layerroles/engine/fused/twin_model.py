@@ -141,7 +141,7 @@ class Twin:
         )
 
     @cached_property
-    def longest_text(self) -> int | None:
+    def max_exact_tokens(self) -> int | None:
         """The longest text, in tokens, in which engine and model mask the same keys; None for any.
 
         They take the sizes of sliding windows from different places: the engine from what layers
@@ -150,15 +150,15 @@ class Twin:
         state windows in only one of these places, the limit is the smallest window.
         """
         config = text_config(self.model)
-        passed: dict[int, int | None] = {}
-        hidden_by: set[int | None] = set()
+        window_of_layer: dict[int, int | None] = {}
+        mask_windows: set[int | None] = set()
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, rule: AttentionRule) -> Tensor:
-            passed[layer] = rule.window
+            window_of_layer[layer] = rule.window
             return _attend_to_nothing(layer, q, k, v, rule)
 
         def note_mask(*_args: Any, local_size: int | None = None, **_options: Any) -> None:
-            hidden_by.add(local_size)
+            mask_windows.add(local_size)
 
         AttentionInterface.register(_PROBED, _attention)
         AttentionMaskInterface.register(_PROBED, note_mask)
@@ -169,9 +169,9 @@ class Twin:
             self.model.set_attn_implementation(_NAME)
         layer_types = getattr(config, "layer_types", None) or []
         sliding = [n for n, kind in enumerate(layer_types) if kind == "sliding_attention"]
-        passed_windows = {window for window in passed.values() if window}
-        masked_windows = {window for window in hidden_by if window}
-        if passed_windows == masked_windows and all(passed[layer] for layer in sliding):
+        passed_windows = {window for window in window_of_layer.values() if window}
+        masked_windows = {window for window in mask_windows if window}
+        if passed_windows == masked_windows and all(window_of_layer[layer] for layer in sliding):
             return None
         configured = getattr(config, "sliding_window", None)
         windows = passed_windows | masked_windows | ({configured} if configured else set())

@@ -71,8 +71,8 @@ class Times(lr.Ablation):
         return self.factor * write
 
 
-def test_conditions_are_told_apart_by_all_that_their_parameters_hold() -> None:
-    """Of a long tensor its `repr` shows the ends only, and few digits."""
+def test_conditions_with_different_parameter_values_are_different() -> None:
+    """The `repr` of a long tensor shows only its ends, with few digits."""
     ones = [torch.zeros(2048).index_fill(0, torch.tensor(n), 1.0) for n in (5, 9)]
     steered = [lr.Condition({lr.Site(1): Steered(one)}) for one in (*ones, ones[0].clone())]
     assert steered[0] != steered[1]
@@ -351,14 +351,14 @@ def test_contexts_nest() -> None:
             assert torch.equal(model(TOKENS), nested)
 
 
-def test_an_edit_is_told_positions_and_tokens() -> None:
+def test_edit_receives_positions_and_tokens() -> None:
     seen: list[tuple[list[int], list[int]]] = []
     numbers: list[float] = []
 
     @lr.ablation("test-look")
     @dataclass(frozen=True)
     class Look(lr.Ablation):
-        """Note what is told."""
+        """Record positions and tokens."""
 
         def edit(self, write: Tensor, ctx: lr.EditContext) -> Tensor:
             assert ctx.tokens is not None
@@ -425,7 +425,7 @@ def test_an_edit_is_told_positions_and_tokens() -> None:
         (lambda: ABLATIONS["skp"], "did you mean 'skip'?"),
     ],
 )
-def test_mistakes_are_told(make: object, line: str) -> None:
+def test_invalid_arguments_raise_input_error(make: object, line: str) -> None:
     with pytest.raises(lr.InputError) as caught:
         make()  # type: ignore[operator]
     assert line in str(caught.value)
@@ -443,7 +443,7 @@ def test_a_name_is_given_once() -> None:
                 return write
 
 
-def test_an_edit_that_changes_the_shape_is_told() -> None:
+def test_edit_that_changes_the_shape_raises() -> None:
     @lr.ablation("test-shape")
     @dataclass(frozen=True)
     class Shape(lr.Ablation):

@@ -1,8 +1,8 @@
 """Each architecture x ablation x part: equal to Hugging Face hooks by hand, or refused in words.
 
 The reference knows nothing of TransformerLens: it hooks Hugging Face modules, and takes its means
-and deviations from writes that it recorded itself. The matrix that comes out stands in
-docs/concepts.md, and is compared with it.
+and deviations from writes that it recorded itself. The resulting matrix is compared with the one in
+docs/concepts.md.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ ABLATIONS = ("skip", "zero", "mean", "resample", "noise", "swap", "scale")
 
 
 def reference_edit(architecture: str, part: str, ablation: str) -> Edit:
-    """The ablation as its definition says, written anew."""
+    """The ablation written out from its definition."""
     if ablation in ("skip", "zero"):
         return lambda write: torch.zeros_like(write)
     if ablation == "scale":

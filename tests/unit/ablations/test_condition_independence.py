@@ -1,4 +1,4 @@
-"""Conditions are told apart and leave each other alone; so do texts that are read together."""
+"""Conditions are distinguished and independent of each other; so are texts in one batch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,7 +60,7 @@ def linear(by: float) -> nn.Linear:
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
-def test_modules_are_told_apart_by_their_weights(executor: str) -> None:
+def test_modules_with_different_weights_have_different_hashes(executor: str) -> None:
     model = random_model("llama")
     one, two = (Condition({lr.Site(1, "mlp"): Mapped(linear(by))}) for by in (1.0, 0.0))
     assert one.hash != two.hash
@@ -83,7 +83,7 @@ class Above(nn.Module):
         return stream[..., 0] > self.bound
 
 
-def test_modules_are_told_apart_by_their_attributes_and_their_code() -> None:
+def test_modules_with_different_attributes_or_code_have_different_hashes() -> None:
     def acting(module: nn.Module) -> Condition:
         return Condition({lr.Site(1): lr.Zero()}, at=lambda ctx: module(ctx.stream) & ctx.real)
 
@@ -96,7 +96,7 @@ def test_modules_are_told_apart_by_their_attributes_and_their_code() -> None:
     assert acting(Above(1.0)).hash == hashes[0]
     nested = [acting(nn.Sequential(nn.Identity(), Above(by))).hash for by in (1.0, 2.0)]
     assert nested[0] != nested[1]
-    # A whole model as a parameter is told by its weights.
+    # A whole model as a parameter is identified by its weights.
     whole = [random_model("llama", seed=seed).original_model for seed in (0, 1)]
     assert len({Condition({lr.Site(1): Mapped(model)}).hash for model in whole}) == 2
 

@@ -15,7 +15,7 @@ TOKENS = torch.tensor([[5, 9, 40, 7, 22, 13, 60, 8]])
 
 
 def without(architecture: str, layers: set[int], folder: Path) -> Path:
-    """A checkpoint whose layers are those of another but some, numbered anew."""
+    """A checkpoint without some layers of another; the remaining ones are renumbered."""
     source = AutoModelForCausalLM.from_pretrained(model_path(architecture))
     path = BLOCKS.get(architecture, "model.layers")
     blocks = source.get_submodule(path)

@@ -1,4 +1,4 @@
-"""What every registered ablation must do; one that is added is tested here without further ado.
+"""What every registered ablation must do; a new one is tested here automatically.
 
 Fields are filled by their defaults, `reference` and `donor` by small ones; an ablation with other
 fields without a default has an instance in `MADE`.
@@ -91,7 +91,7 @@ def test_the_engine_gives_what_the_reference_gives(name: str) -> None:
 
 
 @every
-def test_what_is_written_with_a_cache_is_greedy_where_it_is_read_at_once(name: str) -> None:
+def test_text_generated_with_a_cache_is_greedy_when_scored_at_once(name: str) -> None:
     engine = lr.Engine(random_model("llama"), executor="plain")
     length = {"until": ["\0"], "max_gen_toks": 4}
     contexts = [context for context, _ in REQUESTS]
@@ -107,7 +107,7 @@ def test_what_is_written_with_a_cache_is_greedy_where_it_is_read_at_once(name: s
 
 
 @every
-def test_it_does_something_and_leaves_nothing_behind(name: str) -> None:
+def test_ablation_changes_answers_and_is_fully_removed(name: str) -> None:
     engine = lr.Engine(random_model("llama"), executor="plain")
     before = np.asarray(engine.loglikelihood(REQUESTS).logprob)
     ablated = np.asarray(engine.loglikelihood(REQUESTS, conditions(name)).logprob)
@@ -116,7 +116,7 @@ def test_it_does_something_and_leaves_nothing_behind(name: str) -> None:
 
 
 @every
-def test_it_is_public_and_stands_in_the_concepts(name: str) -> None:
+def test_ablation_is_public_and_listed_in_the_concepts_page(name: str) -> None:
     kind = ABLATIONS[name].__name__
     assert getattr(lr, kind) is ABLATIONS[name]
     text = (DOCS / "concepts.md").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ from layerroles.sweep.manifest_entries import describe_condition
 from tests.support.random_models import model_path, random_model
 
 
-def test_a_mechanism_is_one_of_the_known() -> None:
+def test_unknown_mechanism_raises() -> None:
     with pytest.raises(
         lr.InputError, match=r"Thin: unknown mechanism 'deletio': did you mean 'del"
     ):

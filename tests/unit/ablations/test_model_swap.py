@@ -161,7 +161,7 @@ def test_a_donor_of_another_shape_is_refused(
     assert line in str(caught.value)
 
 
-def test_what_cannot_be_swapped_is_told(tmp_path: Path) -> None:
+def test_invalid_swaps_raise_and_hashes_depend_on_block_weights(tmp_path: Path) -> None:
     donor = random_model("llama", seed=1)
     for site in (lr.Site(0, "head", 1), lr.Site(0, "kv_group", 0), lr.Site(0, "stream")):
         with pytest.raises(lr.InputError, match="cannot be swapped"):
@@ -169,7 +169,7 @@ def test_what_cannot_be_swapped_is_told(tmp_path: Path) -> None:
     with pytest.raises(lr.InputError, match="acts at all positions"):
         lr.Condition({lr.Site(0): lr.Swap(donor)}, at="after_first")
     one, two = (lr.Condition({lr.Site(0): lr.Swap(random_model("llama", seed=n))}) for n in (0, 1))
-    assert one != two  # known by the donor's weights, wherever they come from
+    assert one != two  # identified by the donor's weights, not by their path
     shutil.copytree(model_path("llama"), tmp_path / "elsewhere")
     same = lr.load(tmp_path / "elsewhere", dtype="float32")
     assert one.hash == lr.Condition({lr.Site(0): lr.Swap(same)}).hash
@@ -183,7 +183,7 @@ def test_what_cannot_be_swapped_is_told(tmp_path: Path) -> None:
 @lr.ablation("elsewhere")
 @dataclass(frozen=True)
 class Elsewhere(lr.Swap):
-    """A swap that does not tell which tensors it puts in place."""
+    """A swap that does not declare which tensors it replaces."""
 
     def donated(self, model: object, site: lr.Site) -> None:
         return None
@@ -192,23 +192,23 @@ class Elsewhere(lr.Swap):
 @lr.ablation("some_elsewhere")
 @dataclass(frozen=True)
 class SomeElsewhere(lr.Swap):
-    """A swap that tells what it does in the first layer only."""
+    """A swap that declares its tensors in the first layer only."""
 
     def donated(self, model: Any, site: lr.Site) -> dict[str, torch.Tensor] | None:
         return super().donated(model, site) if site.layer == 0 else None
 
 
-def test_what_is_not_told_of_a_change_is_not_fused() -> None:
+def test_swap_with_undeclared_tensors_is_not_fused() -> None:
     model = random_model("llama")
-    told, untold = (
+    declared, undeclared = (
         lr.Condition({lr.Site(1): edit(random_model("llama", seed=1))})
         for edit in (lr.Swap, Elsewhere)
     )
     with pytest.raises(lr.InputError, match="there is no plan"):
-        lr.Engine(model).plan([("a", "b")], [untold])
-    assert lr.Engine(model).plan([("a", "b")], [told]).groups
+        lr.Engine(model).plan([("a", "b")], [undeclared])
+    assert lr.Engine(model).plan([("a", "b")], [declared]).groups
     engine = lr.Engine(model)
-    one, two = engine.loglikelihood([("a", "b")], [told, untold]).logprob
+    one, two = engine.loglikelihood([("a", "b")], [declared, undeclared]).logprob
     assert abs(one[0] - two[0]) < 1e-4
     assert engine.used == {"fused", "hooked"}
 

@@ -186,7 +186,7 @@ def test_an_ablation_of_ones_own_learns_from_its_reference(part: str, at: str) -
 
 
 @pytest.mark.parametrize("executor", ["plain", "hooked", "fused"])
-def test_what_looks_at_whole_prompts_has_to_say_so(executor: str) -> None:
+def test_reading_whole_prompts_requires_the_whole_prompt_attribute(executor: str) -> None:
     @lr.ablation(f"test-looks-at-prompts-{executor}")
     @dataclass(frozen=True)
     class Looks(lr.Ablation):
@@ -208,8 +208,8 @@ def test_what_looks_at_whole_prompts_has_to_say_so(executor: str) -> None:
         with pytest.raises(lr.InputError, match="whole_prompt = True"):
             engine.loglikelihood(pairs, [condition])
     first_half.whole_prompt = True  # type: ignore[attr-defined]  # a function has attributes
-    told = lr.Condition({lr.Site(1): lr.Zero()}, at=first_half)
-    found = engine.loglikelihood(pairs, [told]).logprob[0]
+    declared = lr.Condition({lr.Site(1): lr.Zero()}, at=first_half)
+    found = engine.loglikelihood(pairs, [declared]).logprob[0]
     for index, (context, continuation) in enumerate(pairs):
         n, ids = len(encode(model, context)), encode(model, context + continuation)
         where = (torch.arange(len(ids) - 1) < n // 2)[None, :, None]
@@ -251,7 +251,7 @@ class Needy(lr.Ablation):
         return write
 
 
-def test_mistakes_of_an_ablation_are_told() -> None:
+def test_invalid_custom_ablations_raise_input_error() -> None:
     for edit in (Thawed(), Listed([1.0])):
         with pytest.raises(lr.InputError, match=r"dataclass\(frozen=True\)"):
             lr.Condition({lr.Site(1): edit})

@@ -1,4 +1,4 @@
-"""References that are kept on disk."""
+"""References cached on disk."""
 
 import json
 import logging
@@ -69,8 +69,8 @@ def test_a_second_use_reads_the_file(folder: Path, monkeypatch: pytest.MonkeyPat
     assert about["n_prompts"] == "2"
 
 
-def test_what_edits_use_lies_where_the_model_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the device, so that no step of decoding moves it; donors are drawn on the CPU."""
+def test_cached_statistics_are_loaded_on_the_models_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the device, so that no decoding step copies them; donors are drawn on the CPU."""
     model, reference = random_model("llama"), lr.Reference(["abc", "hello there"])
     load_or_collect(model, reference, SITES, ("positions", "donors"))
     kept = ReferenceFile(model, reference)
@@ -146,7 +146,7 @@ def test_what_is_on_the_model_while_it_is_collected_does_not_count() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no safetensors", None])
-def test_a_damaged_file_is_told_and_collected_again(
+def test_damaged_file_warns_and_is_collected_again(
     content: bytes | None,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,

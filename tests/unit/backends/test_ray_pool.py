@@ -1,4 +1,4 @@
-"""The pool of workers against a stand-in for Ray: who fails, hangs or differs, and what becomes."""
+"""The worker pool against a stand-in for Ray: failing, hanging and differing workers."""
 
 import itertools
 import types
@@ -70,7 +70,7 @@ def pool(
     attempts: int = 3,
     timeout: float = 60.0,
 ) -> Pool:
-    """Workers that are numbered as they are started; `answer` tells what each comes to."""
+    """Workers numbered in the order of their start; `answer` gives the outcome of each job."""
     ready, numbers = starts or itertools.repeat(workers()), itertools.count()
 
     def start() -> tuple[Any, Any]:

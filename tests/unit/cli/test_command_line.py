@@ -1,4 +1,4 @@
-"""The command line as a person meets it: help, one-line errors, exit codes."""
+"""The command line: help, one-line errors, exit codes."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ COMMANDS = (
 
 
 def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line with which a mistake is answered."""
+    """The one-line error of a wrong command."""
     assert main(arguments) == 2
     shown = capsys.readouterr()
     assert shown.out == ""

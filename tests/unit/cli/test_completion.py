@@ -1,4 +1,4 @@
-"""What a shell completes, asked as a shell asks; and that its names are those of the registries."""
+"""Shell completion: what a shell offers, and that its names are those of the registries."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ from layerroles.tasks.base import FAMILIES
 
 
 def asked(*words: str, cwd: Path, **environment: str) -> list[str]:
-    """What bash is told when Tab is pressed behind the last word."""
+    """The completions that bash gets when Tab is pressed after the last word."""
     variables = {
         "_LAYERROLES_COMPLETE": "complete_bash",
         "COMP_WORDS": " ".join(["layerroles", *words]),
@@ -42,7 +42,7 @@ def asked(*words: str, cwd: Path, **environment: str) -> list[str]:
     return done.stdout.split()
 
 
-def test_a_shell_is_told_commands_values_and_runs(tmp_path: Path) -> None:
+def test_shell_completes_commands_values_and_runs(tmp_path: Path) -> None:
     (tmp_path / "runs" / "first").mkdir(parents=True)
     (tmp_path / "runs" / "first" / "manifest.json").touch()
     assert asked("exp", cwd=tmp_path) == ["export-rows"]

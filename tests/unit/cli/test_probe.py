@@ -1,4 +1,4 @@
-"""What `layerroles probe` measures, keeps and says."""
+"""What `layerroles probe` measures, saves and prints."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ def probe(asked: str, out: Path, *options: str) -> int:
     return main([*words, "--limit", "3", "--out", str(out), *options])
 
 
-def test_frames_are_kept_and_summed_up(
+def test_frames_are_saved_and_summarized(
     asked: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
@@ -89,9 +89,9 @@ def test_a_mistake_gets_one_line_and_2(
     options: list[str], line: str, asked: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert probe(asked, tmp_path / "run", *options) == 2
-    told = capsys.readouterr().err
-    assert told.startswith(f"layerroles: error: {line}")
-    assert told.count("\n") == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"layerroles: error: {line}")
+    assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 

@@ -1,4 +1,4 @@
-"""`layerroles prune`: a plan and a checkpoint, or one line on what was wrong."""
+"""`layerroles prune`: a plan and a checkpoint, or a one-line error."""
 
 import json
 from pathlib import Path
@@ -93,15 +93,15 @@ def test_a_mistake_is_answered_in_one_line(
     options: list[str], line: str, asked: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert prune(asked, tmp_path / "run", *options) == 2
-    told = capsys.readouterr().err
-    assert told.startswith(f"layerroles: error: {line}")
-    assert told.count("\n") == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"layerroles: error: {line}")
+    assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 
-def test_a_skill_that_is_not_there_is_told_in_one_line(
+def test_family_without_skill_gives_a_one_line_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert prune("facts", tmp_path / "run", "--drop", "1") == 2
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert told.startswith("layerroles: error: family 'knowledge' has no skill above chance under")
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("layerroles: error: family 'knowledge' has no skill above chance under")

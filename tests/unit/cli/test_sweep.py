@@ -253,7 +253,7 @@ def test_workers_read_the_weights_and_this_process_none(
     ],
 )
 @pytest.mark.usefixtures("loaded")
-def test_a_wrong_backend_is_told(
+def test_invalid_backend_options_give_an_error(
     options: list[str], line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["sweep", "--model", "m", "--out", "runs/x", *options]) == 2

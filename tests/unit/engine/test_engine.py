@@ -111,7 +111,7 @@ def test_all_executors_score_like_the_reference(architecture: str, executor: str
 
 
 @pytest.mark.parametrize("architecture", ALL_ARCHITECTURES)
-def test_everyone_writes_the_same(architecture: str) -> None:
+def test_all_executors_generate_the_same_texts(architecture: str) -> None:
     """All conditions together, shared, batched with a cache, and alone without one."""
     model = random_model(architecture)
     chosen = conditions(model)
@@ -152,7 +152,7 @@ def test_a_request_that_outgrows_what_a_layer_sees_is_left_to_the_reference(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Windows that the architecture does not pass to its attention function, for instance."""
-    monkeypatch.setattr(Twin, "longest_text", 128)
+    monkeypatch.setattr(Twin, "max_exact_tokens", 128)
     model = random_model("gemma2")
     engine, chosen = lr.Engine(model), [Condition({}), Condition({lr.Site(0): lr.Skip()})]
     pairs = [("ab " * 60, "c d"), ("ab " * 60 + "x", "y")]
@@ -177,7 +177,7 @@ def test_only_windows_that_the_engine_is_sure_of_are_read_beyond(
     config = FAMILIES[family]()
     changed = {**config.to_dict(), "sliding_window": 40, "layer_types": None, **set_as}
     model = model_of(type(config)(**changed))
-    assert Twin(model).longest_text == longest
+    assert Twin(model).max_exact_tokens == longest
     pairs = [("ab " * 30, "c d"), ("ab " * 30 + "x", "y")]
     found = (lr.Engine(model, executor=name).loglikelihood(pairs) for name in ("auto", "plain"))
     one, two = (each.logprob for each in found)
@@ -216,7 +216,7 @@ def test_without_certain_windows_the_smallest_limits_a_text(
             attend(0, q, q, q, AttentionRule(1.0, window=passed))
             ALL_MASK_ATTENTION_FUNCTIONS[self.model.name](local_size=masked)
 
-    assert Twin.longest_text.func(Probed()) == longest
+    assert Twin.max_exact_tokens.func(Probed()) == longest
 
 
 def test_hooks_that_belong_to_a_model_are_no_hindrance() -> None:
@@ -338,7 +338,7 @@ def test_a_text_ends_where_it_was_asked_to() -> None:
     assert cut == whole[: whole.index(stop)]
 
 
-def test_logits_that_are_not_finite_are_said_to_be() -> None:
+def test_non_finite_logits_are_reported() -> None:
     model = random_model("llama")
     broken = Condition({lr.Site(1): Scale(float("inf"))})
     for name in ("plain", "hooked", "fused"):
@@ -370,7 +370,7 @@ def test_logits_that_are_not_finite_are_said_to_be() -> None:
         ),
     ],
 )
-def test_mistakes_are_told(ask: object, line: str) -> None:
+def test_invalid_requests_raise_input_error(ask: object, line: str) -> None:
     with pytest.raises(lr.InputError) as caught:
         ask(lr.Engine(random_model("llama")))  # type: ignore[operator]
     assert line in str(caught.value)
@@ -539,7 +539,7 @@ def test_an_ablation_that_an_executor_breaks_is_left_to_another(error: type[Exce
     assert abs(found.logprob - plain.logprob).max() < 1e-4
 
 
-def test_what_says_that_an_executor_does_not_fit() -> None:
+def test_does_not_fit_recognizes_unsupported_operations_and_no_bugs() -> None:
     fits_not = [
         lr.InputError("refused"),
         NotImplementedError("no such kernel"),
@@ -610,10 +610,10 @@ def test_what_is_tried_on_several_requests_is_not_tried_on_one(
     ("refused", "asked", "answers"),
     [(1, (1, 3), "plain"), (1, (3,), "fused"), (3, (3,), "fused"), (3, (1, 3), "fused")],
 )
-def test_what_differs_alone_stays_refused(
+def test_executor_refused_on_a_single_request_stays_refused(
     monkeypatch: pytest.MonkeyPatch, refused: int, asked: Sequence[int], answers: str
 ) -> None:
-    """One request, after others; what several requests are refused is tried on one."""
+    """One request, after others; an executor refused on several requests is tried on one."""
 
     def differs(_: object, __: object, given: Sequence[Any], *rest: object) -> str | None:
         return "it differs" if len(given) == refused else None
@@ -694,7 +694,7 @@ def test_a_text_ends_with_a_special_token_that_was_asked_for(executor: str) -> N
 
 
 @pytest.mark.parametrize("executor", ["plain", "hooked", "fused"])
-def test_a_row_that_is_done_takes_no_part(executor: str) -> None:
+def test_finished_rows_neither_overflow_the_context_nor_count_as_changed(executor: str) -> None:
     """It neither runs out of the model's context nor counts as changed."""
     model = random_model("gpt2")
     engine = lr.Engine(model, executor=executor)

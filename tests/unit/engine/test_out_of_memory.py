@@ -1,4 +1,4 @@
-"""When memory gives out, half as much is computed together, and the answers stay what they are."""
+"""When memory runs out, batches are halved and the answers stay the same."""
 
 import subprocess
 import sys
@@ -32,7 +32,7 @@ ASKED: list[tuple[str, dict[str, Any]]] = [(text, {"max_gen_toks": 5}) for text 
 def scarce(
     monkeypatch: pytest.MonkeyPatch, executor: str, most: int, error: BaseException
 ) -> list[int]:
-    """Let memory give out when more than so many tokens are read at once; what was refused."""
+    """Simulate an allocation failure above so many tokens at once; returns what was refused."""
     refused: list[int] = []
 
     def within(run: Callable[..., Any], size: Callable[..., int]) -> Callable[..., Any]:
@@ -79,7 +79,7 @@ def test_the_answers_are_the_same(
     assert found[1] == expected[1]
 
 
-def test_a_sweep_notes_it_and_what_was_answered_stays(
+def test_sweep_records_halvings_and_keeps_its_scores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = random_model("llama")
@@ -103,7 +103,7 @@ def test_a_sweep_notes_it_and_what_was_answered_stays(
 
 
 @pytest.mark.parametrize("executor", ["fused", "plain"])
-def test_no_memory_at_all_is_told(executor: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_memory_at_all_raises(executor: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = random_model("llama")
     engine = lr.Engine(model, executor=executor)  # type: ignore[arg-type]  # a string to the checker
     engine.loglikelihood(PAIRS[:1])
@@ -134,8 +134,8 @@ def test_other_errors_are_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> N
     assert engine.halved == 0
 
 
-def test_what_an_allocator_really_says() -> None:
-    """In a process that may not have more, since a test's own must go on."""
+def test_real_allocation_failure_is_recognized() -> None:
+    """In a subprocess with a memory limit, so that the test process is not affected."""
     code = """
 import resource, torch
 from layerroles.engine.planning.memory import out_of_memory
@@ -160,6 +160,6 @@ except BaseException as error:
         "std::bad_alloc",
     ],
 )
-def test_what_others_say(words: str) -> None:
+def test_out_of_memory_messages_are_recognized(words: str) -> None:
     assert out_of_memory(RuntimeError(words))
     assert not out_of_memory(ValueError(words))

@@ -130,7 +130,7 @@ def test_published_cells_are_judged_and_written(
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ({"n": "many", "effect": -0.1}, "line 2: n 'many' is not a whole number from 1 on"),
         ({"n": "0", "effect": -0.1}, "line 2: n '0' is not a whole number"),
@@ -147,7 +147,7 @@ def test_published_cells_are_judged_and_written(
 )
 def test_a_mistake_is_one_line(
     given: dict[str, object],
-    said: str,
+    message: str,
     experiment: Load,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -159,11 +159,11 @@ def test_a_mistake_is_one_line(
     assert stopped.value.code == 2
     line = capsys.readouterr().err
     assert line.startswith("audit: error: ") and line.count("\n") == 1
-    assert said in line
+    assert message in line
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (None, "'cells.csv' cannot be read: No such file"),
         ("", "has no column model, site"),
@@ -174,16 +174,20 @@ def test_a_mistake_is_one_line(
     ],
 )
 def test_a_file_that_is_no_table_is_refused(
-    text: str | None, said: str, experiment: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    text: str | None,
+    message: str,
+    experiment: Load,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if text is not None:
         Path("cells.csv").write_text(text, encoding="utf-8")
-    with pytest.raises(lr.InputError, match=said):
+    with pytest.raises(lr.InputError, match=message):
         experiment("audit").main(["cells.csv"])
 
 
-def test_a_cell_stands_beside_the_same_cell_of_a_run(experiment: Load) -> None:
+def test_published_cell_is_compared_with_the_same_cell_of_a_run(experiment: Load) -> None:
     script = experiment("audit")
     result = synthetic_result(5, 200)
     effects = result.effects().set_index(["site", "task", "protocol", "at"])

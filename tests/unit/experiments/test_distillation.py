@@ -1,4 +1,4 @@
-"""Twins are taught what they are not examined on, and swaps put together what they say."""
+"""Twins are not trained on what they are tested on; swaps build the donor that they describe."""
 
 import json
 import re
@@ -40,25 +40,25 @@ def run(monkeypatch: pytest.MonkeyPatch, script: str, *given: object) -> None:
 def fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *given: object
 ) -> str:
-    """What a script says on a mistake: one line."""
+    """The one-line error of a script."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
         run(monkeypatch, *given)  # type: ignore[arg-type]
     assert stopped.value.code == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    return said
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error
 
 
 def skeletons(text: str, vocabulary: set[str]) -> set[str]:
-    """The sentences of a text without what is drawn into them."""
+    """The sentences of a text with the drawn words masked."""
     masked = re.sub(
         r"\w+", lambda m: "_" if m[0].isdigit() or m[0].casefold() in vocabulary else m[0], text
     )
     return {part.strip() for part in re.split(r"(?<=[.?])\s", masked)}
 
 
-def test_what_is_held_out_shares_no_word_and_no_sentence_with_the_lessons() -> None:
+def test_held_out_problems_share_no_words_or_sentences_with_lessons() -> None:
     import lessons
 
     asked = {
@@ -73,7 +73,7 @@ def test_what_is_held_out_shares_no_word_and_no_sentence_with_the_lessons() -> N
         word for one in problems for word in re.findall(r"\w+", one.prompt.casefold())
     } - {"question", "answer"}
     assert not in_lessons & asked
-    told = set().union(
+    lesson_skeletons = set().union(
         *(
             skeletons(one.prompt.split("\n")[0].removeprefix("Question: "), taught)
             for one in problems
@@ -89,9 +89,9 @@ def test_what_is_held_out_shares_no_word_and_no_sentence_with_the_lessons() -> N
     kinds = ("OPENINGS", "GAINS", "LOSSES", "PARTS", "BEYOND", "JOINT")
     kinds = (*kinds, "QUESTIONS", "OWNED", "BOTH")
     n_lessons = sum(len(getattr(lessons, kind)) for kind in kinds)
-    assert len(told) == n_lessons
+    assert len(lesson_skeletons) == n_lessons
     assert len(held_out) > 400
-    assert not told & held_out
+    assert not lesson_skeletons & held_out
 
 
 def test_the_solver_is_exact_and_lessons_are_the_same_under_a_seed() -> None:
@@ -109,16 +109,18 @@ def test_the_solver_is_exact_and_lessons_are_the_same_under_a_seed() -> None:
         story = one.prompt[slice(*one.evidence[0])]
         first, *others = map(int, re.findall(r"\d+", story))
         steps = re.findall(r"(\d+) ([+-]) (\d+) = (\d+)\.", one.solution)
-        number, told = first, list(others)
+        number, remaining = first, list(others)
         compared = "on top" in story or "beyond that" in story
         for place, (before, sign, by, after) in enumerate(steps):
             # The second step of a comparison adds the larger number to the smaller one.
             both = compared and place == 1
-            assert (int(before), int(by)) == ((first, number) if both else (number, told.pop(0)))
+            assert (int(before), int(by)) == (
+                (first, number) if both else (number, remaining.pop(0))
+            )
             number = int(before) + int(by) * (1 if sign == "+" else -1)
             assert int(after) == number > 0
             signs.add(sign)
-        assert not told  # every number was used
+        assert not remaining  # every number was used
         kinds.add((compared, len(steps)))
         assert one.solution.endswith(f" The answer is {number}.") and one.answer == str(number)
         assert lessons.make_story_lesson(one) == lessons.Lesson("Story:", story, one.id)
@@ -200,23 +202,23 @@ def test_twins_are_made_kept_and_compared(
     run(monkeypatch, "held_out.py", *examined, "--also", out / "solver")
     told = capsys.readouterr().out.split("\n")
     assert told[0] == f"{TASK} by generation:" and told[2].startswith("solver: 0.00 [0.00, ")
-    said = fails(monkeypatch, capsys, "held_out.py", *examined, "--also", base)
-    assert "--also: the last parts of the models' names must differ" in said
+    error = fails(monkeypatch, capsys, "held_out.py", *examined, "--also", base)
+    assert "--also: the last parts of the models' names must differ" in error
 
-    # Finished twins are kept; others are not taken for them.
+    # Finished twins are reused, but not under other settings.
     weights = out / "solver" / "model.safetensors"
     before = weights.stat().st_mtime_ns
     run(monkeypatch, "distill.py", *options, "--twin", "solver")
     assert weights.stat().st_mtime_ns == before
-    said = fails(monkeypatch, capsys, "distill.py", *options, "--twin", "solver", "--seed", 1)
-    assert "was made with" in said and "use another --out" in said
+    error = fails(monkeypatch, capsys, "distill.py", *options, "--twin", "solver", "--seed", 1)
+    assert "was made with" in error and "use another --out" in error
     with monkeypatch.context() as patched:
         patched.setattr("lessons.make_own_lessons", lambda base, problems: [])
-        said = fails(patched, capsys, "distill.py", *options, "--twin", "self")
-    assert "self: 0 lessons are too few" in said
+        error = fails(patched, capsys, "distill.py", *options, "--twin", "self")
+    assert "self: 0 lessons are too few" in error
     late = ("--minutes", 0, "--twin", "solver", "--out", tmp_path / "late")
-    said = fails(monkeypatch, capsys, "distill.py", *options[:-2], *late)
-    assert "more than --minutes 0" in said and not (tmp_path / "late" / "solver").exists()
+    error = fails(monkeypatch, capsys, "distill.py", *options[:-2], *late)
+    assert "more than --minutes 0" in error and not (tmp_path / "late" / "solver").exists()
     assert "--steps is 2 or more" in fails(
         monkeypatch, capsys, "distill.py", *options, "--steps", 1
     )
@@ -305,7 +307,7 @@ def test_twins_are_called_better_by_intervals_that_account_for_templates() -> No
     assert difference.startswith("twin - base: +0.")
 
 
-def test_a_taught_twin_that_moves_is_told_from_its_control(tmp_path: Path) -> None:
+def test_changed_taught_twin_is_distinguished_from_its_control(tmp_path: Path) -> None:
     from twins import list_twin_changes
 
     made = {
@@ -356,8 +358,8 @@ def test_layers_that_differ_are_those_of_skip(tmp_path: Path) -> None:
             for harm in (0.1, 0.9)
         )
     )
-    said = describe_layers(base, twin, "twin", tmp_path)
-    assert said.endswith("layers whose harms differ, each by its 95% interval: 1")
+    text = describe_layers(base, twin, "twin", tmp_path)
+    assert text.endswith("layers whose harms differ, each by its 95% interval: 1")
 
 
 def test_all_layers_and_the_ends_make_the_donor(tmp_path: Path) -> None:
@@ -396,9 +398,9 @@ def test_a_donor_of_another_shape_is_one_line(
     tokenizer().save_pretrained(tmp_path / "two")
     given = ("--model", model_path("llama"), "--task", TASK, "--limit", 2, "--dtype", "float32")
     given = ("distillation.py", *given, "--out", tmp_path / "out")
-    said = fails(monkeypatch, capsys, *given, "--twin", tmp_path / "two")
-    assert "cannot be a donor" in said and "num_hidden_layers is 2 there and 3 here" in said
+    error = fails(monkeypatch, capsys, *given, "--twin", tmp_path / "two")
+    assert "cannot be a donor" in error and "num_hidden_layers is 2 there and 3 here" in error
     assert "name at least one --twin" in fails(monkeypatch, capsys, *given)
-    said = fails(monkeypatch, capsys, *given, "--twin", "x", "--swaps", "all")
-    assert "known are single, span, fraction" in said
+    error = fails(monkeypatch, capsys, *given, "--twin", "x", "--swaps", "all")
+    assert "known are single, span, fraction" in error
     assert "there is no such folder" in fails(monkeypatch, capsys, *given, "--twin", "no-such")

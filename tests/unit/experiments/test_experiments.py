@@ -1,4 +1,4 @@
-"""What the experiments say of results with planted harms, and of mistakes."""
+"""What the experiments report on results with planted harms, and on wrong options."""
 
 import json
 import re
@@ -19,7 +19,7 @@ HELLASWAG = {"query": "q", "choices": ["a", "b"], "gold": 0}
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "said"),
+    ("name", "given", "message"),
     [
         ("retrieval", ["--limit", "0"], "--limit 0 is too few: use 1"),
         ("retrieval", ["--limit", "many"], "invalid int value: 'many'"),
@@ -46,10 +46,10 @@ HELLASWAG = {"query": "q", "choices": ["a", "b"], "gold": 0}
         ("all", ["--only", "rag,rug"], "--only rug: known are knowledge"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(
+def test_invalid_options_give_a_one_line_error(
     name: str,
     given: list[str],
-    said: str,
+    message: str,
     experiment: Load,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -62,7 +62,7 @@ def test_a_mistake_is_told_in_one_line(
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.strip().split("\n")
     assert line.startswith(f"{name}: error: ")
-    assert said in line
+    assert message in line
 
 
 def test_claims_on_layers_are_asked_in_the_time_that_the_others_left(
@@ -95,7 +95,7 @@ def test_a_bad_row_is_named(experiment: Load, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gold", "choices", "said"),
+    ("gold", "choices", "message"),
     [
         ("0", ["a", "b"], r"is no JSON object with query \(str\), choices \(list\), gold \(int\)"),
         (0, None, r"is no JSON object with query \(str\), choices \(list\), gold \(int\)"),
@@ -106,12 +106,12 @@ def test_a_bad_row_is_named(experiment: Load, tmp_path: Path) -> None:
     ],
 )
 def test_a_row_of_wrong_types_is_named(
-    gold: object, choices: object, said: str, experiment: Load, tmp_path: Path
+    gold: object, choices: object, message: str, experiment: Load, tmp_path: Path
 ) -> None:
     row = json.dumps({"query": "Q", "choices": choices, "gold": gold})
     (tmp_path / "openbookqa").mkdir()
     (tmp_path / "openbookqa" / "test.jsonl").write_text(f"{row}\n", encoding="utf-8")
-    with pytest.raises(lr.InputError, match=f"test.jsonl, line 1 {said}"):
+    with pytest.raises(lr.InputError, match=f"test.jsonl, line 1 {message}"):
         experiment("knowledge").main(["--data", str(tmp_path), "--out", str(tmp_path / "out")])
 
 
@@ -156,7 +156,7 @@ def test_no_critical_layer_shown_is_not_none(experiment: Load) -> None:
     assert sentences.describe_task("facts", row).endswith("critical layers: none shown.")
 
 
-def test_what_is_planted_is_said(experiment: Load) -> None:
+def test_sentences_describe_the_planted_roles(experiment: Load) -> None:
     result = synthetic_result(n=400)
     sentences = experiment("sentences")
     told = {
@@ -211,10 +211,10 @@ def test_what_generation_costs_more_is_split(experiment: Load) -> None:
     )
 
 
-def test_contexts_that_need_other_layers_are_told_apart(experiment: Load) -> None:
-    told = [0.5, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+def test_contexts_that_need_different_layers_are_distinguished(experiment: Load) -> None:
+    with_context = [0.5, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
     bare = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5, 0.5]
-    tasks = {"none": ("facts", bare), "support": ("facts[told]", told)}
+    tasks = {"none": ("facts", bare), "support": ("facts[told]", with_context)}
     truth = {
         (task, protocol): harm
         for task, harm in tasks.values()

@@ -76,6 +76,6 @@ def test_a_mistake_is_one_line(
     with pytest.raises(SystemExit) as stopped:
         setting.run("head_search", lambda: script.main([*options, "--out", str(tmp_path), *given]))
     assert stopped.value.code == 2
-    said = capsys.readouterr().err
-    assert said.startswith("head_search: error: ") and said.count("\n") == 1
-    assert line in said
+    error = capsys.readouterr().err
+    assert error.startswith("head_search: error: ") and error.count("\n") == 1
+    assert line in error

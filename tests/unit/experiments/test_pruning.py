@@ -35,10 +35,10 @@ def test_what_reasoning_needs_is_kept_on_examples_that_no_plan_saw(
     asked = set(lr.read(tmp_path).frame["example"])
     assert role_aware["n"].tolist() == [len(asked - planned)] * 2
     assert set(table["task"]) == {"planted_chain", "planted_look_up"}
-    told = json.loads((tmp_path / "findings.json").read_text(encoding="utf-8"))["findings"]
-    assert [line.split(":")[0] for line in told[:2]] == ["1 dropped", "2 dropped"]
-    assert all("role-aware is not more than 5 points worse than" in line for line in told[:2])
-    assert told[2].endswith("as well as any others: shown for 1, 2 dropped.")
+    findings = json.loads((tmp_path / "findings.json").read_text(encoding="utf-8"))["findings"]
+    assert [line.split(":")[0] for line in findings[:2]] == ["1 dropped", "2 dropped"]
+    assert all("role-aware is not more than 5 points worse than" in line for line in findings[:2])
+    assert findings[2].endswith("as well as any others: shown for 1, 2 dropped.")
     assert (tmp_path / "report.html").is_file() and (tmp_path / "pruning.html").is_file()
 
     capsys.readouterr()

@@ -129,7 +129,7 @@ def test_depth_profile_of_nats_has_no_chance_line() -> None:
     assert figure.layout.yaxis.range is None
 
 
-def test_harm_profiles_hold_each_run_against_the_first(result: SweepResult) -> None:
+def test_harm_profiles_compare_each_run_with_the_first(result: SweepResult) -> None:
     runs = {"base": result["facts"], "<i>twin</i>": result["word_problems"]}
     figure = figures.harm_profiles(runs, protocol="generation", at="all")
     for name, run in (("base", runs["base"]), ("&lt;i&gt;twin&lt;/i&gt;", runs["<i>twin</i>"])):

@@ -68,14 +68,14 @@ def test_divergence_of_two_lenses_is_drawn_side_by_side(lens: pd.DataFrame) -> N
     assert "embedding up to 105 nats, beyond the axis" in figure.layout.title.subtitle.text
 
 
-@pytest.mark.parametrize(("n_tokens", "told"), [(6400, True), (332351, True), (332352, False)])
-def test_a_lens_trained_on_little_is_named(lens: pd.DataFrame, n_tokens: int, told: bool) -> None:
+@pytest.mark.parametrize(("n_tokens", "named"), [(6400, True), (332351, True), (332352, False)])
+def test_a_lens_trained_on_little_is_named(lens: pd.DataFrame, n_tokens: int, named: bool) -> None:
     training = {"trained_tokens": n_tokens, "map_parameters": 332352}
     tuned = lens.assign(probe="tuned_lens", **training)
     figure = figures.lens_trajectories([lens, tuned], measure="kl")
     words = f"tuned lens trained on {n_tokens:,} tokens for 332,352 parameters a layer"
-    assert (words in figure.layout.title.subtitle.text) == told
-    assert (words in figures.caption(figure)) == told
+    assert (words in figure.layout.title.subtitle.text) == named
+    assert (words in figures.caption(figure)) == named
     assert "tuned lens trained" not in figures.caption(figures.lens_trajectories(lens))
 
 
@@ -139,7 +139,7 @@ def test_the_token_table_holds_tokens_as_text(table: pd.DataFrame) -> None:
     assert "&lt;i&gt;1-1" in cells.hovertext[0, 0]
 
 
-def test_mistakes_in_figures_of_lenses_are_told(
+def test_invalid_arguments_of_lens_figures_raise(
     lens: pd.DataFrame, table: pd.DataFrame, decision: pd.DataFrame
 ) -> None:
     with pytest.raises(InputError, match="last must be 1 or more, got 0"):

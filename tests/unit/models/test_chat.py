@@ -131,7 +131,7 @@ def test_a_chat_is_a_run_of_its_own(task: lr.Task, tmp_path: Path) -> None:
         sweep.run(tmp_path / "plain")
 
 
-def test_a_model_without_a_template_is_told(task: lr.Task, tmp_path: Path) -> None:
+def test_missing_or_failing_chat_template_raises(task: lr.Task, tmp_path: Path) -> None:
     with pytest.raises(lr.InputError, match="has no chat template: leave chat out, or") as caught:
         lr.Sweep(random_model("llama"), [task], [], chat=True)
     assert "\n" not in str(caught.value)
@@ -174,7 +174,7 @@ def test_a_protocol_with_a_context_only_is_one_turn(task: lr.Task, tmp_path: Pat
         ("2 + 2 is 4", True, Reply("", "2 + 2 is 4", False)),
     ],
 )
-def test_thinking_is_told_from_the_answer(text: str, opened: bool, parts: Reply) -> None:
+def test_thinking_is_split_from_the_answer(text: str, opened: bool, parts: Reply) -> None:
     assert split_thinking(text, opened=opened) == parts
 
 

@@ -237,7 +237,7 @@ def test_skipping_a_block_is_zeroing_its_parts() -> None:
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_the_table_says_what_is_open(family: str) -> None:
+def test_documented_table_matches_the_open_sites(family: str) -> None:
     page = PAGE.read_text(encoding="utf-8")
     if f"With {library_versions()}:" not in page:
         pytest.skip("the table is of other versions: make families")

@@ -33,7 +33,7 @@ def test_parts_add_up_and_the_cache_is_right(architecture: str) -> None:
     assert not any(found.missing.values())
 
 
-def test_what_is_read_out_lies_in_one_piece() -> None:
+def test_unembedding_input_is_contiguous() -> None:
     """Else torch copies the read-out matrix once for each row: 70 times as slow."""
     model, tokens = random_model("llama"), torch.ones(3, 5, dtype=torch.long)
     seen = []
@@ -70,7 +70,7 @@ def test_a_bridge_of_ones_own_is_prepared() -> None:
     )
 
 
-def test_few_compiled_kernels_are_kept_unless_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onednn_cache_is_limited_unless_the_user_sets_it(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
     bridge = TransformerBridge.boot_transformers(str(model_path("gpt2")), device="cpu")
     seen: list[str | None] = []
@@ -80,8 +80,8 @@ def test_few_compiled_kernels_are_kept_unless_it_is_said(monkeypatch: pytest.Mon
         return checks.assume_checks(bridge)
 
     monkeypatch.setattr(loading, "check_model", noting)
-    for said in (None, "7"):
-        monkeypatch.delenv(name, raising=False) if said is None else monkeypatch.setenv(name, said)
+    for size in (None, "7"):
+        monkeypatch.delenv(name, raising=False) if size is None else monkeypatch.setenv(name, size)
         lr.prepare(bridge)
     assert seen == ["256", "7"]
 
@@ -154,7 +154,7 @@ def test_sublayers_that_do_not_add_up_are_refused_and_blocks_are_not() -> None:
 
 
 @pytest.mark.parametrize("architecture", EVERY_ARCHITECTURE)
-def test_what_hooks_return_goes_on(architecture: str) -> None:
+def test_values_returned_by_hooks_are_used(architecture: str) -> None:
     assert not any(loading.prepared(random_model(architecture)).checks.deaf.values())
 
 
@@ -220,7 +220,7 @@ def test_a_model_with_states_answers_in_a_batch_as_alone(architecture: str) -> N
         (300 * "a", "cannot be looked up: File name too long"),
     ],
 )
-def test_an_unknown_model_is_told_in_one_line(name: str, line: str) -> None:
+def test_unknown_model_raises_a_one_line_error(name: str, line: str) -> None:
     with pytest.raises(lr.InputError) as caught:
         lr.load(name)
     assert line in str(caught.value)
@@ -301,7 +301,7 @@ def test_two_processes_that_convert_at_once_come_to_one_folder(tmp_path: Path) -
     assert list(folder.parent.iterdir()) == [folder]
 
 
-def test_a_damaged_file_is_told_by_its_hash(tmp_path: Path) -> None:
+def test_damaged_file_is_detected_by_its_hash(tmp_path: Path) -> None:
     file = tmp_path / "model.gguf"
     file.write_bytes(b"not the model")
     with pytest.raises(lr.InputError, match=r"SHA-256 is \w+\.\.\., expected b179c952"):
@@ -316,14 +316,14 @@ def test_dtypes() -> None:
         lr.load(model_path("llama"), dtype="int8")
 
 
-def test_an_unknown_device_is_told() -> None:
+def test_unknown_device_raises() -> None:
     with pytest.raises(lr.InputError, match="unknown device 'abacus'"):
         lr.load(model_path("llama"), device="abacus")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is such a device")
 @pytest.mark.parametrize("device", ["cuda", "cuda:7", "xpu", "hpu"])
-def test_a_device_that_is_not_there_is_told(device: str) -> None:
+def test_unavailable_device_raises(device: str) -> None:
     with pytest.raises(lr.InputError, match=f"device '{device}' cannot be used here: "):
         lr.load(model_path("llama"), device=device)
 

@@ -1,4 +1,4 @@
-"""What the explorer is given equals the rows, in one run and two, however little room there is."""
+"""The explorer's data equal the rows, for one run and two, also under tight size limits."""
 
 import json
 import re
@@ -48,7 +48,7 @@ def unpacked(data: dict[str, Any], which: int = 0) -> pd.DataFrame:
             for place, question in enumerate(cell["asked"]):
                 if site["got"][place] < 0:
                     continue
-                said = site["said"][place] or cell["said"][place]
+                number = site["said"][place] or cell["said"][place]
                 outcome, score = cell["grades"][site["got"][place]]
                 example, prompt, answer = data["questions"][question]
                 rows.append(
@@ -57,7 +57,7 @@ def unpacked(data: dict[str, Any], which: int = 0) -> pd.DataFrame:
                         **dict(zip(("task", "protocol"), slice_["key"][:2], strict=True)),
                         **{"example": example, "prompt": prompt, "answer": answer},
                         **{"outcome": outcome, "score": score},
-                        "response": data["texts"][said - 1] if said > 0 else None,
+                        "response": data["texts"][number - 1] if number > 0 else None,
                     }
                 )
     return pd.DataFrame(rows)
@@ -65,15 +65,15 @@ def unpacked(data: dict[str, Any], which: int = 0) -> pd.DataFrame:
 
 def test_every_answer_is_that_of_the_frame(result: SweepResult) -> None:
     key = ["condition", "task", "protocol", "example"]
-    told = unpacked(laid_out(result)).set_index(key).sort_index()
+    found = unpacked(laid_out(result)).set_index(key).sort_index()
     frame = result.frame[result.frame["condition"] != "intact"]
     frame = frame.assign(outcome=frame["outcome"].where(frame["status"] == "ok", frame["status"]))
     frame = frame.merge(result.examples[["task", "example", "prompt", "answer"]])
     frame = frame.set_index(key).sort_index()
-    assert list(told.index) == list(frame.index)
+    assert list(found.index) == list(frame.index)
     for column in ("outcome", "response", "prompt", "answer"):
-        assert told[column].tolist() == frame[column].map(visible).tolist()
-    np.testing.assert_allclose(told["score"].astype(float), frame["score"], atol=1e-4)
+        assert found[column].tolist() == frame[column].map(visible).tolist()
+    np.testing.assert_allclose(found["score"].astype(float), frame["score"], atol=1e-4)
 
 
 def test_every_effect_is_that_of_the_table(result: SweepResult) -> None:
@@ -97,14 +97,14 @@ def test_verdicts_are_those_of_the_roles(result: SweepResult) -> None:
     roles = localize(result, ablation="skip", at="all")
     data = lay_out_runs([Run("a", result, [roles])], {})
     assert data is not None
-    said = {(r.family, r.protocol, r.layer): r.verdict for r in roles.layers.itertuples()}
+    verdicts = {(r.family, r.protocol, r.layer): r.verdict for r in roles.layers.itertuples()}
     families = {cell["key"][0]: cell["family"] for cell in data["runs"][0]["cells"]}
     for slice_ in data["runs"][0]["slices"]:
         task, protocol, _, at, _ = slice_["key"]
         for site in slice_["sites"]:
             assert site["judged"] == (at == "all")
             if at == "all":
-                verdict = said[families[task], protocol, site["layer"]]
+                verdict = verdicts[families[task], protocol, site["layer"]]
                 assert site["verdict"].split(",")[0] == verdict
 
 
@@ -127,15 +127,15 @@ def test_heads_and_pairs_can_be_reached() -> None:
         assert kind in {each["key"][4] for each in slices}
 
 
-def test_a_lens_is_told_by_rank_from_1(result: SweepResult) -> None:
+def test_lens_ranks_start_at_1(result: SweepResult) -> None:
     lens = synthetic_lens(N_LAYERS, N)
     data = lay_out_runs([Run("a", result, [])], {"logit_lens": lens})
     assert data is not None
-    (told,) = data["lenses"]
-    assert told["depths"] == list(range(-1, N_LAYERS))
+    (entry,) = data["lenses"]
+    assert entry["depths"] == list(range(-1, N_LAYERS))
     example, *_ = data["questions"][3]
     rows = lens[lens["example"] == example].sort_values("layer")
-    assert told["read"][3][0] == (rows["rank"] + 1).tolist()
+    assert entry["read"][3][0] == (rows["rank"] + 1).tolist()
 
 
 def test_a_rank_that_is_not_known_is_none(result: SweepResult) -> None:
@@ -191,24 +191,26 @@ def test_answers_that_differ_beyond_the_cut_are_not_the_same(
     data = laid_out(SweepResult(frame, result.manifest, result.examples))
     (intact,) = {number for cell in data["runs"][0]["cells"] for number in cell["said"]}
     sites = [site for each in data["runs"][0]["slices"] for site in each["sites"]]
-    told = {site["name"] == "skip L1": set(site["said"]) for site in sites}
-    assert told[False] == {0}
-    (ablated,) = told[True]
+    numbers = {site["name"] == "skip L1": set(site["said"]) for site in sites}
+    assert numbers[False] == {0}
+    (ablated,) = numbers[True]
     assert ablated not in (0, intact)
     # The text that words are compared of is what is shown, without how much is left out.
     assert data["texts"][intact - 1] == data["texts"][ablated - 1] == "x" * 150
     assert [data["more"][number - 1] for number in (intact, ablated)] == [1, 2]
 
 
-def test_what_is_left_out_is_said(result: SweepResult, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_omitted_responses_are_missing_and_outcomes_are_kept(
+    result: SweepResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(
         "layerroles.page.explorer_data.choose_limits", lambda frames: choose_limits(frames, 1)
     )
     data = laid_out(result)
     assert data["examples"] == 4
-    told = unpacked(data)
-    assert told["response"].isna().sum() == len(told) // 2
-    assert told["outcome"].notna().all()  # the outcomes are all there
+    rows = unpacked(data)
+    assert rows["response"].isna().sum() == len(rows) // 2
+    assert rows["outcome"].notna().all()  # the outcomes are all there
 
 
 def test_two_runs_share_questions_and_say_how_effects_differ(result: SweepResult) -> None:
@@ -224,14 +226,14 @@ def test_two_runs_share_questions_and_say_how_effects_differ(result: SweepResult
         other.frame[other.frame["condition"] != "intact"].groupby("condition").size(),
     )
     rows = compare(result, other).frame.set_index(["task", "protocol", "condition"])
-    told = {
+    differences = {
         (*each["key"][:2], site["name"]): site["against"]
         for each in data["runs"][0]["slices"]
         for site in each["sites"]
         if "against" in site
     }
-    assert set(told) == set(rows.index)
-    for key, against in told.items():
+    assert set(differences) == set(rows.index)
+    for key, against in differences.items():
         row = rows.loc[key]
         assert against["n"] == row["n"]
         assert against["effect"] == pytest.approx(row[["difference", "low", "high"]], abs=1e-4)

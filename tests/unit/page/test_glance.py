@@ -1,4 +1,4 @@
-"""The answer at the top of the report restates the verdict, and says no more than it."""
+"""The summary at the top of the report restates the verdict and adds nothing."""
 
 import re
 from dataclasses import replace
@@ -78,7 +78,7 @@ FAMILIES = ("retrieval", "knowledge", "reasoning", "language")
 
 
 @pytest.mark.parametrize(
-    ("families_of", "said"),
+    ("families_of", "expected"),
     [
         (
             {"continuation": FAMILIES, "generation": FAMILIES},
@@ -93,14 +93,14 @@ FAMILIES = ("retrieval", "knowledge", "reasoning", "language")
         ({"continuation": ("language",)}, "layer 8 for language under continuation."),
     ],
 )
-def test_a_sink_is_said_of_no_family_for_which_it_is_none(
-    roles: Roles, families_of: dict[str, tuple[str, ...]], said: str
+def test_sinks_are_named_only_for_families_that_have_them(
+    roles: Roles, families_of: dict[str, tuple[str, ...]], expected: str
 ) -> None:
     frame = roles.frame
     places = zip(frame["family"], frame["protocol"], strict=True)
     sinks = [[8] if family in families_of.get(protocol, ()) else [] for family, protocol in places]
     shared = make_glance(replace(roles, frame=frame.assign(sink=sinks)))["sentences"][1]
-    assert shared.endswith(f"Attention sinks: {said}")
+    assert shared.endswith(f"Attention sinks: {expected}")
 
 
 def test_what_is_decided_comes_first(roles: Roles) -> None:
@@ -122,7 +122,7 @@ def test_a_claim_is_named_only_where_it_is_decided(roles: Roles) -> None:
     assert claim[1:] in last
 
 
-def test_the_page_says_of_which_ablation_the_picture_is(result: SweepResult) -> None:
+def test_page_names_the_ablation_shown_in_the_picture(result: SweepResult) -> None:
     shown = "Shown for skip; other ablations are below."
     assert shown not in render(result)
     ablated = result.frame[result.frame["condition"] != "intact"]

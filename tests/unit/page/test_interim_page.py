@@ -1,4 +1,4 @@
-"""The report of a run that is not finished says so first, and holds no verdict."""
+"""The report of an unfinished run has a banner and no verdict."""
 
 import dataclasses
 import json
@@ -101,6 +101,6 @@ def test_a_second_run_that_is_not_finished_is_named_and_not_judged(result: Sweep
 
 def test_a_finished_run_has_no_banner(result: SweepResult, finished: str) -> None:
     assert BANNER not in finished
-    said = dataclasses.replace(result, manifest={**result.manifest, "unfinished": []})
+    marked = dataclasses.replace(result, manifest={**result.manifest, "unfinished": []})
     key = re.compile(r',?\s*(?:&#34;|")unfinished(?:&#34;|"): \[\]')
-    assert key.sub("", render(said)) == finished
+    assert key.sub("", render(marked)) == finished

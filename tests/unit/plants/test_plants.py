@@ -1,4 +1,4 @@
-"""Planted models do what they are said to do, in the layers and heads they are said to do it in."""
+"""Planted models have the declared roles in the declared layers and heads."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -203,11 +203,11 @@ def test_strength_is_the_share_that_depends_on_the_role(strength: float) -> None
     made = lr.planted(strength=strength)
     for task in made.tasks:
         asked = task.examples(100, 0)
-        told = [example.prompt.split()[-1] == example.answer for example in asked]
+        revealed = [example.prompt.split()[-1] == example.answer for example in asked]
         if task.family == "language":
-            assert all(told)
+            assert all(revealed)
             continue
-        assert sum(told) == round(100 * (1 - strength))
+        assert sum(revealed) == round(100 * (1 - strength))
         for layer in made.truth[task.family]:
             kept = right(made, task, skip(layer), n=100)
             assert 0 <= kept.float().mean() - (1 - strength) <= 0.1

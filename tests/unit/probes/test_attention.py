@@ -272,7 +272,7 @@ def test_pieces_get_shorter_as_prompts_get_longer(monkeypatch: pytest.MonkeyPatc
     assert math.prod(max(shapes)[1:]) <= 2 * 4 * 100 * 20
 
 
-def test_what_does_not_fire_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hook_that_does_not_fire_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunked, "forward", lambda *_, **__: (torch.zeros(1, 1, 9), None))
     tokens = torch.full((1, 3), 5)
     with pytest.raises(lr.InputError, match=r"does not run through blocks\.0\.attn"):

@@ -34,7 +34,7 @@ def asked(folder: Path, rows: list[dict[str, object]]) -> lr.Task:
 
 
 def own_logits(model, example: lr.Example) -> torch.Tensor:
-    """The model's logits where the answer is told, in the order of the choices."""
+    """The model's logits at the answering position, in the order of the choices."""
     ids = torch.tensor([lr.models.encode(model, f"{example.context()} ")])
     places = [lr.models.encode(model, choice)[-1] for choice in CHOICES]
     with torch.inference_mode():

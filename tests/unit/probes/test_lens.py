@@ -1,4 +1,4 @@
-"""Lenses: what is read over depth equals what the models' own modules say there."""
+"""Lenses: what is read at each depth equals the output of the model's own modules."""
 
 import math
 
@@ -138,7 +138,7 @@ def test_the_lens_downstream_of_a_skipped_layer() -> None:
     assert (under[under.layer == 2].kl < 1e-5).all()  # the final distribution is the ablated one
 
 
-def test_mistakes_with_lenses_are_told() -> None:
+def test_invalid_lens_arguments_raise() -> None:
     model = random_model("llama")
     with pytest.raises(lr.InputError, match="top=-1 tokens of a vocabulary of"):
         lr.probes.LogitLens(top=-1).measure(model, [TASK])

@@ -71,7 +71,7 @@ def test_a_probe_sees_the_ablated_model(at: NamedAt) -> None:
     assert again.value.item() == intact.value.item()  # the hooks are gone
 
 
-def test_evidence_that_nobody_told_is_refused() -> None:
+def test_condition_at_unknown_evidence_raises() -> None:
     condition = lr.Condition({lr.Site(0): lr.Skip()}, at="evidence")
     with pytest.raises(lr.InputError, match="it is not known where the evidence is"):
         Stream().measure(random_model("llama"), [Listed(QUESTIONS[1:])], condition=condition)

@@ -1,4 +1,4 @@
-"""The tuned lens: what it maps, how it is trained, what it is kept with."""
+"""The tuned lens: what it maps, how it is trained, what is saved with it."""
 
 import json
 import logging
@@ -109,7 +109,7 @@ def test_training_leaves_the_model_and_is_the_same_again(lens: TunedLens) -> Non
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_it_is_kept_with_where_it_comes_from(lens: TunedLens, tmp_path: Path) -> None:
+def test_lens_is_saved_with_its_provenance(lens: TunedLens, tmp_path: Path) -> None:
     path = lens.save(tmp_path / "new" / "lens.safetensors")
     read = TunedLens.load(path, top=2)
     assert torch.equal(read.maps, lens.maps) and torch.equal(read.shifts, lens.shifts)
@@ -179,7 +179,7 @@ def test_a_lens_of_as_many_tokens_as_parameters_is_not(caplog: pytest.LogCapture
     assert lens.trained.n_tokens == 4 * length and len(lines) == 1
 
 
-def test_mistakes_with_tuned_lenses_are_told(lens: TunedLens, tmp_path: Path) -> None:
+def test_invalid_tuned_lens_arguments_and_files_raise(lens: TunedLens, tmp_path: Path) -> None:
     model = random_model("llama")
     with pytest.raises(lr.InputError, match="needs steps above 0, not steps=0"):
         TunedLens.fit(model, TEXTS, steps=0)

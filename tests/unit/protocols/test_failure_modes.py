@@ -268,7 +268,7 @@ def test_answers_that_change_are_counted(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 class Guess(LikelihoodProtocol):
-    """An accuracy whose chance cannot be stated; dealing the answers out anew gives .25."""
+    """An accuracy whose chance cannot be stated; shuffling the answers gives .25."""
 
     name = "guess"  # type: ignore[assignment]  # not registered
 
@@ -312,7 +312,7 @@ def test_chance_is_estimated_where_it_cannot_be_stated(tmp_path: Path) -> None:
         sweep = lr.Sweep(model, [task], [], protocols=[Guess()], limit=limit, **options)
         return sweep.run(tmp_path / "run")
 
-    # A larger limit estimates anew, a smaller one changes nothing.
+    # A larger limit estimates it again, a smaller one changes nothing.
     for limit, n in [(5, 5), (5, 5), (6, 6), (4, 6)]:
         (cell,) = run(limit, noise_floor=limit != 5).manifest["cells"]
         assert (cell["chance"], cell["chance_from"]) == (1 / n, "shuffled answers")

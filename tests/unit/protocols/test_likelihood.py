@@ -112,7 +112,7 @@ def test_what_is_read_is_what_continuation_reads_and_generation_without_solution
         assert (context != protocol("generation").context(example)) == solved
 
 
-def test_a_sweep_asks_it_beside_the_others(tmp_path: Path) -> None:
+def test_sweep_runs_exact_together_with_other_protocols(tmp_path: Path) -> None:
     model, file = random_model("gpt2"), tmp_path / "questions.jsonl"  # it writes many spaces
     engine = lr.Engine(model)
     texts = engine.generate_until([(prompt, {"max_gen_toks": 3}) for prompt in PROMPTS])[0]

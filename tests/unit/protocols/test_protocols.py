@@ -70,7 +70,7 @@ def test_one_item_under_every_protocol(task: lr.Task, tmp_path: Path) -> None:
     assert set(found[0].effects().protocol) == set(EVERY)
 
 
-def test_norms_are_what_they_say(task: lr.Task) -> None:
+def test_norms_follow_their_definitions(task: lr.Task) -> None:
     model = random_model("llama")
     engine = lr.Engine(model)
     (example,) = task.examples(1, 0)

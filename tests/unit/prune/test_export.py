@@ -69,7 +69,7 @@ def test_a_reloaded_checkpoint_answers_as_the_model_that_skips(
         assert tokenizer.decode(new, skip_special_tokens=True) == expected_text
 
 
-def test_the_folder_says_what_it_was_made_of(tmp_path: Path) -> None:
+def test_exported_folder_records_its_source(tmp_path: Path) -> None:
     model = random_model("gemma3")
     # An empty folder will do, and one below a folder that is not there.
     (tmp_path / "empty").mkdir()
@@ -128,15 +128,15 @@ def test_a_list_as_long_as_the_model_may_be_no_list_of_layers() -> None:
         ([0, 1, 2], r"^drop=\[0, 1, 2\] leaves none of the 3 layers of "),
     ],
 )
-def test_wrong_layers_are_told_in_one_line(drop: list, line: str, tmp_path: Path) -> None:
-    with pytest.raises(lr.InputError, match=line) as told:
+def test_invalid_layers_raise_a_one_line_error(drop: list, line: str, tmp_path: Path) -> None:
+    with pytest.raises(lr.InputError, match=line) as caught:
         lr.export(random_model("llama"), drop=drop, path=tmp_path / "pruned")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
     assert not (tmp_path / "pruned").exists()
 
 
 @pytest.mark.parametrize("drop", [["1"], 2, [1.0], None])
-def test_what_is_no_list_of_layers_is_told(drop: object) -> None:
+def test_layers_that_are_no_list_raise(drop: object) -> None:
     with pytest.raises(lr.InputError, match=r"is no list of layers: write it as \[21, 22\]$"):
         check_layers(random_model("llama"), drop)
 

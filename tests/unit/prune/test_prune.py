@@ -1,4 +1,4 @@
-"""Plans on models whose roles are known; what is to be kept decides what is dropped."""
+"""Pruning plans on models with known roles; the kept families decide what is dropped."""
 
 import json
 from collections.abc import Sequence
@@ -68,7 +68,7 @@ def test_layers_that_stand_in_for_each_other_are_not_both_dropped(plant: Plant) 
     assert six.frame.query("step == 6 and chosen")["score"].item() > 0.5
 
 
-def test_what_is_kept_decides(plant: Plant) -> None:
+def test_plan_depends_on_the_kept_families(plant: Plant) -> None:
     assert 3 in plan(plant, 5).layers
     both = plan(plant, 4, keep=["reasoning", "knowledge"])
     assert 3 not in both.layers
@@ -104,7 +104,7 @@ def test_random_layers_are_a_function_of_the_seed(plant: Plant) -> None:
     assert plan(plant, 2, method="random", seed=2).layers == drawn[2][:2]
 
 
-def test_a_plan_goes_on_in_its_folder(plant: Plant, tmp_path: Path) -> None:
+def test_plan_resumes_in_its_folder(plant: Plant, tmp_path: Path) -> None:
     run = tmp_path / "run"
     fresh = plan(plant, 2, path=None)
     assert plan(plant, 1, path=run).layers == fresh.layers[:1]
@@ -199,10 +199,10 @@ def test_a_plan_prints_what_was_chosen(plant: Plant) -> None:
         ({"protocols": ["answer_logprob"]}, r"no chance level\)"),
     ],
 )
-def test_wrong_input_is_told_in_one_line(plant: Plant, options: dict, line: str) -> None:
-    with pytest.raises(lr.InputError, match=line) as told:
+def test_invalid_input_raises_a_one_line_error(plant: Plant, options: dict, line: str) -> None:
+    with pytest.raises(lr.InputError, match=line) as caught:
         plan(plant, options.pop("drop", 1), **options)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_task_without_skill_is_not_counted_and_named(plant: Plant, tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ class Broken(PlanningSweep):
         return [Harm(float("nan"), UNKNOWN, 0, 4) for _ in conditions]
 
 
-def test_a_step_in_which_nothing_can_be_scored_is_told() -> None:
+def test_step_without_any_score_raises() -> None:
     first = [Harm(value, Interval(value, value), 4, 0) for value in (0.2, 0.1, 0.3)]
     with pytest.raises(lr.InputError, match=r"^no layer can be chosen beside \[1\]"):
         _search_greedily(Broken(), first, [0.1, 0.2, 0.3], 2, 8)

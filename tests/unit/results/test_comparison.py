@@ -1,4 +1,4 @@
-"""Two runs side by side: what is matched, how their effects differ, and how that prints."""
+"""Two runs compared: what is matched, how their effects differ, and how that is printed."""
 
 import dataclasses
 from pathlib import Path
@@ -105,15 +105,15 @@ def test_two_runs_without_a_difference_rarely_show_one():
     assert sum(found) <= 4  # 5% of 40, and two standard errors
 
 
-def test_what_only_one_run_has_is_said():
+def test_unmatched_items_are_listed():
     one, two = synthetic_result(8, 8), synthetic_result(3, 6, protocols=["generation"])
-    told = compare(one, two).unmatched
-    assert told[0] == (
+    listed = compare(one, two).unmatched
+    assert listed[0] == (
         "only a has the task and protocol kv_retrieval continuation, facts continuation, "
         "word_problems continuation, copying continuation"
     )
-    assert "facts generation: 2 examples of a and 0 of b have no match" in told
-    assert told[-1] == (
+    assert "facts generation: 2 examples of a and 0 of b have no match" in listed
+    assert listed[-1] == (
         "only a has the condition skip L3, skip L4, skip L5, skip L6, skip L7 and 5 more"
     )
 
@@ -127,7 +127,7 @@ def test_an_example_is_the_same_only_if_it_was_asked_in_the_same_words():
     assert "4 examples of a and 4 of b" in comparison.unmatched[0]
 
 
-def test_conditions_at_one_site_are_told_apart_by_their_names():
+def test_several_conditions_at_one_site_are_matched_by_name():
     one = run(0, FLAT, 16)
     twin = one.frame[one.frame["condition"] == "skip L2"].assign(condition="skip L2 harder")
     both = dataclasses.replace(one, frame=pd.concat([one.frame, twin], ignore_index=True))
@@ -247,7 +247,7 @@ def test_a_folder_that_is_no_run_is_answered_in_one_line(
     assert "is not a run folder" in shown.err
 
 
-def test_settings_and_parameters_that_differ_are_said():
+def test_different_settings_and_parameters_are_listed():
     one, two = run(0, FLAT), run(0, STEEP)
     conditions = [
         {**each, "parameters": {"L0": {"factor": factor}}}
@@ -262,7 +262,7 @@ def test_settings_and_parameters_that_differ_are_said():
     )
 
 
-def test_references_of_a_task_that_hold_other_prompts_are_said():
+def test_different_reference_prompts_are_listed():
     given = run(0, FLAT)
     tasks = sorted({cell["task"] for cell in given.manifest["cells"]})
 

@@ -1,4 +1,4 @@
-"""Verdicts on conditions: what tells a sink, and how sure all of them are together."""
+"""Verdicts on conditions: how sinks are found, and the joint error rate of all verdicts."""
 
 import dataclasses
 

@@ -35,7 +35,7 @@ def test_tasks_share_questions_by_id_and_answer() -> None:
     assert not set(names["bare"].values()) & set(names["other"].values())
 
 
-def test_documents_are_named_by_the_task_whatever_their_ids() -> None:
+def test_shared_documents_are_matched_across_different_ids() -> None:
     frame = asked(one=["one/0", "one/1"], two=["two/0", "two/1"], group=["one/7", "two/7"])
     known = examples_of(
         ("one", "one/0", "A", "d1"), ("one", "one/1", "B", "d2"),

@@ -56,7 +56,7 @@ def test_no_change_is_known_from_three_thousand_questions() -> None:
     assert found["contradicted"] >= 9, found
 
 
-def test_layers_that_change_are_told_by_a_paired_test_and_holms_correction() -> None:
+def test_changed_layers_are_found_by_a_paired_test_with_holm_correction() -> None:
     truth = contexts(FLAT, [0.05] * 4 + [0.4] + [0.05] * 4)
     result = Simulation(truth, n=200, shared=True, kinds=("skip",)).draw(1)
     rows = result.differences()

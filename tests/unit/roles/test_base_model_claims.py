@@ -1,4 +1,4 @@
-"""A model and its base are compared question by question."""
+"""A model and its base model are compared question by question."""
 
 from collections import Counter
 
@@ -23,7 +23,7 @@ def robust(base: float, twin: float, n: int = 200, draws: int = 20) -> Counter:
     return found
 
 
-def test_a_model_is_held_against_its_base() -> None:
+def test_model_is_compared_with_its_base() -> None:
     assert robust(0.5, 0.2)["supported"] >= 18
     assert robust(0.2, 0.5)["contradicted"] >= 18
     assert robust(0.3, 0.25, draws=40)["supported"] <= 2

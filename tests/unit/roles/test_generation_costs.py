@@ -114,7 +114,7 @@ def test_a_part_that_changes_the_context_too_is_not_decided() -> None:
     assert "stricter scoring supported, writing not shown" in solved.loc[MORE, "evidence"]
 
 
-def test_parts_over_other_questions_are_said_to_be_so() -> None:
+def test_parts_over_different_questions_are_noted() -> None:
     result = Simulation(truth(0.1, 0.1), n=N).draw(0)
     words = "not over the same questions"
     assert words not in claims(result).loc[MORE, "evidence"]

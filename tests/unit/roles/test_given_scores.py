@@ -1,4 +1,4 @@
-"""What is said of results whose every answer is given."""
+"""What is reported for results whose scores are all specified."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -200,7 +200,7 @@ def test_tasks_of_a_family_are_not_one_sample() -> None:
     assert f"a drop of {detectable:.2f} or more" in told
 
 
-def test_what_is_not_known_of_one_layer_is_said_of_that_layer() -> None:
+def test_layer_without_scores_is_reported_as_not_measured() -> None:
     rng = np.random.default_rng(0)
     none = np.full(32, np.nan)
 

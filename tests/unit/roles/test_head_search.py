@@ -106,7 +106,7 @@ def test_scores_that_are_not_known_come_last_and_draws_are_seeded() -> None:
     assert "3 of 5 heads to confirm" in repr(search)
 
 
-def test_mistakes_are_told(tmp_path: Path) -> None:
+def test_invalid_searches_raise_input_error(tmp_path: Path) -> None:
     scores = pd.Series({(0, 0): 1.0, (0, 1): 2.0})
     for confirm, audit in ((0, 1), (3, 1), (1, -1)):
         with pytest.raises(lr.InputError, match=f"confirm={confirm}, audit={audit}"):

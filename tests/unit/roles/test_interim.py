@@ -64,7 +64,7 @@ def test_no_claim_is_decided(finished: Roles, interim: Roles) -> None:
     assert list(interim.claims.columns) == COLUMNS
 
 
-def test_the_verdict_says_how_far_the_run_is_and_no_more(interim: Roles) -> None:
+def test_interim_verdict_states_only_the_progress(interim: Roles) -> None:
     assert interim.interim == f"{N} of {2 * N} questions"
     assert interim.verdict == (
         f"Interim ({N} of {2 * N} questions): estimates with their intervals, and no verdicts "
@@ -95,8 +95,8 @@ def test_a_layer_without_a_score_is_not_measured(result: SweepResult) -> None:
 def test_finished_runs_and_those_that_do_not_say_are_judged(
     result: SweepResult, finished: Roles
 ) -> None:
-    said = dataclasses.replace(result, manifest={**result.manifest, "unfinished": []})
-    roles = localize(said)
+    marked = dataclasses.replace(result, manifest={**result.manifest, "unfinished": []})
+    roles = localize(marked)
     assert (roles.interim, roles.verdict) == ("", finished.verdict)
     pd.testing.assert_frame_equal(roles.layers, finished.layers)
     pd.testing.assert_frame_equal(roles.claims, finished.claims)

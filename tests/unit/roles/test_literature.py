@@ -163,7 +163,7 @@ def test_a_profile_like_copyings_leans_as_any_text_does() -> None:
     assert many["evidence"].endswith("no more than copying: leans, as any text does")
 
 
-def test_what_is_missing_is_said_with_a_number_that_decides() -> None:
+def test_undecided_claim_states_the_number_of_questions_needed() -> None:
     truth = {("retrieval", G): [0.2] * 3 + [0.1] * 6, ("language", G): [0.1] * 9}
     row = localize(Simulation(truth, n=100).draw(2), ablation="skip").claims.iloc[0]
     assert row["status"] == "not shown"
@@ -225,7 +225,7 @@ def test_reasoning_that_needs_layers_only_because_of_sinks_says_so() -> None:
     assert claims.loc[DEEP, "reason"] == "not shown by skip, mean with the first token kept"
 
 
-def test_what_the_first_token_kept_leaves_open_has_a_number_of_questions() -> None:
+def test_claim_open_after_first_states_the_number_of_questions_needed() -> None:
     """With the first token kept, the mean harm beyond copying is near its smallest effect."""
     flat, needed = [0.0] * 9, [0.0] * 3 + [0.6] * 6
     truth = {("reasoning", G): needed, ("language", G): flat}

@@ -181,7 +181,7 @@ def test_a_sink_is_told_by_the_paired_difference():
     assert "layer 1 for language" in roles.verdict
 
 
-def test_without_after_first_there_are_no_sinks_and_that_is_said():
+def test_without_after_first_the_verdict_says_sinks_are_not_identified():
     result = synthetic_result(6, 32, protocols=["generation"])
     frame = result.frame[result.frame["at"] == "all"]
     roles = localize(dataclasses.replace(result, frame=frame))
@@ -271,7 +271,7 @@ def test_a_family_at_chance_is_not_measurable():
     assert "all 4 measured families" in roles.verdict
 
 
-def test_nats_have_no_harm_and_that_is_said():
+def test_scores_in_nats_have_no_measurable_harm():
     roles = localize(synthetic_result(3, 8, protocols=["answer_logprob"]))
     assert set(roles.layers["verdict"]) == {"not measurable"}
     assert roles.frame["claim"].str.contains("have no chance level").all()

@@ -47,7 +47,7 @@ def test_a_backup_is_what_neither_layer_alone_explains() -> None:
     assert {0, 1} <= set(roles.frame["spare"].iloc[0])
 
 
-def test_without_pairs_that_is_said() -> None:
+def test_verdict_says_that_no_pairs_were_ablated() -> None:
     roles = localize(synthetic_result(3, 16, protocols=["generation"]))
     assert roles.pairs.empty
     assert "No pairs of layers were ablated" in roles.verdict

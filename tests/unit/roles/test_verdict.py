@@ -171,15 +171,15 @@ def test_head_harms_name_the_critical_heads() -> None:
         figures.head_harms(localize(pairs_result()).heads)
 
 
-@pytest.mark.parametrize(("n_changed", "said"), [(3, False), (12, True)])
-def test_much_rounding_is_named(result: SweepResult, n_changed: int, said: bool) -> None:
+@pytest.mark.parametrize(("n_changed", "named"), [(3, False), (12, True)])
+def test_much_rounding_is_named(result: SweepResult, n_changed: int, named: bool) -> None:
     line = result.intact().iloc[0]
     floor = {"task": line["task"], "protocol": line["protocol"], "n": N, "n_changed": n_changed}
     known = result.manifest | {"noise_floor": [floor | {"score": 0.5, "intact": 0.5}]}
     noisy = dataclasses.replace(result, manifest=known)
     lines = sentences_about(localize(noisy), "noise")
     share = f"{n_changed} of {N} to {line['task']} ({line['protocol']})"
-    assert any(share in text for text in lines) == said
+    assert any(share in text for text in lines) == named
     cells = [{**cell, "unit": "nats per token"} for cell in known["cells"]]
     assert not sentences_about(
         localize(dataclasses.replace(noisy, manifest=known | {"cells": cells})), "noise"

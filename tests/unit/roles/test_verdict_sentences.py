@@ -1,8 +1,8 @@
-"""Every sentence of a verdict has a truth in which it is false, and is hardly ever said there.
+"""Every sentence of a verdict has a truth in which it is false, and is rarely reported there.
 
-Each truth here lies at the border of a sentence: it is false by nothing. At most 5% of the sweeps
-drawn from it may say it. Statuses of claims at their borders are in `test_literature.py` and
-`test_added_context_claims.py`, backups in `test_redundancy.py`.
+Each truth here lies exactly at the border at which a sentence becomes false. At most 5% of the
+sweeps drawn from it may contain the sentence. Statuses of claims at their borders are in
+`test_literature.py` and `test_added_context_claims.py`, backups in `test_redundancy.py`.
 """
 
 import re
@@ -23,8 +23,10 @@ DRAWS = 60
 SKIP = {"kinds": ("skip",), "n": 150}
 
 
-def said(simulation: Simulation, *false: Callable[[Roles], bool], draws: int = DRAWS) -> list[int]:
-    """How many of the sweeps drawn from a truth say each of some things."""
+def count_draws(
+    simulation: Simulation, *false: Callable[[Roles], bool], draws: int = DRAWS
+) -> list[int]:
+    """Count, for each of some statements, the sweeps drawn from a truth whose roles make it."""
     found = [localize(simulation.draw(seed), ablation="skip") for seed in range(draws)]
     return [sum(each(roles) for roles in found) for each in false]
 
@@ -53,22 +55,22 @@ def some(layers: int = 6, **harm: float) -> list[float]:
 EVEN: Truth = {(family, G): [0.25] * 6 for family in ("retrieval", "knowledge", "language")}
 
 
-def test_no_end_of_the_depth_is_named_where_none_is_leant_on() -> None:
+def test_no_depth_lean_is_reported_where_there_is_none() -> None:
     patterns = (
         r"early layers matter more for",
         r"late layers matter more for",
         r"families differ in this",
     )
-    found = said(Simulation(EVEN, **SKIP), *map(text, patterns))
+    found = count_draws(Simulation(EVEN, **SKIP), *map(text, patterns))
     assert max(found) <= 0.05 * DRAWS, found
 
 
-def test_a_difference_that_is_there_is_not_said_to_be_missing() -> None:
+def test_existing_difference_is_not_reported_as_missing() -> None:
     truth = {
         ("retrieval", G): [0.6] * 2 + [0.0] * 4,
         ("knowledge", G): [0.0] * 4 + [0.6] * 2,
     }
-    missing, early, late = said(
+    missing, early, late = count_draws(
         Simulation(truth, **SKIP),
         text(r"no difference is shown for|no two families are shown"),
         text(r"early layers matter more for retrieval"),
@@ -77,9 +79,9 @@ def test_a_difference_that_is_there_is_not_said_to_be_missing() -> None:
     assert (missing, early, late) == (0, DRAWS, DRAWS)
 
 
-def test_nothing_changes_with_the_first_token_kept_where_nothing_does() -> None:
+def test_no_change_after_first_is_reported_where_there_is_none() -> None:
     early = {("retrieval", G): [0.3] * 2 + [0.22] * 4, ("language", G): [0.22] * 6}
-    (found,) = said(
+    (found,) = count_draws(
         Simulation(early, spared=early, **SKIP), text(r"this changes with the first token kept")
     )
     assert found <= 0.05 * DRAWS
@@ -87,7 +89,7 @@ def test_nothing_changes_with_the_first_token_kept_where_nothing_does() -> None:
 
 def test_a_layer_at_the_border_is_hardly_ever_listed() -> None:
     truth = Simulation({("retrieval", G): some(L1=0.2, L3=0.1, L5=-0.1)}, n=300, kinds=("skip",))
-    found = said(
+    found = count_draws(
         truth,
         listed("retrieval", "critical", 1),
         listed("retrieval", "spare", 3),
@@ -102,7 +104,7 @@ def test_specific_and_general_layers_are_so_for_the_other_families_too() -> None
         ("knowledge", G): some(L0=0.8, L1=0.2, L3=0.8, L4=0.02),
         ("language", G): some(L0=0.8, L1=0.02, L3=0.2, L4=0.02),
     }
-    *false, specific, general = said(
+    *false, specific, general = count_draws(
         Simulation(truth, **SKIP),
         listed("retrieval", "specific", 1),  # knowledge may need it
         listed("retrieval", "general", 3),  # copying may not
@@ -117,7 +119,7 @@ def test_a_sink_is_a_layer_whose_harm_goes_away() -> None:
     truth = {("retrieval", G): some(L0=0.8, L1=0.35, L3=0.9, L5=0.8)}
     # What is left is no less than critical; half of the harm is left, twice; and one true sink.
     spared = {("retrieval", G): some(L0=0.2, L1=0.175, L3=0.45, L5=0.0)}
-    *false, sink = said(
+    *false, sink = count_draws(
         Simulation(truth, spared=spared, **SKIP),
         listed("retrieval", "sink", 0),
         listed("retrieval", "sink", 1),
@@ -128,7 +130,7 @@ def test_a_sink_is_a_layer_whose_harm_goes_away() -> None:
     assert sink >= 0.9 * DRAWS
 
 
-def test_a_part_of_a_sink_is_said_with_both_numbers() -> None:
+def test_partial_sink_is_reported_with_both_numbers() -> None:
     truth = {("retrieval", G): some(L2=0.91)}
     simulation = Simulation(truth, spared={("retrieval", G): some(L2=0.27)}, **SKIP)
     shown = localize(simulation.draw(0)).verdict
@@ -141,7 +143,7 @@ def test_a_part_of_a_sink_is_said_with_both_numbers() -> None:
 
 def test_harm_is_spread_over_no_layers_where_there_is_none() -> None:
     none = Simulation({("retrieval", G): [0.0] * 6}, churn=0.1, **SKIP)
-    (found,) = said(none, text(r"harm is spread over this many layers"))
+    (found,) = count_draws(none, text(r"harm is spread over this many layers"))
     assert found <= 0.05 * DRAWS
 
 
@@ -152,7 +154,7 @@ def test_a_second_kind_agrees_only_where_it_leans_alike() -> None:
     def agrees(roles: Roles) -> bool:
         return "agrees" in roles.frame["claim"].iloc[0]
 
-    (found,) = said(Simulation(early, n=150, other=other), agrees)
+    (found,) = count_draws(Simulation(early, n=150, other=other), agrees)
     assert found <= 0.05 * DRAWS
     opposite = {"mean": {("retrieval", G): [0.1] * 4 + [0.5] * 2}}
     against = localize(Simulation(early, n=150, other=opposite).draw(0), ablation="skip")
@@ -165,7 +167,7 @@ def test_a_single_family_leans_where_its_interval_says_so() -> None:
     def leans(roles: Roles) -> bool:
         return "matter more than" in roles.frame["claim"].iloc[0]
 
-    (found,) = said(even, leans)
+    (found,) = count_draws(even, leans)
     assert found <= 0.05 * DRAWS
 
 
@@ -209,7 +211,7 @@ def test_a_pair_at_the_border_is_no_backup() -> None:
     assert found <= 0.05 * draws
 
 
-def test_what_was_not_asked_is_said_to_be_missing() -> None:
+def test_missing_conditions_are_reported() -> None:
     whole = localize(Simulation(EVEN, spared=EVEN, n=60).draw(0), ablation="skip")
     part = localize(Simulation(EVEN, **SKIP).draw(0))
     for pattern in (r"sinks cannot be identified", r"was seen under skip only"):

@@ -101,7 +101,7 @@ def test_an_interval_for_independent_examples_does_not() -> None:
     assert covered_clusters(8, 0.3, 0.9, 0.0, 0.6, 300)[1] < 0.85
 
 
-def test_a_harm_that_is_that_of_whole_clusters_is_known_as_that_of_so_few() -> None:
+def test_harm_of_whole_clusters_has_a_wide_interval() -> None:
     intact, ablated = drawn(0, by_cluster=True)
     harm, wide = stats.harm_interval(intact, ablated, 0.0, clusters=CLUSTERS)
     same, plain = stats.harm_interval(intact, ablated, 0.0)

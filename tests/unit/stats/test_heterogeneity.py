@@ -101,7 +101,7 @@ def test_an_effect_is_found_though_set_ups_are_missing() -> None:
     assert template["range"] == pytest.approx(0.2)
 
 
-def test_a_factor_that_cannot_be_told_from_another_has_no_range() -> None:
+def test_confounded_factors_have_no_range() -> None:
     levels = {"one": ["a", "a", "b", "b"], "two": ["c", "c", "d", "d"]}
     table = stats.factor_spread(np.array([0.1, 0.2, 0.3, 0.4]), 0.001 * np.eye(4), levels)
     assert table["range"].isna().all()

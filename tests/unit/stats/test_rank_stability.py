@@ -24,7 +24,7 @@ def test_the_estimate_is_the_mean_of_spearman_over_pairs() -> None:
     assert bounds.low < rho < bounds.high
 
 
-def test_a_shared_order_is_told_from_noise() -> None:
+def test_shared_order_is_distinguished_from_noise() -> None:
     rho, bounds = stats.rank_stability(
         [scores(2, 16, seed) for seed in (1, 2)], np.random.default_rng(1)
     )
@@ -46,7 +46,7 @@ def test_the_interval_covers_the_correlation_of_large_draws() -> None:
     assert hits >= 18
 
 
-def test_nothing_is_said_where_there_is_nothing_to_compare() -> None:
+def test_scores_that_cannot_be_compared_give_nan_or_raise() -> None:
     rng = np.random.default_rng(0)
     assert np.isnan(stats.rank_stability([scores(1, 4, 1)], rng)[0])
     assert np.isnan(stats.rank_stability([np.zeros((5, 3)), np.zeros((5, 3))], rng)[0])

@@ -96,7 +96,7 @@ def test_tangos_interval_holds_what_the_score_test_accepts_and_never_collapses(n
         assert (((lows <= d) & (d <= highs)) == accepted)[~close].all()
 
 
-def test_tango_of_a_single_pair_says_nothing():
+def test_tango_of_a_single_pair_covers_the_whole_range():
     assert stats.tango(0, 1, 1) == stats.Interval(-1.0, 1.0)
 
 
@@ -253,7 +253,7 @@ def test_values_without_spread_have_an_unknown_interval_not_a_point():
     assert math.isnan(same.interval.low)
 
 
-def test_no_pairs_say_nothing():
+def test_no_pairs_give_no_estimate():
     none = np.array([])
     assert stats.paired_binary(none, none).n == 0
     assert math.isnan(stats.paired_continuous(none, none, np.random.default_rng(0)).effect)
@@ -338,7 +338,7 @@ def test_the_difference_of_two_effects_is_covered(shared):
     assert inside / 400 >= 0.95 - 2 * math.sqrt(0.95 * 0.05 / 400)
 
 
-def test_profiles_agree_as_scipy_says_and_as_surely_as_there_are_examples():
+def test_profile_agreement_equals_scipy_and_narrows_with_n():
     rng, harm = np.random.default_rng(2), np.linspace(0, 0.9, 12)
     for n, widest in ((16, 1.0), (256, 0.2)):
         one, two = (-(rng.random((12, n)) < harm[:, None]).astype(float) for _ in range(2))

@@ -1,4 +1,4 @@
-"""A run that waits for processors says so, once."""
+"""A run that waits for processors warns once."""
 
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def test_waiting_for_a_quarter_of_the_time_is_warned_of_once(
     assert len(caplog.messages) == warned
 
 
-def test_nothing_is_said_where_the_system_counts_nothing(
+def test_no_warning_without_system_counters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(cpu_contention, "_THREADS", tmp_path / "missing")

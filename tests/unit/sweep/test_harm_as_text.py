@@ -92,7 +92,7 @@ def test_a_row_says_how_many_questions_and_how_good_the_intact_model_is() -> Non
     assert not any(word in shown for word in ("critical", "spare", "sink", "undecided"))
 
 
-def test_where_harm_is_not_measurable_the_reason_stands() -> None:
+def test_unmeasurable_harm_shows_the_reason() -> None:
     result = planted(protocols=["continuation", "answer_logprob"])
     reasons = {"knowledge answer_logprob": "no chance level"}
     reasons["reasoning continuation"] = "not above chance"
@@ -168,7 +168,7 @@ def test_of_several_settings_the_first_is_shown() -> None:
     assert row == strip_lines(result)[2]
 
 
-def test_without_single_layers_it_says_so() -> None:
+def test_results_without_single_layers_show_a_message() -> None:
     result = planted()
     intact = dataclasses.replace(result, frame=result.frame[result.frame["condition"] == "intact"])
     line = "no answer under a condition that ablates one whole layer"

@@ -144,7 +144,7 @@ def test_limit_and_seed_are_those_of_the_reference(tasks: list[lr.Task]) -> None
         sweep([task], [lr.Condition({SITE: lr.Mean(lr.Reference(seed=0))})], limit=32, seed=2)
 
 
-def test_a_run_goes_on_and_is_extended(tasks: list[lr.Task], tmp_path: Path) -> None:
+def test_run_resumes_and_is_extended(tasks: list[lr.Task], tmp_path: Path) -> None:
     asked = conditions(lr.Reference())
     whole = sweep(tasks, asked).run(tmp_path / "whole")
     sweep(tasks[:1], asked[:1], limit=2).run(tmp_path / "parts")
@@ -166,7 +166,9 @@ def test_a_run_goes_on_and_is_extended(tasks: list[lr.Task], tmp_path: Path) -> 
     assert again.frame.equals(parts.frame)
 
 
-def test_a_folder_of_before_is_read_and_goes_on(tasks: list[lr.Task], tmp_path: Path) -> None:
+def test_folder_without_task_references_is_read_and_extended(
+    tasks: list[lr.Task], tmp_path: Path
+) -> None:
     asked = conditions(lr.Reference(tasks[0].held_out(64, 0)))
     before = sweep(tasks, asked, limit=2).run(tmp_path / "run")
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
@@ -253,12 +255,12 @@ def test_without_an_asked_task_it_is_refused(tasks: list[lr.Task]) -> None:
     ):
         with pytest.raises(lr.InputError) as caught:
             asking()
-        said = str(caught.value)
-        assert "a reference without texts is made of the asked task's questions: use it in" in said
-        assert "\n" not in said
+        line = str(caught.value)
+        assert "a reference without texts is made of the asked task's questions: use it in" in line
+        assert "\n" not in line
 
 
-def test_a_task_without_reserved_questions_is_told(tmp_path: Path) -> None:
+def test_task_without_enough_reserved_questions_raises(tmp_path: Path) -> None:
     few, two = questions(tmp_path, "abc", n=4), questions(tmp_path, "uvw", n=9)
     mean, resample = (
         [lr.Condition({SITE: edit(lr.Reference())})] for edit in (lr.Mean, lr.Resample)
@@ -279,7 +281,7 @@ def test_it_is_estimated(tasks: list[lr.Task]) -> None:
     assert part.passes == n_prompts == 16
 
 
-def test_a_limit_that_is_too_large_is_told_once_a_task(
+def test_too_large_limit_warns_once_per_task(
     tasks: list[lr.Task], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):

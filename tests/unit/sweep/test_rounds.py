@@ -1,4 +1,4 @@
-"""Sweeps in rounds: the same rows, a smaller sweep after each, pages that say how far they are."""
+"""Sweeps in rounds: the same rows, a smaller sweep after each, reports that state the progress."""
 
 import dataclasses
 import time
@@ -79,7 +79,7 @@ def test_rows_are_those_of_a_sweep_without_rounds(
     pd.testing.assert_frame_equal(answers(results[1]), answers(results[0]), rtol=1e-4)
 
 
-def test_after_each_round_the_folder_is_a_smaller_sweep_and_the_report_says_so(
+def test_each_round_leaves_a_smaller_complete_sweep_and_an_interim_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page, write = tmp_path / "page" / "report.html", module.write_report
@@ -121,7 +121,7 @@ def test_a_stopped_run_leaves_the_report_of_its_last_round(
     assert set(lr.localize(result).layers["verdict"]) <= {"undecided", "not measurable"}
 
 
-def test_a_report_that_cannot_be_written_is_told_before_anything_is_asked(tmp_path: Path) -> None:
+def test_unwritable_report_raises_before_the_run_starts(tmp_path: Path) -> None:
     with pytest.raises(lr.InputError, match=r"report=.* cannot be written: Is a directory"):
         sweep().run(tmp_path / "run", report=tmp_path)
     assert not (tmp_path / "run").exists()
@@ -316,7 +316,7 @@ def test_the_time_of_the_noise_floor_is_not_part_of_the_time_left(
 ) -> None:
     """The noise floor seems to take a day; all units together take seconds."""
     monotonic, repeat_intact = time.monotonic, Execution._repeat_intact
-    day, told = 0.0, list[float]()
+    day, estimates = 0.0, list[float]()
 
     def repeat_for_a_day(self: Execution, advance_file: Advance) -> None:
         nonlocal day
@@ -324,7 +324,9 @@ def test_the_time_of_the_noise_floor_is_not_part_of_the_time_left(
         day = 86400.0
 
     def answer(self: Execution, units: list[Unit], what: str, _: Advance) -> None:
-        run_units(self, units, what, lambda rows, now, outlook: told.append(outlook.left or 0.0))
+        run_units(
+            self, units, what, lambda rows, now, outlook: estimates.append(outlook.left or 0.0)
+        )
 
     run_units = Execution._answer
     monkeypatch.setattr("time.monotonic", lambda: monotonic() + day)
@@ -339,4 +341,4 @@ def test_the_time_of_the_noise_floor_is_not_part_of_the_time_left(
     )
     two_tasks.run(tmp_path)
     assert day
-    assert max(told) < 600
+    assert max(estimates) < 600

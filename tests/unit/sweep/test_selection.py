@@ -1,4 +1,4 @@
-"""What one sweep asks is told from all that its folder holds."""
+"""Rows of one sweep are selected from all rows in its folder."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from layerroles.results import INTACT
 from layerroles.sweep import select_asked
 
 
-def test_a_sweep_is_told_from_others_in_its_folder(tmp_path: Path) -> None:
+def test_select_asked_returns_only_the_rows_of_one_sweep(tmp_path: Path) -> None:
     made = lr.planted(n_layers=4, retrieval=(1, 2), reasoning=(3,), inert=())
     options = {"protocols": ["generation"], "noise_floor": False}
     skips = lr.each_layer(made.model, lr.Skip())

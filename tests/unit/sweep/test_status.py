@@ -1,4 +1,4 @@
-"""How far a run is, as it tells itself and as another process reads it."""
+"""The progress of a run, as written by the run and as read by another process."""
 
 import json
 import os
@@ -38,17 +38,19 @@ def test_a_run_tells_how_far_it_is(tmp_path: Path) -> None:
     assert read_status(tmp_path).rows_total == len(lr.read(tmp_path).frame) - len(result.frame)
 
 
-def test_only_what_is_stored_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[tuple[int, int]] = []
+def test_only_stored_rows_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reported: list[tuple[int, int]] = []
 
-    monkeypatch.setattr(execution, "show_progress", lambda _, what: _Noting(told, tmp_path, what))
+    monkeypatch.setattr(
+        execution, "show_progress", lambda _, what: _Noting(reported, tmp_path, what)
+    )
     sweep().run(tmp_path)
-    assert told
-    assert all(done <= stored for done, stored in told)
-    assert told[-1][0] == told[-1][1] == 12
+    assert reported
+    assert all(done <= stored for done, stored in reported)
+    assert reported[-1][0] == reported[-1][1] == 12
 
 
-def test_after_the_last_row_it_says_what_is_asked_for_still(
+def test_work_after_the_last_row_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("layerroles.sweep.status._SECONDS_BETWEEN_WRITES", 0.0)
@@ -62,10 +64,11 @@ def test_after_the_last_row_it_says_what_is_asked_for_still(
 
 
 class _Noting:
-    """Stands in for the bar: after each step, how many rows were told and how many are stored."""
+    """Stands in for the bar: records, after each step, how many rows were reported and stored."""
 
-    def __init__(self, told: list[tuple[int, int]], folder: Path, what: str) -> None:
-        self.told, self.folder, self.done = told if what == "sweep" else [], folder, 0
+    def __init__(self, reported: list[tuple[int, int]], folder: Path, what: str) -> None:
+        self.reported = reported if what == "sweep" else []
+        self.folder, self.done = folder, 0
 
     def __enter__(self):
         return self.advance
@@ -75,10 +78,10 @@ class _Noting:
 
     def advance(self, rows: int, now_at: str, _outlook: object = None) -> None:
         self.done += rows
-        self.told.append((self.done, len(lr.read(self.folder).frame)))
+        self.reported.append((self.done, len(lr.read(self.folder).frame)))
 
 
-def test_an_error_and_a_kill_are_told(tmp_path: Path) -> None:
+def test_errors_and_kills_are_reported(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), write_progress(tmp_path, 10) as tell:
         tell(4, "facts, skip L1")
         raise ZeroDivisionError("a reason\nand more")
@@ -108,7 +111,7 @@ def test_a_process_of_the_same_number_is_another_one(tmp_path: Path) -> None:
         assert read_status(tmp_path).state == "running"  # as far as can be told from here
 
 
-def test_a_process_that_nobody_has_buried_is_dead(tmp_path: Path) -> None:
+def test_zombie_process_counts_as_dead(tmp_path: Path) -> None:
     code = (
         "import os, sys; from pathlib import Path\n"
         "from layerroles.sweep.status import write_progress\n"
@@ -193,7 +196,7 @@ def test_a_run_without_rows_yet_can_be_read(
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"state": 1}', "\xff"])
-def test_what_is_no_progress_is_told(
+def test_missing_or_damaged_progress_file_gives_an_error(
     content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["status", str(tmp_path)]) == 2
@@ -293,11 +296,11 @@ def test_changes_are_lines_of_json(
 ) -> None:
     start_run(finished, monkeypatch)
     assert main(["status", str(finished), "--follow", "--json"]) == 0
-    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(one["state"], one["rows_done"]) for one in told] == [
+    changes = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(one["state"], one["rows_done"]) for one in changes] == [
         *(("running", 4), ("running", 12), ("done", 12))
     ]
-    assert told[-1] == read_status(finished).to_dict()
+    assert changes[-1] == read_status(finished).to_dict()
 
 
 def test_a_terminal_gets_a_bar_and_strips(

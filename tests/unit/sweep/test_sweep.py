@@ -301,7 +301,7 @@ def test_two_conditions_of_one_name_are_refused_and_a_name_stays(
     assert [c["name"] for c in result.manifest["conditions"]] == ["intact", "mean L1", "skip L2"]
 
 
-def test_two_writers_and_damaged_folders_are_told(tasks: list[lr.Task], tmp_path: Path) -> None:
+def test_concurrent_writers_and_damaged_folders_raise(tasks: list[lr.Task], tmp_path: Path) -> None:
     from layerroles.sweep.store import lock_folder
 
     sweep = lr.Sweep(random_model("llama"), tasks, [], protocols=["continuation"], limit=1)
@@ -342,7 +342,9 @@ def test_two_writers_and_damaged_folders_are_told(tasks: list[lr.Task], tmp_path
         ({"conditions": [lr.Condition({lr.Site(9): lr.Skip()})]}, "layer 9 is out of range"),
     ],
 )
-def test_mistakes_are_told(changed: dict[str, object], line: str, tasks: list[lr.Task]) -> None:
+def test_invalid_arguments_raise_input_error(
+    changed: dict[str, object], line: str, tasks: list[lr.Task]
+) -> None:
     given = {"tasks": tasks, "conditions": [], "protocols": ["generation"], "limit": 2} | changed
     with pytest.raises(lr.InputError) as caught:
         lr.Sweep(random_model("llama"), given.pop("tasks"), given.pop("conditions"), **given)
@@ -452,7 +454,7 @@ def test_a_probe_is_kept_and_read_back(
         lr.probes.measure_into(tmp_path, lens, model, tasks, limit=3)
 
 
-def test_a_disk_that_fails_is_told_and_an_error_of_the_model_is_not_taken_for_one(
+def test_disk_errors_raise_input_error_and_model_errors_pass_through(
     tasks: list[lr.Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sweep = lr.Sweep(random_model("llama"), tasks, [], protocols=["continuation"], limit=1)
@@ -545,7 +547,7 @@ for misuse in (
 """
 
 
-def test_slips_of_python_get_one_line_each() -> None:
+def test_common_misuse_raises_one_line_errors() -> None:
     done = subprocess.run(
         [sys.executable, "-c", MISUSED, model_path("llama")],
         capture_output=True,
@@ -553,7 +555,7 @@ def test_slips_of_python_get_one_line_each() -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    told = [
+    messages = [
         "tasks='facts' is one, not several: write ['facts']",
         "'facts' is no task: lr.task('facts') makes one",
         "is one, not several: write [",
@@ -596,6 +598,6 @@ def test_slips_of_python_get_one_line_each() -> None:
         "request 0: evidence=5 is not a list of spans",
     ]
     lines = done.stdout.splitlines()
-    assert len(lines) == len(told)
-    for line, expected in zip(lines, told, strict=True):
+    assert len(lines) == len(messages)
+    for line, expected in zip(lines, messages, strict=True):
         assert expected in line

@@ -145,7 +145,7 @@ def test_without_weights_or_fused_answers_the_time_is_not_known() -> None:
 
 
 @pytest.mark.usefixtures("slow_device")
-def test_rows_are_those_of_large_units_and_a_killed_run_goes_on_alike(
+def test_small_units_give_the_same_rows_and_resume_with_their_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = sweep(1e9).run(tmp_path / "whole")

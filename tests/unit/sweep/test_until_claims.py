@@ -317,7 +317,7 @@ def test_a_deferred_condition_is_read_from_its_first_look_on(tmp_path: Path) -> 
     assert len(begun) == len(result.frame) - kept.sum()
 
 
-def test_a_time_limit_leaves_claims_open_and_more_time_goes_on(tmp_path: Path) -> None:
+def test_time_limit_leaves_claims_open_and_a_second_run_continues(tmp_path: Path) -> None:
     late = planted(minutes=1e-6).run(tmp_path / "run")
     assert set(late.frame["ablation"]) == {INTACT, "skip"}
     assert late.manifest["unfinished"]

@@ -1,4 +1,4 @@
-"""Sweeps until="decided": each condition is asked until its verdict stands, and no further."""
+"""Sweeps until="decided": each condition is asked until its verdict is decided, and no further."""
 
 import dataclasses
 from pathlib import Path
@@ -70,7 +70,7 @@ def test_a_critical_layer_that_may_be_a_sink_has_no_verdict_yet(whole: lr.SweepR
     assert kept <= asked
 
 
-def test_every_verdict_stands_at_the_look_at_which_it_was_given(
+def test_every_verdict_holds_at_the_look_that_decided_it(
     whole: lr.SweepResult, decided: lr.SweepResult
 ) -> None:
     """A decided condition was open at the look before, and no longer at its last."""
@@ -257,7 +257,7 @@ def test_a_larger_limit_extends_a_run_and_keeps_its_looks(tmp_path: Path) -> Non
     assert not everything.interim
 
 
-def test_a_spent_budget_leaves_decisions_open_and_the_same_command_goes_on(
+def test_time_budget_leaves_decisions_open_and_a_second_run_continues(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     hurried = lr.Decided(minutes=1e-6)

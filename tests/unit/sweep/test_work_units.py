@@ -1,4 +1,4 @@
-"""How a sweep is cut into units: by what is asked, not by what is done already."""
+"""How a sweep is cut into units: by what it asks, not by what is already stored."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""The audit of a task: what it finds is planted, and it finds nothing where nothing is."""
+"""The audit of a task finds planted weaknesses, and none where there are none."""
 
 import json
 import random
@@ -169,7 +169,7 @@ def test_clusters_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert any("3 clusters, the largest has 50% of questions" in line for line in found.sentences)
 
 
-def test_tokens_are_held_against_the_context() -> None:
+def test_token_counts_are_compared_with_the_context_window() -> None:
     model, task = random_model("llama"), lr.task("needle", words=40)
     found = audit_task(task, limit=5, model=model)
     assert found.context == model.cfg.n_ctx

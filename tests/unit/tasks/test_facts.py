@@ -39,7 +39,7 @@ def test_cells_are_clean() -> None:
             assert not re.search(rf"(?<!\w){re.escape(text)}(?!\w)", example.prompt)
 
 
-def test_the_file_says_when_what_can_change_was_checked() -> None:
+def test_changeable_facts_have_a_date() -> None:
     source = files("layerroles.tasks").joinpath("facts.tsv")
     with source.open(encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
@@ -174,6 +174,6 @@ def test_distractors_are_the_same_each_time_and_in_random_order() -> None:
     assert max(places.values()) < 80
 
 
-def test_an_unknown_context_is_told() -> None:
+def test_unknown_context_raises() -> None:
     with pytest.raises(InputError, match="context='wiki' is unknown: known are none, support"):
         task("facts", context="wiki")

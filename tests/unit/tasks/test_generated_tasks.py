@@ -125,7 +125,9 @@ def test_lookup_is_right_and_its_evidence_is_the_value(seed: int) -> None:
         (5, "late", {4}),
     ],
 )
-def test_the_asked_key_stands_where_it_is_said(pairs: int, position: str, places: set[int]) -> None:
+def test_queried_key_is_in_the_requested_position(
+    pairs: int, position: str, places: set[int]
+) -> None:
     made = KVRetrieval(pairs=pairs, position=position, num_fewshot=1)
     found, shown = [], set()
     for seed in range(12):

@@ -81,7 +81,7 @@ def test_a_value_of_the_prompt_is_right_by_chance() -> None:
 
 
 def test_choices_that_the_prompt_does_not_show_cannot_be_guessed_among() -> None:
-    # One of four words of the prompt is right, and nobody knows which four.
+    # One of four words of the prompt is right, and it is not known which four.
     _, mean = guessed(lr.task("kv_retrieval", pairs=20))
     assert mean == pytest.approx(1 / 20)
 
@@ -134,7 +134,7 @@ def test_a_run_stores_what_guessing_scores_and_clusters(tmp_path: Path) -> None:
     assert 1 < len(set(clusters)) < 20
     guesses = examples.loc[tasks[0].label, "guesses"]
     assert [json.loads(one)["generation"] for one in guesses] == pytest.approx([0.25] * 20)
-    # It goes on with more questions, and the first keep what was known of them.
+    # The run is extended with more questions; the values of the first ones stay.
     again = lr.Sweep(model, tasks, [], protocols=["generation"], limit=24)
     more = again.run(tmp_path / "run")
     assert len(more.examples) == 48
@@ -145,11 +145,11 @@ def test_one_fact_among_five_is_guessed_one_time_in_five() -> None:
     strategy, mean = guessed(lr.task("facts", context="distractors"), 60)
     assert strategy == "any value in the prompt"
     assert 0.15 < mean < 0.3
-    # Repeating the one fact that a context tells is what is asked, and no guess.
+    # Repeating the one fact that a context states is the task, and no guess.
     assert guessed(lr.task("facts", context="support"), 60) == guessed(lr.task("facts"), 60)
 
 
-def test_what_no_question_of_a_run_shows_is_not_impossible() -> None:
+def test_guess_that_is_wrong_on_every_question_has_a_chance_above_0() -> None:
     task = lr.task("word_problems", level=3)
     wrong = [one for one in task.examples(400, 0) if one.answer != "18"][:20]
     guess = best_guess(task, wrong, 0, lambda one, text: SCORE(task, one, text))
@@ -243,7 +243,7 @@ def test_choosing_unread_is_chance_where_it_beats_choosing_at_random(
         assert set(cell.guess.scores) == {example.id for example in cell.examples}
 
 
-def test_a_question_without_choices_that_is_not_asked_is_no_question_to_choose_in(
+def test_unasked_questions_without_choices_do_not_affect_guessing(
     tmp_path: Path,
 ) -> None:
     with_choices = write_choices(tmp_path, [("yes", ["yes", "no"])] * 99)

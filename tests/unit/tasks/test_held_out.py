@@ -1,4 +1,4 @@
-"""No reference holds a question that is asked, whatever the task, the limit and the seed."""
+"""References contain no asked question, for every task, limit and seed."""
 
 import json
 import re
@@ -35,7 +35,7 @@ def questions(n: int) -> list[dict[str, str]]:
 
 
 def held(example: Example, context: str) -> bool:
-    """Whether a context asks an example, or tells it with its answer."""
+    """Whether a context contains an example, as a question or with its answer."""
     if not example.prompt:
         return example.answer in context
     end = f"\n\n{context}".endswith(f"\n\n{example.prompt}")
@@ -90,7 +90,7 @@ def test_a_question_that_is_asked_in_the_same_words_is_in_no_reference(tmp_path:
     assert not asked & {part for context in contexts for part in context.split("\n\n")}
 
 
-def test_an_answer_of_an_asked_question_stands_in_no_reference_unless_it_is_common(
+def test_references_contain_no_asked_answers_except_common_ones(
     tmp_path: Path,
 ) -> None:
     made = written(tmp_path, questions(200), num_fewshot=4)
@@ -108,11 +108,13 @@ def test_no_reference_tells_the_answer_of_an_asked_fact(context: str) -> None:
     made = task("facts", context=context, num_fewshot=4)
     counts = Counter(fact.answer for fact in FACTS)
     asked = {example.answer for example in made.examples(EVERYTHING, seed=0)}
-    told = set()
+    revealed = set()
     for text in made.held_out(64, seed=0):
-        told |= {f.answer for f in FACTS if re.search(rf"{re.escape(f.prompt)} {f.answer}\b", text)}
-    assert told, "shots and contexts tell some facts"
-    assert not {answer for answer in told & asked if counts[answer] < len(FACTS) / 20}
+        revealed |= {
+            f.answer for f in FACTS if re.search(rf"{re.escape(f.prompt)} {f.answer}\b", text)
+        }
+    assert revealed, "shots and contexts tell some facts"
+    assert not {answer for answer in revealed & asked if counts[answer] < len(FACTS) / 20}
 
 
 def test_more_shots_than_are_reserved_are_taken_from_other_groups_or_left_out(

@@ -140,7 +140,7 @@ def test_the_grading_version_is_3(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "line", "told"),
+    ("rows", "line", "reason"),
     [
         (["{"], 1, "not JSON"),
         ([ROW, "[1]"], 2, "not a JSON object"),
@@ -160,17 +160,17 @@ def test_the_grading_version_is_3(tmp_path: Path) -> None:
         ([ROW, ROW], 2, "is that of line 1"),
     ],
 )
-def test_a_wrong_row_is_named(tmp_path: Path, rows: list[object], line: int, told: str) -> None:
+def test_a_wrong_row_is_named(tmp_path: Path, rows: list[object], line: int, reason: str) -> None:
     path = written(tmp_path, *rows)
     with pytest.raises(InputError) as error:
         task("local", path=path)
     message = str(error.value)
     assert message.startswith(f"{path}, line {line}: ")
-    assert told in message and "\n" not in message
+    assert reason in message and "\n" not in message
 
 
 @pytest.mark.parametrize(
-    ("rows", "line", "told"),
+    ("rows", "line", "reason"),
     [
         (["prompt,answer,family", "a,b"], 2, "2 cells under 3 names"),
         (["prompt,answer,family", '"a', 'b",c,reasoning', "d,,reasoning"], 4, "'answer'"),
@@ -179,12 +179,12 @@ def test_a_wrong_row_is_named(tmp_path: Path, rows: list[object], line: int, tol
         (["prompt,answer,family", '"a'], 2, "not CSV"),
     ],
 )
-def test_a_wrong_csv_row_is_named(tmp_path: Path, rows: list[str], line: int, told: str) -> None:
+def test_a_wrong_csv_row_is_named(tmp_path: Path, rows: list[str], line: int, reason: str) -> None:
     path = written(tmp_path, *rows, name="q.csv")
     with pytest.raises(InputError) as error:
         task("local", path=path)
     assert str(error.value).startswith(f"{path}, line {line}: ")
-    assert told in str(error.value)
+    assert reason in str(error.value)
 
 
 def test_wrong_files_are_named(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
     named = written(tmp_path, ROW, name="named.jsonl")
     coded = tmp_path / "coded.jsonl"
     coded.write_bytes(json.dumps(ROW).encode() + b'\n{"prompt": "caf\xe9"}\n')
-    for path, parameters, told in [
+    for path, parameters, reason in [
         (str(tmp_path / "none.jsonl"), {}, "does not exist"),
         (f"{300 * 'a'}.jsonl", {}, "cannot be read: File name too long"),
         (str(tmp_path), {}, "is a folder"),
@@ -209,5 +209,5 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
     ]:
         with pytest.raises(InputError) as error:
             task("local", path=path, **parameters)
-        assert told in str(error.value)
-        assert Path(path).name in str(error.value) or "magic" in told
+        assert reason in str(error.value)
+        assert Path(path).name in str(error.value) or "magic" in reason

@@ -141,7 +141,7 @@ def test_a_person_would_not_accept(task: Task, example: Example, response: str) 
 
 
 @pytest.mark.parametrize("response", [*LOOKUP_WRONG[:5], *NEEDLE_WRONG[:6]])
-def test_who_has_no_answer_has_given_none(response: str) -> None:
+def test_responses_without_an_answer_are_graded_as_unanswered(response: str) -> None:
     assert not KVRetrieval().grade(response, LOOKUP).answered
     assert not Needle().grade(response, NEEDLE).answered
 

@@ -45,7 +45,7 @@ def test_another_version_is_refused(version: str) -> None:
         lr.task(f"versioned@{version}")
 
 
-def test_what_an_example_shares_is_no_content_and_what_it_accepts_is(
+def test_fingerprint_covers_aliases_but_not_clusters(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     task = lr.task("versioned")

@@ -227,9 +227,9 @@ LEVEL_2 = {
 def test_stories_of_level_2_come_out_as_a_reader_works_them_out() -> None:
     assert {*LEVEL_2} == {template.name for template in load_templates(2)}
     for example in asked(2, 3):
-        told = numbers(example.prompt)
+        values = numbers(example.prompt)
         terms = re.findall(r"([-+]?)(\d)", LEVEL_2[example.cluster.split(" ", 2)[2]])
-        total = sum(told[int(place)] * (-1 if sign == "-" else 1) for sign, place in terms)
+        total = sum(values[int(place)] * (-1 if sign == "-" else 1) for sign, place in terms)
         assert total == int(example.answer), example.prompt
 
 

@@ -163,7 +163,7 @@ def test_a_device_with_products_in_float32_converts_no_keys(
 def test_a_window_hides_what_lies_before_it(
     window: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A part of which a query sees nothing has no weight; all queries at once, and seven."""
+    """Keys that a query cannot see have no weight; all queries at once, and seven."""
     monkeypatch.setattr(partial_attention, "_MOST_LOGITS", most)
     rule, n = AttentionRule(0.3, window=window), 40
     made = torch.Generator().manual_seed(0)

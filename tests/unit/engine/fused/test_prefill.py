@@ -127,7 +127,7 @@ def test_a_budget_that_is_too_small_is_kept_to_by_reading_in_pieces(
     np.testing.assert_array_equal(alone[0], found[2])
 
 
-def test_a_long_text_keeps_those_that_add_little() -> None:
+def test_rows_over_max_tokens_hold_only_sequences_that_add_few_tokens() -> None:
     long = tuple(range(1000))
     asked = [(*long, 5000 + n, *range(10)) for n in range(8)] + [(7000, n) for n in range(5)]
     rows = pack_rows(asked, max_tokens=300)

@@ -55,7 +55,7 @@ def test_operations_of_a_plain_pass_are_those_that_pytorch_counts(
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "mixtral"])
-def test_weights_weigh_what_they_weigh(architecture: str) -> None:
+def test_weight_bytes_equal_the_size_of_the_parameters(architecture: str) -> None:
     # A bridge keeps parts of GPT-2's joined matrices beside them: they are in memory too.
     parameters = set(random_model(architecture).original_model.parameters())
     weighed = sum(one.numel() * one.element_size() for one in parameters)
@@ -95,7 +95,7 @@ def traced(engine: lr.Engine, requests: list[Scored]) -> Traced:
     return seen
 
 
-def test_what_is_moved_and_started_is_of_the_size_that_is_traced() -> None:
+def test_estimated_bytes_and_operations_are_close_to_the_trace() -> None:
     engine = lr.Engine(random_model("llama"))
     short, long = (
         [Scored((5,) * 40 + (index,) * n, (7,)) for index in range(10, 14)] for n in (30, 50)
@@ -194,7 +194,7 @@ def test_tokens_and_passes_are_those_of_the_engines_own_plan(of: Callable[[str],
     assert part.tokens_read == round(plan.tokens_read)
     assert (part.requests, part.n_bytes) == (4 * plan.n_requests, plan.n_bytes)
     assert part.flops == pytest.approx(plan.work.flops)
-    # 4 conditions, 3 examples; the first token of a text is told by what was read.
+    # 4 conditions, 3 examples; the first token of a text comes from the prefill.
     assert part.tokens_written == 4 * 3 * (limit - 1)
 
 
@@ -276,7 +276,7 @@ def test_a_model_without_weights_is_not_run(act: Callable[[Any], object]) -> Non
 
 def test_a_task_that_outgrows_what_a_layer_sees_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     model = outline("gemma2")
-    monkeypatch.setattr(Twin, "longest_text", 128)
+    monkeypatch.setattr(Twin, "max_exact_tokens", 128)
     task = lr.task("facts", num_fewshot=4)
     asked = lr.Sweep(model, [task], [], protocols=["continuation"], limit=2)
     with pytest.raises(lr.InputError, match=r"^facts.*: model .* sliding window of 128"):
@@ -284,7 +284,7 @@ def test_a_task_that_outgrows_what_a_layer_sees_is_named(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
-def test_what_is_no_share_is_told(share: float) -> None:
+def test_invalid_generated_share_raises(share: float) -> None:
     with pytest.raises(lr.InputError, match="generated="):
         estimated("llama", device="h100", generated=share)
 
@@ -313,7 +313,7 @@ def test_the_command_prints_text_and_json(capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--device", "h10"], "unknown device 'h10', did you mean 'h100'? known are cpu"),
         (["--dtype", "int8"], "unknown dtype 'int8'"),
@@ -326,16 +326,16 @@ def test_the_command_prints_text_and_json(capsys: pytest.CaptureFixture[str]) ->
         (["--model", "nowhere/nothing"], "nowhere/nothing"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(
-    capsys: pytest.CaptureFixture[str], words: list[str], told: str
+def test_invalid_options_give_a_one_line_error(
+    capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     code, out, err = run(capsys, "--model", str(model_path("llama")), "--tasks", "facts", *words)
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
-    assert told in err
+    assert message in err
 
 
-def test_a_folder_without_a_tokenizer_is_told(
+def test_folder_without_a_tokenizer_gives_a_one_line_error(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     text = (model_path("llama") / "config.json").read_text(encoding="utf-8")

@@ -138,7 +138,7 @@ def test_sizes_are_read(given: str | int, n: int) -> None:
 
 
 @pytest.mark.parametrize("given", ["8 apples", "", "-1GB", 1000, "3KB", True])
-def test_what_is_not_a_size_is_told(given: str | int) -> None:
+def test_invalid_memory_size_raises(given: str | int) -> None:
     with pytest.raises(lr.InputError, match="memory="):
         lr.Engine(random_model("llama"), memory=given)
 
@@ -280,7 +280,7 @@ def test_what_would_not_be_run_fused_is_not_planned(monkeypatch: pytest.MonkeyPa
     with pytest.raises(lr.InputError, match="executor='plain': only what is run fused is planned"):
         lr.Engine(random_model("llama"), executor="plain").plan([("a", "b")])
     engine = lr.Engine(random_model("gemma2"))
-    monkeypatch.setattr(Twin, "longest_text", 128)
+    monkeypatch.setattr(Twin, "max_exact_tokens", 128)
     assert engine.plan([("a", "b")]).passes == 1
     with pytest.raises(lr.InputError, match="do not fit into its sliding window of 128"):
         engine.plan([("a" * 200, "b")])

@@ -213,12 +213,12 @@ def test_a_legend_shows_the_hatches_of_bars(drawn: dict[str, go.Figure]) -> None
     assert len(hatched) == len(shown - {"correct", "wrong"})
 
 
-def test_titles_stay_on_wish(drawn: dict[str, go.Figure]) -> None:
+def test_titles_are_kept_on_request(drawn: dict[str, go.Figure]) -> None:
     figure = drawn["harm_map"]
     notes = [note.text for note in figures.paper(figure, title=True).layout.annotations]
-    said = " ".join(reversed(notes))
-    assert "Harm of ablating one layer (skip)" in said
-    assert "8 examples per cell" in said
+    text = " ".join(reversed(notes))
+    assert "Harm of ablating one layer (skip)" in text
+    assert "8 examples per cell" in text
 
 
 @pytest.mark.parametrize("width", ["colum", "1", 0, "30in", "-3", "5 ft", float("nan")])
@@ -239,7 +239,7 @@ PALETTES = {
 
 @pytest.mark.parametrize("kind", BLINDNESS)
 @pytest.mark.parametrize("palette", PALETTES)
-def test_what_colour_says_is_seen_by_colour_blind_readers(palette: str, kind: str) -> None:
+def test_palettes_are_distinguishable_with_colour_blindness(palette: str, kind: str) -> None:
     looks = PALETTES[palette]
     for one, two in itertools.combinations(looks, 2):
         seen = [lab(np.array(BLINDNESS[kind]) @ linear(looks[name][0])) for name in (one, two)]
@@ -273,7 +273,7 @@ def test_a_caption_tells_what_is_drawn(result: SweepResult, drawn: dict[str, go.
         assert fact in words
     assert figures.caption(figures.paper(drawn["depth_profile"]), result) == words
     assert "Model" not in figures.caption(drawn["depth_profile"])
-    # What a heading has no room for is told below.
+    # What does not fit into a heading is in the caption.
     column = figures.caption(figures.paper(drawn["attention_map"]))
     assert "strongest L16.H3" in column or "strongest L18.H7" in column
     with pytest.raises(InputError, match=r"a figure of lr\.figures"):
@@ -292,7 +292,7 @@ def test_what_is_no_figure_of_these_is_refused(drawn: dict[str, go.Figure], tmp_
             read_meta(other, "save")
 
 
-def test_what_cannot_be_saved_is_told_in_a_line(tmp_path: Path) -> None:
+def test_invalid_results_and_empty_saves_raise(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^result='runs/x' is no sweep's result: give"):
         check_result("runs/x")
     with pytest.raises(InputError, match="no figures to save"):
@@ -348,7 +348,7 @@ def test_what_a_run_allows_is_drawn(result: SweepResult) -> None:
         figures.every(result, [lens], only=["attention_map", "harm_map"])
 
 
-def test_what_is_missing_is_told_in_a_line(
+def test_missing_browser_kaleido_or_format_raises(
     result: SweepResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import kaleido
