@@ -3,6 +3,7 @@
 import ast
 import importlib
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -112,7 +113,8 @@ def test_import_is_light_and_silent() -> None:
 
 
 def test_a_run_is_read_judged_drawn_and_reported_without_pytorch(tmp_path: Path) -> None:
-    folder = str(STORED.parent / "run_2026_11")
+    # A copy, since SQLite writes files beside a database that it reads.
+    folder = str(shutil.copytree(STORED.parent / "run_2026_11", tmp_path / "run"))
     out = run(
         "import sys\n"
         "import layerroles as lr\n"
