@@ -28,7 +28,7 @@ from layerroles.engine.requests import (
     Written,
     collect_answers,
 )
-from layerroles.engine.reuse import first_recomputed
+from layerroles.engine.unchanged_layers import first_recomputed
 from layerroles.errors import InputError
 from layerroles.sites import ENTRY
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from layerroles.probes.heads import RetrievalScore as RetrievalScore
     from layerroles.probes.lens import Lens as Lens
     from layerroles.probes.lens import LogitLens as LogitLens
-    from layerroles.probes.saved import measure_into as measure_into
+    from layerroles.probes.save_frames import measure_into as measure_into
     from layerroles.probes.similarity import Similarity as Similarity
     from layerroles.probes.similarity import least_change as least_change
     from layerroles.probes.tuned_lens import TunedLens as TunedLens

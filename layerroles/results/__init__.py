@@ -9,8 +9,8 @@ above chance is lost, a negative harm that the ablation helps.
 """
 
 from layerroles.notebook_display import detectable_line as detectable_line
-from layerroles.results.cell_pairs import CellPair as CellPair
-from layerroles.results.cell_pairs import pairs_of as pairs_of
+from layerroles.results.cell_comparison import CellPair as CellPair
+from layerroles.results.cell_comparison import pairs_of as pairs_of
 from layerroles.results.cells import INTACT as INTACT
 from layerroles.results.cells import Cell as Cell
 from layerroles.results.cells import ablates_tokens as ablates_tokens

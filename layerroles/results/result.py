@@ -14,7 +14,7 @@ from layerroles import stats
 from layerroles.errors import InputError
 from layerroles.notebook_display import as_html, as_text, detectable_line
 from layerroles.registry import describe_unknown, nearest_name
-from layerroles.results.cell_pairs import tabulate_agreement, tabulate_differences
+from layerroles.results.cell_comparison import tabulate_agreement, tabulate_differences
 from layerroles.results.cells import CELL, CONDITION, INTACT, Cell, make_cells
 from layerroles.results.condition_verdicts import tabulate_decisions
 from layerroles.results.effects import (

@@ -24,7 +24,7 @@ from layerroles.engine.fused.readout import choose_next
 from layerroles.engine.fused.twin_model import Twin
 from layerroles.engine.planning.memory import trim_heap
 from layerroles.engine.requests import Writing, Written
-from layerroles.engine.reuse import first_changed_cache
+from layerroles.engine.unchanged_layers import first_changed_cache
 
 # Finished rows are removed from a decoding batch when less than this share is unfinished.
 _COMPACT_BELOW = 0.9

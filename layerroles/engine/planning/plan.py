@@ -24,7 +24,11 @@ from layerroles.engine.fused.prefix_packing import Ids, PackedRow, SequenceEncod
 from layerroles.engine.planning.cost import Speed, Work
 from layerroles.engine.planning.memory import Budget, Shape, bytes_between_pieces
 from layerroles.engine.requests import Requests, Scored, Written, max_new_tokens
-from layerroles.engine.reuse import first_changed_cache, first_recomputed, recorded_layers
+from layerroles.engine.unchanged_layers import (
+    first_changed_cache,
+    first_recomputed,
+    recorded_layers,
+)
 from layerroles.notebook_display import html_block, html_preformatted
 
 

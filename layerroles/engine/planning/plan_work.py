@@ -13,7 +13,7 @@ from layerroles.engine.planning.cost import PassCost, Speed, Work, reading_cost,
 from layerroles.engine.planning.memory import Shape
 from layerroles.engine.planning.plan import Group, Plan, condition_bytes
 from layerroles.engine.requests import Requests, Scored, max_new_tokens
-from layerroles.engine.reuse import first_changed_cache
+from layerroles.engine.unchanged_layers import first_changed_cache
 
 
 def add_work(
