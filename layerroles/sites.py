@@ -12,6 +12,7 @@ Example:
 
 import re
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal, get_args
 
 from layerroles.errors import InputError
@@ -72,6 +73,9 @@ class Site:
     def __post_init__(self) -> None:
         if self.part not in PARTS:
             raise InputError(f"unknown part {self.part!r}: known are {', '.join(PARTS)}")
+        for name in ("layer", "head"):  # NumPy's integers, as in frames of results
+            if isinstance(number := getattr(self, name), Integral) and not isinstance(number, bool):
+                object.__setattr__(self, name, int(number))
         if isinstance(self.layer, bool) or not isinstance(self.layer, int) or self.layer < 0:
             raise InputError(f"layer {self.layer!r} is not a layer number: layers count from 0")
         if self.part not in NUMBERED and self.head is not None:

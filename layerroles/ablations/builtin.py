@@ -160,8 +160,11 @@ class Noise(Ablation):
     reference: Reference | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.scale < float("inf"):
-            raise InputError(f"noise: scale={self.scale} is not a finite number from 0 on")
+        if not isinstance(self.scale, int | float) or not 0 <= self.scale < float("inf"):
+            raise InputError(
+                f"noise: scale={self.scale!r} is not a finite number from 0 on; write "
+                "lr.Noise(1.0, reference)"
+            )
 
     def edit(
         self, write: Float[Tensor, "row pos *site"], ctx: EditContext

@@ -75,6 +75,8 @@ class Condition:
         where = identify(at)
         if not isinstance(edits, Mapping):
             raise InputError(f"a condition maps sites to ablations: {edits!r} is no such map")
+        if not isinstance(name, str | None):
+            raise InputError(f"a condition's name is a text, not {name!r}")
         for site, edit in edits.items():
             if isinstance(edit, type) and issubclass(edit, Ablation):
                 raise InputError(f"{edit.__name__} is a class: write {edit.__name__}()")

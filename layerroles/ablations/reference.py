@@ -6,7 +6,7 @@ prompts. `write_statistics` runs the model on the prompts.
 
 import hashlib
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -65,6 +65,11 @@ class Reference:
         if isinstance(self.source, str):
             raise InputError(
                 "a reference takes a list of texts, not one string: use [text], or Path(file)"
+            )
+        if isinstance(self.source, Mapping) or hasattr(self.source, "columns"):
+            raise InputError(
+                f"a reference takes a list of texts, not a {type(self.source).__name__}: give one "
+                "column, as in lr.Reference(table['text'])"
             )
         if not self.is_open and not self.prompts:
             raise InputError("a reference needs at least one prompt that is not empty")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
@@ -19,8 +20,11 @@ from layerroles.private_apis import fake_tensors, multiplies_bfloat16
 from layerroles.progress import hide_library_bars
 from layerroles.registry import nearest_name
 
-# Built-in exceptions that the libraries raise for a damaged or unknown model.
-_UNLOADABLE = (OSError, ValueError, RuntimeError, KeyError, AttributeError)
+# Exceptions that the libraries raise for a damaged or unknown model.
+_UNLOADABLE = (
+    *(OSError, ValueError, RuntimeError, KeyError, AttributeError),
+    *(SafetensorError, StrictDataclassError),
+)
 
 # More than a decoding step needs under many conditions; a dropped kernel must be compiled again.
 _MOST_KERNELS = 256
@@ -96,18 +100,21 @@ def boot(
         if has_no_weights(device):
             return _boot_outline(source, config, tokenizer, dtype, revision), tokenizer
         # Loaded here and not by the bridge, which would also take pickled weights.
-        loaded = AutoModelForCausalLM.from_pretrained(
+        model_and_info: Any = AutoModelForCausalLM.from_pretrained(
             source,
+            output_loading_info=True,
             revision=revision,
             dtype=dtype,
             use_safetensors=True,
             attn_implementation="eager",
             device_map=device_map,
         )
+        loaded, loading_info = model_and_info
+        _check_complete(name, loading_info)
         bridge = TransformerBridge.boot_transformers(
             source,
             # Spread weights stay where they are.
-            hf_model=loaded if device_map else loaded.to(device),  # type: ignore[arg-type]
+            hf_model=loaded if device_map else loaded.to(device),
             tokenizer=tokenizer,
             dtype=dtype,
             device=None if device_map else device,
@@ -115,9 +122,24 @@ def boot(
         )
     except (torch.OutOfMemoryError, InputError):
         raise
-    except (*_UNLOADABLE, SafetensorError) as error:
+    except _UNLOADABLE as error:
         raise InputError(_describe_failure(name, source, error)) from error
     return bridge, tokenizer
+
+
+def _check_complete(name: str, loading_info: dict[str, Any]) -> None:
+    """Check that the files of a model hold all of its weights; transformers draws missing ones.
+
+    Raises:
+        InputError: a weight is missing.
+    """
+    missing, unknown = (sorted(loading_info[f"{kind}_keys"]) for kind in ("missing", "unexpected"))
+    if missing:
+        others = f", and hold {unknown[0]!r}, which the model lacks" if unknown else ""
+        raise InputError(
+            f"model {name!r} cannot be loaded: its files lack {len(missing)} of its weights, such "
+            f"as {missing[0]!r}{others}; save the whole model with save_pretrained"
+        )
 
 
 def _boot_outline(

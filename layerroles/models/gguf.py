@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -114,7 +115,10 @@ def _dequantize(file: Path, folder: Path) -> None:
             model = AutoModelForCausalLM.from_pretrained(
                 source, gguf_file=file.name, dtype=torch.float32
             )
-    except (ValueError, KeyError, TypeError, RuntimeError, NotImplementedError) as error:
+    except (
+        *(ValueError, KeyError, TypeError, RuntimeError, NotImplementedError),
+        struct.error,  # a file that was cut off
+    ) as error:
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"model {str(file)!r} cannot be read as GGUF: {reason}") from error
     # With these attributes, transformers takes the model for a quantized one and won't save it.

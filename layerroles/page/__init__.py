@@ -10,6 +10,7 @@ figures, and `explorer_data.py` lays out the data of the explorer, the interacti
 condition's effects and answers. The other files are the page's templates, style sheets and scripts.
 """
 
+from layerroles.page.document import check_name as check_name
 from layerroles.page.document import render as render
 from layerroles.page.document import report as report
 

@@ -66,8 +66,8 @@ def report(
             answers of both side by side.
 
     Raises:
-        InputError: the file cannot be written, a frame is not of a known probe, or the two sweeps
-            have no task, protocol, condition and example in common.
+        InputError: the path does not end in `.html` or cannot be written, a frame is not of a known
+            probe, or the two sweeps have no task, protocol, condition and example in common.
 
     Example:
         lens = lr.probes.LogitLens().measure(model, tasks, limit=8)
@@ -78,11 +78,22 @@ def report(
     with _refuse_write_errors(target):
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    check_name(target)
     text = render(result, probes, findings, against=against)
     with _refuse_write_errors(target), replace_atomically(target) as scratch:
         # Lone surrogates, which a damaged model may write, are replaced.
         scratch.write_text(text, encoding="utf-8", errors="replace")
     return target
+
+
+def check_name(file: Path) -> None:
+    """Check the name of a report's file, so that no other file is overwritten by mistake.
+
+    Raises:
+        InputError: the name does not end in `.html` or `.htm`.
+    """
+    if file.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"a report is an HTML page: {str(file)!r} does not end in .html")
 
 
 @contextmanager

@@ -17,8 +17,12 @@ def check_writable(file: Path) -> None:
     """Check that a report file can be written, before anything is computed.
 
     Raises:
-        InputError: the path is a folder, or cannot be written.
+        InputError: the path does not end in `.html`, is a folder, or cannot be written.
     """
+    from layerroles import page  # with plotly, which takes a second
+
+    if not file.is_dir():
+        page.check_name(file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a"):

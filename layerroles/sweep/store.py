@@ -88,7 +88,7 @@ class Store:
 
         Raises:
             InputError: the folder holds an example of the same id with another context, prompt or
-                answer, or the folder cannot be written.
+                answer, or one that is no longer asked, or the folder cannot be written.
         """
         stored = {
             row[0]: row[1:]
@@ -105,6 +105,12 @@ class Store:
                     f"{protocol!r} in other words, or with another answer: the task or protocol "
                     f"has changed, use a new folder"
                 )
+        gone = [id for id in stored if id not in examples]
+        if gone and len(stored) <= len(examples):  # a smaller limit asks a part of them
+            raise InputError(
+                f"run folder {str(self.folder)!r} asked example {gone[0]!r} of task {task!r}, "
+                "which the task no longer gives: its questions have changed, use a new folder"
+            )
         new = [
             (task, protocol, id, place, *values)
             for place, (id, values) in enumerate(examples.items())

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -146,6 +147,7 @@ def make_cells(
     for task in tasks:
         own_protocol = task.protocol
         examples = tuple(task.examples(limit, seed))
+        _check_ids(task.label, [example.id for example in examples])
         if len(examples) < limit:
             log.warning(
                 "task %r: %d questions are asked, not %d: it has no more, except %d that are "
@@ -160,6 +162,21 @@ def make_cells(
                     raise InputError(f"task {task.label!r}: {error}") from error
             cells.append(SweepCell(task, asking, examples, seed))
     return cells
+
+
+def _check_ids(label: str, ids: Sequence[str]) -> None:
+    """Check the ids of a task's questions, which name rows of the run folder.
+
+    Raises:
+        InputError: there is no question, or two have the same id.
+    """
+    if not ids:
+        raise InputError(f"task {label!r} gives no questions: its `examples` returned none")
+    repeated = [id for id, count in Counter(ids).items() if count > 1]
+    if repeated:
+        raise InputError(
+            f"task {label!r}: several questions have the id {repeated[0]!r}; give each its own"
+        )
 
 
 def _as_protocol(given: object) -> Protocol:

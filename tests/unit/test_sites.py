@@ -65,11 +65,15 @@ def test_invalid_sites_raise(arguments: tuple[object, ...], line: str) -> None:
 def test_invalid_arguments_raise_without_runtime_type_checks() -> None:
     """In a subprocess without runtime type checks, as in a user's script."""
     script = """
+import numpy as np
 import layerroles as lr
 from layerroles.engine import encode_written
 from tests.support.random_models import random_model
 for make in (
     lambda: lr.Site(3, "ffn"),
+    lambda: print(lr.Site(np.int64(1), "head", np.int32(2)), type(lr.Site(np.int64(1)).layer)),
+    lambda: lr.Noise(lr.Reference()),
+    lambda: lr.Condition({lr.Site(0): lr.Skip()}, name=3),
     lambda: lr.Condition({lr.Site(0): lr.Skip()}, at="start"),
     lambda: lr.Condition({0: lr.Skip()}),
     lambda: lr.Resample(["a", "b"]),
@@ -90,6 +94,9 @@ for make in (
     lines = done.stdout.splitlines()
     assert [line.split(":")[0] for line in lines] == [
         "unknown part 'ffn'",
+        "L1.H2 <class 'int'>",
+        "noise",
+        "a condition's name is a text, not 3",
         "unknown at='start'",
         "a condition maps sites to ablations, not 0",
         "resample",

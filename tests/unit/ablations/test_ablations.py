@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -421,6 +422,8 @@ def test_edit_receives_positions_and_tokens() -> None:
         (lambda: lr.each_span(random_model("llama"), lr.Skip(), width=4), "width=4"),
         (lambda: lr.Reference([]), "at least one prompt"),
         (lambda: lr.Reference("text"), "not one string"),
+        (lambda: lr.Reference(pd.DataFrame({"text": ["a"]})), "not a DataFrame: give one column"),
+        (lambda: lr.Reference({"text": ["a"]}), "not a dict: give one column"),
         (lambda: lr.Reference(["text"], limit=0), "limit >= 1"),
         (lambda: ABLATIONS["skp"], "did you mean 'skip'?"),
     ],

@@ -2,13 +2,16 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import BertConfig, BertModel
 
@@ -251,10 +254,31 @@ def test_a_conversion_fills_no_log_with_its_bar(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err == ""
 
 
-def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("rename", "line"),
+    [
+        (lambda name: "" if name == "lm_head.weight" else name, "lack 1 of its weights, such as"),
+        (lambda name: "" if ".layers.1." in name else name, "'model.layers.1."),
+        (lambda name: f"_orig_mod.{name}", r"hold '_orig_mod\.lm_head\.weight', which the model"),
+    ],
+)
+def test_missing_weights_raise(rename: Callable[[str], str], line: str, tmp_path: Path) -> None:
+    """Transformers draws them at random, anew at each load."""
+    folder = shutil.copytree(model_path("llama"), tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    renamed = {rename(name): weight for name, weight in weights.items() if rename(name)}
+    save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(lr.InputError, match=line):
+        lr.load(folder)
+
+
+@pytest.mark.parametrize("content", [b"GGUF" + b"\0" * 64, b"GGUFnope"])
+def test_a_file_that_is_no_gguf_is_refused(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(gguf.CACHE_VARIABLE, str(tmp_path / "cache"))
     file = tmp_path / "broken.gguf"
-    file.write_bytes(b"GGUF" + b"\0" * 64)
+    file.write_bytes(content)
     with pytest.raises(lr.InputError, match="cannot be read as GGUF"):
         lr.load(file)
 

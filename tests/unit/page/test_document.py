@@ -50,6 +50,16 @@ def test_a_folder_is_refused_before_the_page_is_made(
     assert [path.name for path in tmp_path.rglob("*")] == ["here", "folder"]
 
 
+@pytest.mark.parametrize("name", ["rows.sqlite", "manifest.json", "questions.jsonl", "page"])
+def test_a_report_overwrites_no_file_that_is_no_page(
+    name: str, result: SweepResult, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text("of value")
+    with pytest.raises(InputError, match=rf"{name}' does not end in \.html"):
+        report(result, path=tmp_path / name)
+    assert (tmp_path / name).read_text() == "of value"
+
+
 def test_a_page_that_cannot_be_written_whole_leaves_no_file(
     result: SweepResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

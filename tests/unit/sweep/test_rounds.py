@@ -121,6 +121,13 @@ def test_a_stopped_run_leaves_the_report_of_its_last_round(
     assert set(lr.localize(result).layers["verdict"]) <= {"undecided", "not measurable"}
 
 
+def test_a_report_in_place_of_the_rows_raises_before_the_run_starts(tmp_path: Path) -> None:
+    model = random_model("llama")
+    asked = lr.Sweep(model, [lr.task("facts")], lr.each_layer(model, lr.Skip()), limit=2)
+    with pytest.raises(lr.InputError, match=r"rows\.sqlite' does not end in \.html"):
+        asked.run(tmp_path / "run", report=tmp_path / "run" / "rows.sqlite")
+
+
 def test_unwritable_report_raises_before_the_run_starts(tmp_path: Path) -> None:
     with pytest.raises(lr.InputError, match=r"report=.* cannot be written: Is a directory"):
         sweep().run(tmp_path / "run", report=tmp_path)

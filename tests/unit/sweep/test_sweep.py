@@ -363,6 +363,27 @@ def test_a_reference_that_is_asked_is_refused(tasks: list[lr.Task]) -> None:
             lr.Sweep(model, tasks, conditions, limit=4)
 
 
+def test_a_changed_question_file_is_not_mixed_into_a_run(tmp_path: Path) -> None:
+    """Questions without ids are named by their content, so a corrected one is another question."""
+    file, model = tmp_path / "mine.jsonl", random_model("llama")
+    lines = [f'{{"prompt": "a{n} is", "answer": "b", "family": "language"}}\n' for n in range(12)]
+
+    def run(limit: int) -> lr.SweepResult:
+        asked = lr.Sweep(
+            model, [lr.task(f"local:{file}")], [], protocols=["answer_logprob"], limit=limit
+        )
+        return asked.run(tmp_path / "run")
+
+    file.write_text("".join(lines))
+    assert len(run(4).frame) == 4
+    assert len(run(8).frame) == 8
+    assert len(run(4).frame) == 8  # what is stored stays
+    file.write_text("".join(line.replace('"b"', '"c"') for line in lines))
+    with pytest.raises(lr.InputError, match="its questions have changed, use a new folder"):
+        run(8)
+    assert len(lr.read(tmp_path / "run").frame) == 8
+
+
 def test_an_example_without_choices_cannot_be_chosen_from(tmp_path: Path) -> None:
     file = tmp_path / "open.jsonl"
     file.write_text('{"prompt": "a", "answer": "b", "family": "language"}\n')

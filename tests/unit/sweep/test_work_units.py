@@ -1,6 +1,8 @@
 """How a sweep is cut into units: by what it asks, not by what is already stored."""
 
 import random
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 
@@ -97,3 +99,26 @@ def test_a_wanted_cell_alone_is_asked() -> None:
     units = list(missing_units(cells, conditions, {}, UnitSizes(3, 2048), wanted))
     assert {key for unit in units for key, _ in keys(unit)} == wanted
     assert sum(unit.n_rows for unit in units) == 3 * 6
+
+
+@lr.tasks.register("numbered")
+@dataclass(frozen=True)
+class Numbered(lr.Task):
+    """Questions with these ids."""
+
+    ids: tuple[str, ...] = ()
+    family: ClassVar[str] = "knowledge"
+
+    def examples(self, limit: int, seed: int) -> list[lr.Example]:
+        return [lr.Example(id=id, prompt=f"{n}", answer="a") for n, id in enumerate(self.ids)]
+
+    def held_out(self, limit: int, seed: int) -> list[str]:
+        return []
+
+
+@pytest.mark.parametrize(
+    ("ids", "line"), [(("0", "1", "0"), "several questions have the id '0'"), ((), "no questions")]
+)
+def test_ids_of_questions_are_checked(ids: tuple[str, ...], line: str) -> None:
+    with pytest.raises(lr.InputError, match=line):
+        make_cells([Numbered(ids=ids)], ["generation"], limit=8, seed=0)
