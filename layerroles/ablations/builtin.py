@@ -19,6 +19,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -160,6 +161,8 @@ class Noise(Ablation):
     reference: Reference | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.scale, np.number):
+            object.__setattr__(self, "scale", self.scale.item())
         if not isinstance(self.scale, int | float) or not 0 <= self.scale < float("inf"):
             raise InputError(
                 f"noise: scale={self.scale!r} is not a finite number from 0 on; write "

@@ -66,7 +66,8 @@ class Reference:
             raise InputError(
                 "a reference takes a list of texts, not one string: use [text], or Path(file)"
             )
-        if isinstance(self.source, Mapping) or hasattr(self.source, "columns"):
+        is_table = isinstance(self.source, Mapping) or hasattr(self.source, "columns")
+        if is_table and not isinstance(self.source, HeldOut):
             raise InputError(
                 f"a reference takes a list of texts, not a {type(self.source).__name__}: give one "
                 "column, as in lr.Reference(table['text'])"

@@ -97,7 +97,7 @@ def command(
     report: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE",
+            metavar="FILE.html",
             help="An HTML report, written after each round of questions and in the end.",
         ),
     ] = None,

@@ -16,11 +16,12 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.errors import InputError
 from layerroles.models import gguf
+from layerroles.models.checks import check_complete
 from layerroles.private_apis import fake_tensors, multiplies_bfloat16
 from layerroles.progress import hide_library_bars
 from layerroles.registry import nearest_name
 
-# Exceptions that the libraries raise for a damaged or unknown model.
+# What the libraries raise for a damaged or unknown model; huggingface-hub comes with transformers.
 _UNLOADABLE = (
     *(OSError, ValueError, RuntimeError, KeyError, AttributeError),
     *(SafetensorError, StrictDataclassError),
@@ -110,7 +111,7 @@ def boot(
             device_map=device_map,
         )
         loaded, loading_info = model_and_info
-        _check_complete(name, loading_info)
+        check_complete(name, loading_info)
         bridge = TransformerBridge.boot_transformers(
             source,
             # Spread weights stay where they are.
@@ -125,21 +126,6 @@ def boot(
     except _UNLOADABLE as error:
         raise InputError(_describe_failure(name, source, error)) from error
     return bridge, tokenizer
-
-
-def _check_complete(name: str, loading_info: dict[str, Any]) -> None:
-    """Check that the files of a model hold all of its weights; transformers draws missing ones.
-
-    Raises:
-        InputError: a weight is missing.
-    """
-    missing, unknown = (sorted(loading_info[f"{kind}_keys"]) for kind in ("missing", "unexpected"))
-    if missing:
-        others = f", and hold {unknown[0]!r}, which the model lacks" if unknown else ""
-        raise InputError(
-            f"model {name!r} cannot be loaded: its files lack {len(missing)} of its weights, such "
-            f"as {missing[0]!r}{others}; save the whole model with save_pretrained"
-        )
 
 
 def _boot_outline(

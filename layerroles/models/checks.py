@@ -140,6 +140,27 @@ def check_model(model: TransformerBridge, name: str) -> Checks:
     return Checks(errors, holds, unnamed, missing, deaf, cache_error)
 
 
+def check_complete(name: str, loading_info: dict[str, Any]) -> None:
+    """Check that the files of a model hold all of its weights.
+
+    Transformers would initialize missing ones at random.
+
+    Args:
+        name: the model's name, for the error.
+        loading_info: what `from_pretrained(..., output_loading_info=True)` returned.
+
+    Raises:
+        InputError: a weight is missing.
+    """
+    missing, unknown = (sorted(loading_info[f"{kind}_keys"]) for kind in ("missing", "unexpected"))
+    if missing:
+        others = f", and hold {unknown[0]!r}, which the model lacks" if unknown else ""
+        raise InputError(
+            f"model {name!r} cannot be loaded: its files lack {len(missing)} of its weights, such "
+            f"as {missing[0]!r}{others}; get or save the whole model"
+        )
+
+
 def check_pads(model: TransformerBridge, name: str) -> None:
     """Check that a model gives the same logits for a short prompt with and without pads.
 

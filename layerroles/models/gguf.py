@@ -17,6 +17,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from layerroles.errors import InputError
 from layerroles.private_apis import conversion_bar_on_terminals
@@ -108,12 +109,14 @@ def _dequantize(file: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from layerroles.models.checks import check_complete
+
     try:
         source = str(file.parent)
         tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=file.name)
         with conversion_bar_on_terminals():
-            model = AutoModelForCausalLM.from_pretrained(
-                source, gguf_file=file.name, dtype=torch.float32
+            model_and_info: Any = AutoModelForCausalLM.from_pretrained(
+                source, gguf_file=file.name, dtype=torch.float32, output_loading_info=True
             )
     except (
         *(ValueError, KeyError, TypeError, RuntimeError, NotImplementedError),
@@ -121,6 +124,8 @@ def _dequantize(file: Path, folder: Path) -> None:
     ) as error:
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"model {str(file)!r} cannot be read as GGUF: {reason}") from error
+    model, loading_info = model_and_info
+    check_complete(str(file), loading_info)
     # With these attributes, transformers takes the model for a quantized one and won't save it.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from layerroles.probes.emergence import emergence_depths as emergence_depths
     from layerroles.probes.emergence import find_lasting_layer as find_lasting_layer
     from layerroles.probes.emergence import median_bounds as median_bounds
-    from layerroles.probes.frames import BUILT_IN as BUILT_IN
     from layerroles.probes.frames import group_by_probe as group_by_probe
     from layerroles.probes.frames import read_saved as read_saved
     from layerroles.probes.frames import select_one_condition as select_one_condition
@@ -64,3 +63,8 @@ if not TYPE_CHECKING:
             for module in modules_of_names(__name__).values():
                 import_module(module)
         return _import_name(name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names, including those not imported yet."""
+    return list(__all__)

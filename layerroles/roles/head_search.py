@@ -97,7 +97,10 @@ class HeadSearch:
         Raises:
             InputError: an ablation that heads do not take (`Skip`).
         """
-        from layerroles.ablations import Condition, Zero  # imports PyTorch, as judging does not
+        from layerroles.ablations import (  # imports PyTorch, which judging does not need
+            Condition,
+            Zero,
+        )
 
         edit = Zero() if ablation is None else ablation
         return [Condition({site: edit}) for site in (*self.confirmed, *self.audited)]

@@ -11,7 +11,7 @@ def select_asked(stored: SweepResult, sweep: Sweep) -> SweepResult:
 
     The folder may also hold answers of other sweeps: of other tasks, protocols or conditions, or of
     more examples. The part counts as finished if it has all answers that the sweep asks for, except
-    under deferred conditions (`reading.deferred_names`).
+    under deferred conditions (`results.deferred_names`).
     """
     asked = {cell.names: {example.id for example in cell.examples} for cell in sweep.cells}
     names = {name_in_result(stored, condition) for condition in sweep.conditions}

@@ -98,7 +98,7 @@ def read_status(folder: str | Path) -> Status:
         status = Status(**{field.name: _check_value(values, field) for field in fields(Status)})
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
-            f"{str(folder)!r} holds no {_FILE}, which every sweep writes: give its run folder"
+            f"{str(folder)!r} holds no {_FILE}: give the run folder of a sweep"
         ) from None
     except OSError as error:
         raise InputError(

@@ -78,17 +78,25 @@ class Store:
         floors.sort(key=lambda item: order.index((item["task"], item["protocol"])))
         self.manifest["noise_floor"] = floors
 
-    def add_examples(self, task: str, protocol: str, examples: Mapping[str, Sequence[Any]]) -> None:
+    def add_examples(
+        self,
+        task: str,
+        protocol: str,
+        examples: Mapping[str, Sequence[Any]],
+        *,
+        are_all: bool = False,
+    ) -> None:
         """Add a cell's new examples; update questions, clusters and guess scores of stored ones.
 
         Args:
             task: the cell's task.
             protocol: the cell's protocol.
             examples: the values of `EXAMPLE`, in that order, by example id.
+            are_all: whether the task has no further examples.
 
         Raises:
             InputError: the folder holds an example of the same id with another context, prompt or
-                answer, or one that is no longer asked, or the folder cannot be written.
+                answer, or one that the task no longer gives, or the folder cannot be written.
         """
         stored = {
             row[0]: row[1:]
@@ -106,10 +114,12 @@ class Store:
                     f"has changed, use a new folder"
                 )
         gone = [id for id in stored if id not in examples]
-        if gone and len(stored) <= len(examples):  # a smaller limit asks a part of them
+        # A larger limit only appends (`Task.examples`), so a smaller one asks a part of the stored.
+        if gone and (are_all or not examples.keys() <= stored.keys()):
             raise InputError(
                 f"run folder {str(self.folder)!r} asked example {gone[0]!r} of task {task!r}, "
-                "which the task no longer gives: its questions have changed, use a new folder"
+                "which the task no longer gives: its questions have changed, or a larger limit "
+                "does more than append to them; use a new folder"
             )
         new = [
             (task, protocol, id, place, *values)

@@ -90,7 +90,8 @@ class Sweep:
         rows_at_once: the approximate maximum of rows per cell (task under a protocol) in a unit.
 
     Raises:
-        InputError: nothing to run, an unknown protocol, a task that a protocol cannot ask, a limit
+        InputError: nothing to run, an unknown protocol, a task that a protocol cannot ask,
+            a task without questions or with repeated ids, a limit
             below 1, two conditions of one name, a site that the model lacks, a reference that holds
             an example that is asked, a task without held-out questions for an open reference,
             `chat` with a model that has no chat template, or `until` with a first look above the
@@ -221,7 +222,11 @@ class Sweep:
             )
             expected = self._choose_sizes(engine, store.manifest, store.answered_ids())
             for cell in self.cells:
-                store.add_examples(*cell.names, self._describe_examples(cell))
+                store.add_examples(
+                    *cell.names,
+                    self._describe_examples(cell),
+                    are_all=len(cell.examples) < self.limit,
+                )
             after_round = (
                 None if report is None else functools.partial(report_file.write_interim, report)
             )

@@ -135,8 +135,8 @@ def make_cells(
     task has fewer than `limit` examples.
 
     Raises:
-        InputError: a task is given twice, a protocol is invalid, or an example of a task cannot be
-            asked under a protocol.
+        InputError: a task is given twice, has no question or two with the same id, a protocol is
+            invalid, or an example of a task cannot be asked under a protocol.
     """
     labels = [task.label for task in tasks]
     for label in labels:

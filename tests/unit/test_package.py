@@ -32,6 +32,7 @@ def run(code: str, *options: str) -> str:
 def test_public_names() -> None:
     assert sorted(layerroles.__all__) == sorted(NAMES)
     assert set(NAMES) <= set(dir(layerroles))
+    assert set(layerroles.probes.__all__) <= set(dir(layerroles.probes))
 
 
 @pytest.mark.parametrize("name", NAMES)

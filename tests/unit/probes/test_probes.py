@@ -11,9 +11,9 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 import layerroles as lr
-from layerroles.probes import BUILT_IN, PROBES, chunked
+from layerroles.probes import PROBES, chunked
 from layerroles.probes.base import Batch, make_batches
-from layerroles.probes.frames import group_by_probe
+from layerroles.probes.frames import BUILT_IN, group_by_probe
 from layerroles.sites import NamedAt
 from layerroles.tasks.base import Example
 from tests.support.probe_questions import QUESTIONS, Listed

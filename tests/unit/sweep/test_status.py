@@ -200,7 +200,7 @@ def test_missing_or_damaged_progress_file_gives_an_error(
     content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["status", str(tmp_path)]) == 2
-    assert "which every sweep writes: give its run folder" in capsys.readouterr().err
+    assert "give the run folder of a sweep" in capsys.readouterr().err
     (tmp_path / "progress.json").write_text(content, encoding="latin-1")
     assert main(["status", str(tmp_path)]) == 2
     assert "progress.json is damaged" in capsys.readouterr().err

@@ -379,8 +379,12 @@ def test_a_changed_question_file_is_not_mixed_into_a_run(tmp_path: Path) -> None
     assert len(run(8).frame) == 8
     assert len(run(4).frame) == 8  # what is stored stays
     file.write_text("".join(line.replace('"b"', '"c"') for line in lines))
-    with pytest.raises(lr.InputError, match="its questions have changed, use a new folder"):
-        run(8)
+    for limit in (8, 4):
+        with pytest.raises(lr.InputError, match="its questions have changed"):
+            run(limit)
+    file.write_text("".join(lines[3:]))
+    with pytest.raises(lr.InputError, match="its questions have changed"):
+        run(12)
     assert len(lr.read(tmp_path / "run").frame) == 8
 
 
