@@ -68,6 +68,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         default=NAMES,
         help=f"ask only these; copying is the control, {IN_CONTEXTS} the facts in each context",
     )
+    options.add_argument(
+        "--protocols", nargs="+", choices=PROTOCOLS, default=PROTOCOLS, help="ask by these only"
+    )
     options.add_argument("--data", type=Path, help="a folder with hellaswag/")
     args = options.parse(argv, least=32)
     if args.minutes is not None and not args.minutes > 0:
@@ -82,8 +85,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = lr.load(args.model, dtype=args.dtype)
     conditions = make_layer_conditions(model, thorough=True)
     sweeps = {
-        "layers": (families, PROTOCOLS),
-        IN_CONTEXTS: (contexts, ("continuation", "generation")),
+        "layers": (families, args.protocols),
+        IN_CONTEXTS: (contexts, [name for name in args.protocols if name != "exact"]),
     }
     folders = {name: args.out / name for name, (tasks, _) in sweeps.items() if not tasks}
     results = read_earlier_results(folders, provenance(model))

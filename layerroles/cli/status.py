@@ -150,8 +150,9 @@ def _draw(run: Path, console: "Console") -> None:
     with Live(console=console, auto_refresh=False) as live:
         for status in _iter_statuses(run):
             line = Text(visible(str(status)))
-            done = status.rows_done + status.rows_computed
-            bar = Align.left(ProgressBar(status.rows_total, done, width=_BAR_WIDTH))
+            done = status.rows_before + status.rows_done + status.rows_computed
+            total = status.rows_before + status.rows_total
+            bar = Align.left(ProgressBar(total, done, width=_BAR_WIDTH))
             live.update(Group(line, bar, *strips.update(status)), refresh=True)
 
 
@@ -194,7 +195,7 @@ def _read_answers(run: Path, status: "Status") -> "SweepResult | None":
         result = lr.read(run)
     except InputError:
         # A run has no file of rows at first, and may be read again while it goes on.
-        if status.state != "running" and status.rows_done:
+        if status.state != "running" and status.rows_before + status.rows_done:
             raise
         return None
     return None if result.frame.empty else result

@@ -90,7 +90,8 @@ class Execution:
     def run(self) -> None:
         """Compute and store the answers, noise floors and chance that the folder lacks."""
         store, work = self._store, self._work
-        units = list(work.first_missing_units(store.answered_ids(), store.manifest))
+        answered = store.answered_ids()
+        units = list(work.first_missing_units(answered, store.manifest))
         unfinished = store.manifest["unfinished"]
         is_begun = bool(units or self._may_follow) and work.plan not in unfinished
         if is_begun:
@@ -102,7 +103,8 @@ class Execution:
         if is_begun and not (units or needed):
             unfinished.remove(work.plan)
             store.save_manifest()
-        with write_progress(store.folder, _n_rows([*units, *needed])) as advance_file:
+        n_missing, n_stored = _n_rows([*units, *needed]), sum(map(len, answered.values()))
+        with write_progress(store.folder, n_missing, n_stored) as advance_file:
             self._answer(units, "sweep", advance_file)
             # Which questions are next depends on whether a family has skill (a score above chance),
             # which is not known before its chance is.

@@ -40,6 +40,7 @@ class Status:
         seconds: seconds since the run was last started.
         updated: when this status was written, in seconds since 1970.
         rows_done: answers stored since the run was last started.
+        rows_before: answers that were stored when the run was last started.
         rows_computed: about how many answers are computed but not yet stored.
         seconds_left: the expected seconds until the remaining answers are stored; None if not
             known, while the intact model is asked again, and once the run stopped or died.
@@ -57,6 +58,7 @@ class Status:
     seconds: float
     updated: float
     rows_done: int = 0
+    rows_before: int = 0
     rows_computed: float = 0.0
     seconds_left: float | None = None
     now: str = ""
@@ -72,7 +74,8 @@ class Status:
         return asdict(self) | {"rows_per_second": self.rows_per_second}
 
     def __str__(self) -> str:
-        text = f"{self.state}: {self.rows_done} of {self.rows_total} rows"
+        before = self.rows_before
+        text = f"{self.state}: {before + self.rows_done} of {before + self.rows_total} rows"
         if self.state == "running" and self.rows_computed >= 1:
             text += f" (and {self.rows_computed:.0f} computed)"
         if self.rows_done:
@@ -123,15 +126,26 @@ def describe_unfinished(folder: str | Path) -> str:
 
 
 @contextmanager
-def write_progress(folder: Path, rows_total: int) -> Iterator[Advance]:
+def write_progress(folder: Path, rows_total: int, rows_before: int = 0) -> Iterator[Advance]:
     """Keep progress.json up to date inside the `with` block; yields a progress callback.
+
+    `rows_total` answers are missing, and `rows_before` are stored already.
 
     The state becomes `done` at the end of the block, or `stopped` if an exception leaves it. If the
     file cannot be written, the run goes on, since its rows are stored elsewhere.
     """
     pid, began = os.getpid(), time.monotonic()
     host = socket.gethostname()
-    status = Status("running", rows_total, host, pid, _start_time(pid), 0.0, time.time())
+    status = Status(
+        "running",
+        rows_total,
+        host,
+        pid,
+        _start_time(pid),
+        seconds=0.0,
+        updated=time.time(),
+        rows_before=rows_before,
+    )
     _write(folder, status)
     last = began
 

@@ -34,8 +34,11 @@ def test_a_run_tells_how_far_it_is(tmp_path: Path) -> None:
     assert found.rows_per_second > 0
     assert found.seconds_left == 0
     assert found.now.startswith("noise floor of facts@2")
-    sweep(4).run(tmp_path)  # what was there is not counted
-    assert read_status(tmp_path).rows_total == len(lr.read(tmp_path).frame) - len(result.frame)
+    sweep(4).run(tmp_path)
+    again, n = read_status(tmp_path), len(lr.read(tmp_path).frame)
+    assert (again.rows_before, again.rows_total) == (len(result.frame), n - len(result.frame))
+    sweep(4).run(tmp_path)  # nothing is missing
+    assert str(read_status(tmp_path)) == f"done: {n} of {n} rows"
 
 
 def test_only_stored_rows_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

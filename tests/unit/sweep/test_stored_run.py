@@ -47,8 +47,8 @@ MANIFEST = {
     "noise_floor": "intact:float n:int n_changed:int protocol:str score:float task:str",
 }
 PROGRESS = {
-    "": "host:str now:str pid:int reason:str rows_computed:float rows_done:int"
-    " rows_per_second:float rows_total:int seconds:float seconds_left:float started:str"
+    "": "host:str now:str pid:int reason:str rows_before:int rows_computed:float"
+    " rows_done:int rows_per_second:float rows_total:int seconds:float seconds_left:float started:str"
     " state:str updated:float"
 }
 # Columns, their types, and their position in the primary key.
