@@ -56,7 +56,7 @@ test: setup browser
 
 # A file or two for most steps of the study; what they do not reach, `make test` does.
 QUICK := test_layering.py test_names.py test_sites.py ablations/test_condition_hashes.py \
-	engine/planning/test_planning.py engine/fused/test_partial_attention.py engine/fused/test_row_buffer.py \
+	engine/planning/test_planning.py engine/fused/test_partial_attention.py engine/fused/test_kv_buffer.py \
 	engine/fused/test_readout.py tasks/test_grading.py tasks/test_local.py tasks/test_frozen_questions.py \
 	protocols/test_likelihood.py probes/test_decision.py stats/test_stats.py results/test_results.py \
 	results/test_question_identity.py sweep/test_work_units.py sweep/test_status.py roles/test_probe_correlation.py \

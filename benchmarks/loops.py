@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 import layerroles as lr
 from layerroles.engine import Scored, Written, encode_scored, encode_written
-from layerroles.models.boot import resolve_dtype
+from layerroles.models.bridge_loading import resolve_dtype
 from layerroles.private_apis import rename_cache_arguments
 
 Row = dict[str, Any]

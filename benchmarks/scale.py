@@ -17,8 +17,8 @@ from paper import LLAMA, MODELS, make_folder
 from transformers import LlamaConfig
 
 import layerroles as lr
-from layerroles.engine.planning.device_speeds import DEVICES
 from layerroles.engine.planning.memory import FREE_MEMORY_SHARE
+from layerroles.engine.planning.published_speeds import DEVICES
 from layerroles.progress import format_duration
 
 _LARGER = {

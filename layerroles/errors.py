@@ -29,6 +29,16 @@ class InputError(ValueError):
         super().__init__(" ".join(message.split()))
 
 
+def check_several(name: str, given: object) -> None:
+    """Check that the argument `name` is not a single text, which is a sequence of letters.
+
+    Raises:
+        InputError: `given` is a text.
+    """
+    if isinstance(given, str):
+        raise InputError(f"{name}={given!r} is one, not several: write [{given!r}]")
+
+
 def visible(text: str) -> str:
     r"""Escape the characters of a text that are invisible or control a display; return the text.
 

@@ -56,7 +56,7 @@ def kept_references(
 ) -> None:
     """References are kept for the session only: none is read that another version wrote."""
     folder = tmp_path_factory.getbasetemp() / "kept"
-    monkeypatch.setattr("layerroles.ablations.reference_cache.cache_folder", lambda: folder)
+    monkeypatch.setattr("layerroles.ablations.statistics_cache.cache_folder", lambda: folder)
 
 
 @pytest.fixture(autouse=True)

@@ -16,11 +16,10 @@ from layerroles.engine.executor_trial import condition_kind as condition_kind
 from layerroles.engine.planning.cost import Speed as Speed
 from layerroles.engine.planning.cost import Work as Work
 from layerroles.engine.planning.cost import reading_cost as reading_cost
-from layerroles.engine.planning.device_speeds import BANDWIDTH_SHARE as BANDWIDTH_SHARE
-from layerroles.engine.planning.device_speeds import MEASURED_SHARE as MEASURED_SHARE
-from layerroles.engine.planning.device_speeds import PRODUCT_SHARE as PRODUCT_SHARE
-from layerroles.engine.planning.device_speeds import loading_dtype as loading_dtype
-from layerroles.engine.planning.device_speeds import published_device as published_device
+from layerroles.engine.planning.measured_speed import measure_speed as measure_speed
+from layerroles.engine.planning.measured_speed import (
+    measure_text_seconds as measure_text_seconds,
+)
 from layerroles.engine.planning.memory import FREE_MEMORY_SHARE as FREE_MEMORY_SHARE
 from layerroles.engine.planning.memory import Budget as Budget
 from layerroles.engine.planning.memory import Shape as Shape
@@ -28,10 +27,11 @@ from layerroles.engine.planning.memory import memory_budget as memory_budget
 from layerroles.engine.planning.memory import parse_memory as parse_memory
 from layerroles.engine.planning.plan import Computed as Computed
 from layerroles.engine.planning.plan import Plan as Plan
-from layerroles.engine.planning.speed_measurement import measure_speed as measure_speed
-from layerroles.engine.planning.speed_measurement import (
-    measure_text_seconds as measure_text_seconds,
-)
+from layerroles.engine.planning.published_speeds import BANDWIDTH_SHARE as BANDWIDTH_SHARE
+from layerroles.engine.planning.published_speeds import MEASURED_SHARE as MEASURED_SHARE
+from layerroles.engine.planning.published_speeds import PRODUCT_SHARE as PRODUCT_SHARE
+from layerroles.engine.planning.published_speeds import loading_dtype as loading_dtype
+from layerroles.engine.planning.published_speeds import published_device as published_device
 from layerroles.engine.requests import Requests as Requests
 from layerroles.engine.requests import Score as Score
 from layerroles.engine.requests import Scored as Scored

@@ -12,7 +12,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations import Applied, Condition, References, applied, pad_left
 from layerroles.engine.decode import Decoding, Stops, choose_greedy
-from layerroles.engine.readout import read_out
+from layerroles.engine.logprobs import read_out
 from layerroles.engine.requests import (
     AnyRequest,
     Requests,

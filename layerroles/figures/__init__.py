@@ -9,6 +9,7 @@ or PNG with captions, `caption` returns the caption alone.
 
 from layerroles.figures.answers_spent import answers_spent as answers_spent
 from layerroles.figures.attention import attention_map as attention_map
+from layerroles.figures.attention_patterns import attention_pattern as attention_pattern
 from layerroles.figures.catalogue import PROBES_DRAWN as PROBES_DRAWN
 from layerroles.figures.catalogue import every as every
 from layerroles.figures.catalogue import iter_drawings as iter_drawings
@@ -26,7 +27,6 @@ from layerroles.figures.head_map import head_map as head_map
 from layerroles.figures.lens import lens_trajectories as lens_trajectories
 from layerroles.figures.outcome_profile import outcome_profile as outcome_profile
 from layerroles.figures.pair_excess import pair_excess as pair_excess
-from layerroles.figures.patterns import attention_pattern as attention_pattern
 from layerroles.figures.print.captions import caption as caption
 from layerroles.figures.print.files import check_formats as check_formats
 from layerroles.figures.print.files import save as save

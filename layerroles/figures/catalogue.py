@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pandas as pd
 import plotly.graph_objects as go
 
-from layerroles.errors import InputError
+from layerroles.errors import InputError, check_several
 from layerroles.figures import select
 from layerroles.figures.answers_spent import answers_spent
 from layerroles.figures.attention import attention_map
@@ -82,12 +82,14 @@ def every(
         only: names of drawing functions, such as `depth_profile`; empty for all.
 
     Raises:
-        InputError: an unknown function, one for which the run has no data, or no data for any.
+        InputError: an unknown function, one for which the run has no data, no data for any, or a
+            single name instead of several.
 
     Example:
         figures = lr.figures.every(result, only=["role_map", "depth_profile"])
         list(figures)
     """
+    check_several("only", only)
     for name in only:
         if name not in KINDS:
             raise InputError(describe_unknown("figure", name, list(KINDS)))

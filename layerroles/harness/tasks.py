@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from layerroles.errors import InputError
-from layerroles.harness.reference_prompts import count_reserved, make_prompts
+from layerroles.harness.held_out_prompts import count_reserved, make_prompts
 from layerroles.harness.task_loading import (
     check_higher_is_better,
     check_member,

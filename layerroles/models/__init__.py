@@ -4,8 +4,8 @@ from layerroles.models.block_parts import MIXERS as MIXERS
 from layerroles.models.block_parts import module_names as module_names
 from layerroles.models.block_parts import other_writes as other_writes
 from layerroles.models.block_parts import output_scale as output_scale
-from layerroles.models.boot import resolve_device as resolve_device
-from layerroles.models.boot import resolve_dtype as resolve_dtype
+from layerroles.models.bridge_loading import resolve_device as resolve_device
+from layerroles.models.bridge_loading import resolve_dtype as resolve_dtype
 from layerroles.models.chat import chat_text as chat_text
 from layerroles.models.chat import check_template as check_template
 from layerroles.models.checks import Checks as Checks
@@ -15,7 +15,12 @@ from layerroles.models.forward_pass import forward as forward
 from layerroles.models.forward_replacement import constant_forward as constant_forward
 from layerroles.models.forward_replacement import replace_forward as replace_forward
 from layerroles.models.gguf import cache_folder as cache_folder
-from layerroles.models.hook_ids import hook_ids as hook_ids
+from layerroles.models.hf_config import behaviour_config as behaviour_config
+from layerroles.models.hf_config import can_batch as can_batch
+from layerroles.models.hf_config import depends_on_length as depends_on_length
+from layerroles.models.hf_config import first_difference as first_difference
+from layerroles.models.hf_config import first_shared_keys as first_shared_keys
+from layerroles.models.hf_config import text_config as text_config
 from layerroles.models.loaded_weights import is_spread as is_spread
 from layerroles.models.loaded_weights import lend_tensors as lend_tensors
 from layerroles.models.loaded_weights import named_tensors as named_tensors
@@ -32,11 +37,6 @@ from layerroles.models.loading import origin as origin
 from layerroles.models.loading import prepare as prepare
 from layerroles.models.loading import prepared as prepared
 from layerroles.models.loading import tokenize as tokenize
-from layerroles.models.model_config import behaviour_config as behaviour_config
-from layerroles.models.model_config import can_batch as can_batch
-from layerroles.models.model_config import depends_on_length as depends_on_length
-from layerroles.models.model_config import first_difference as first_difference
-from layerroles.models.model_config import first_shared_keys as first_shared_keys
-from layerroles.models.model_config import text_config as text_config
 from layerroles.models.provenance import Provenance as Provenance
 from layerroles.models.provenance import provenance as provenance
+from layerroles.models.registered_hooks import hook_ids as hook_ids

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.models.model_config import first_shared_keys
+from layerroles.models.hf_config import first_shared_keys
 from layerroles.private_apis import takes_positions
 
 

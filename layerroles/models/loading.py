@@ -24,7 +24,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from layerroles.errors import InputError
 from layerroles.models import gguf
 from layerroles.models.block_parts import name_hooks
-from layerroles.models.boot import (
+from layerroles.models.bridge_loading import (
     boot,
     expand_home,
     has_no_weights,
@@ -42,7 +42,7 @@ from layerroles.models.checks import (
     find_massive_writes,
     library_versions,
 )
-from layerroles.models.hook_ids import hook_ids
+from layerroles.models.registered_hooks import hook_ids
 from layerroles.private_apis import rename_cache_arguments
 from layerroles.sites import Site, size_of
 

@@ -25,7 +25,7 @@ from plotly.offline import get_plotlyjs
 
 from layerroles import figures
 from layerroles.atomic_replacement import replace_atomically
-from layerroles.errors import InputError, visible
+from layerroles.errors import InputError, check_several, visible
 from layerroles.figures import localize_all, select, style
 from layerroles.page.explorer_data import Run, lay_out_runs
 from layerroles.page.glance import make_glance
@@ -67,7 +67,8 @@ def report(
 
     Raises:
         InputError: the path does not end in `.html` or cannot be written, a frame is not of a known
-            probe, or the two sweeps have no task, protocol, condition and example in common.
+            probe, `findings` is one text instead of several, or the two sweeps have no task,
+            protocol, condition and example in common.
 
     Example:
         lens = lr.probes.LogitLens().measure(model, tasks, limit=8)
@@ -79,6 +80,7 @@ def report(
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     check_name(target)
+    check_several("findings", findings)
     text = render(result, probes, findings, against=against)
     with _refuse_write_errors(target), replace_atomically(target) as scratch:
         # Lone surrogates, which a damaged model may write, are replaced.

@@ -10,7 +10,7 @@ from layerroles.protocols.base import Protocol as Protocol
 from layerroles.protocols.base import Unit as Unit
 from layerroles.protocols.base import protocol as protocol
 from layerroles.protocols.base import register as register
-from layerroles.protocols.chain_likelihood import ChainLogprob as ChainLogprob
+from layerroles.protocols.chain_logprob import ChainLogprob as ChainLogprob
 from layerroles.protocols.coherence import WrittenText as WrittenText
 from layerroles.protocols.coherence import add_coherence as add_coherence
 from layerroles.protocols.coherence import find_written_texts as find_written_texts
@@ -25,11 +25,11 @@ from layerroles.protocols.likelihood import Continuation as Continuation
 from layerroles.protocols.likelihood import Exact as Exact
 from layerroles.protocols.likelihood import Letter as Letter
 from layerroles.protocols.likelihood import LikelihoodProtocol as LikelihoodProtocol
+from layerroles.protocols.prompt_format import Turn as Turn
 from layerroles.protocols.text_logprob import TextLogprob as TextLogprob
-from layerroles.protocols.turns import Reply as Reply
-from layerroles.protocols.turns import Turn as Turn
-from layerroles.protocols.turns import opens_thinking as opens_thinking
-from layerroles.protocols.turns import split_thinking as split_thinking
+from layerroles.protocols.thinking import Reply as Reply
+from layerroles.protocols.thinking import opens_thinking as opens_thinking
+from layerroles.protocols.thinking import split_thinking as split_thinking
 
 __all__ = [
     "OUTCOMES",

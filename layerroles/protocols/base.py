@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.engine import Engine, Scored, Written
-from layerroles.protocols.turns import Turn, apply_template, strip_cue
+from layerroles.protocols.prompt_format import Turn, apply_template, strip_cue
 from layerroles.registry import Registry, label_of, read_label
 from layerroles.tasks import Example, Task
 

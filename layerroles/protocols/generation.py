@@ -11,13 +11,8 @@ from typing import ClassVar
 from layerroles.engine import Engine, Writing, Written, encode_written
 from layerroles.protocols.base import Answer, Asked, Protocol, register
 from layerroles.protocols.failure_modes import is_in_form, make_details, outcome
-from layerroles.protocols.turns import (
-    Turn,
-    join_turns,
-    opens_thinking,
-    split_thinking,
-    turns_with_solutions,
-)
+from layerroles.protocols.prompt_format import Turn, join_turns, turns_with_solutions
+from layerroles.protocols.thinking import opens_thinking, split_thinking
 from layerroles.tasks import Example, Task, check_whole_number
 
 # To estimate chance, each example is judged with the answers to this many other examples.

@@ -18,7 +18,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from layerroles.engine import Engine, Score, Scored, encode_scored
 from layerroles.errors import InputError
 from layerroles.protocols.base import Answer, Asked, Protocol, Unit, register
-from layerroles.protocols.turns import Turn, join_turns, strip_cue, turns_with_answers
+from layerroles.protocols.prompt_format import Turn, join_turns, strip_cue, turns_with_answers
 from layerroles.tasks import Example, Task, check_one_of
 
 NORMS = ("sum", "token", "byte", "unconditional")

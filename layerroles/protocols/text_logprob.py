@@ -11,7 +11,7 @@ from layerroles.errors import InputError
 from layerroles.models import prepared
 from layerroles.protocols.base import Answer, Unit, register
 from layerroles.protocols.likelihood import LikelihoodProtocol, make_measurement
-from layerroles.protocols.turns import Turn
+from layerroles.protocols.prompt_format import Turn
 from layerroles.tasks import Example
 
 

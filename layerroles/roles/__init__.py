@@ -51,8 +51,8 @@ from layerroles.roles.probe_summary import summarize_probes as summarize_probes
 from layerroles.roles.result import Roles as Roles
 from layerroles.roles.robustness import Robustness as Robustness
 from layerroles.roles.robustness import judge_setups as judge_setups
+from layerroles.roles.sentence_parts import describe_needed as describe_needed
+from layerroles.roles.sentence_parts import format_layers as format_layers
+from layerroles.roles.sentence_parts import round_up as round_up
 from layerroles.roles.verdict_sentences import interim_sentence as interim_sentence
 from layerroles.roles.verdict_sentences import probe_sentences as probe_sentences
-from layerroles.roles.wording import describe_needed as describe_needed
-from layerroles.roles.wording import format_layers as format_layers
-from layerroles.roles.wording import round_up as round_up

@@ -20,7 +20,7 @@ from layerroles.results import CellPair, SweepResult, cells_of, pairs_of
 from layerroles.roles.claim_findings import SMALLEST, AblationKind, Finding, make_record
 from layerroles.roles.claim_status import Claim
 from layerroles.roles.harms import Harms, Place
-from layerroles.roles.wording import format_estimate, format_layers
+from layerroles.roles.sentence_parts import format_estimate, format_layers
 
 CONTEXT = "Retrieval augmentation changes which layers matter"
 

@@ -19,7 +19,7 @@ from typing import Any
 from layerroles import stats
 from layerroles.results import AFTER_FIRST
 from layerroles.roles.harms import Harms
-from layerroles.roles.wording import format_estimate, sign_of
+from layerroles.roles.sentence_parts import format_estimate, sign_of
 
 # Default smallest effect of interest, as a share of the skill above chance.
 SMALLEST = 0.05

@@ -32,7 +32,7 @@ from layerroles.roles.claim_findings import Finding, Number
 from layerroles.roles.claim_status import Claim
 from layerroles.roles.harms import Harms, ablations_swept, positions_swept
 from layerroles.roles.layer_verdicts import tabulate_verdicts
-from layerroles.roles.wording import format_estimate
+from layerroles.roles.sentence_parts import format_estimate
 
 FEW = "A few heads carry the family"
 # Largest share of all heads that counts as few: "under 5%" retrieve (Wu et al., arXiv 2404.15574).

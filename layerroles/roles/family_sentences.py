@@ -10,7 +10,7 @@ import pandas as pd
 
 from layerroles import stats
 from layerroles.results import records
-from layerroles.roles.wording import BETTER_WITHOUT, format_estimate, format_layers, sign_of
+from layerroles.roles.sentence_parts import BETTER_WITHOUT, format_estimate, format_layers, sign_of
 
 
 def explain_unmeasurable(cell: pd.DataFrame) -> str:

@@ -32,7 +32,7 @@ from layerroles.results import (
     records,
     verdict_levels,
 )
-from layerroles.roles.wording import sign_of
+from layerroles.roles.sentence_parts import sign_of
 
 # (layer, head); head is -1 for the whole layer.
 Place = tuple[int, int]

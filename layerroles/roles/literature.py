@@ -29,7 +29,7 @@ from layerroles.roles.claim_findings import (
 )
 from layerroles.roles.claim_status import Claim, decide_status, describe_unmeasured_families
 from layerroles.roles.harms import Harms
-from layerroles.roles.wording import format_estimate, format_layers
+from layerroles.roles.sentence_parts import format_estimate, format_layers
 
 SHALLOW = {
     "retrieval": "Retrieval leans on shallow layers",

@@ -22,8 +22,8 @@ from layerroles.roles.layer_verdicts import tabulate_verdicts
 from layerroles.roles.protocol_claims import mean_harm_apart
 from layerroles.roles.redundancy import effective_number, measure_pairs
 from layerroles.roles.result import Roles, Sentence
+from layerroles.roles.sentence_parts import Setting, sign_of
 from layerroles.roles.verdict_sentences import interim_sentence, verdict_sentences
-from layerroles.roles.wording import Setting, sign_of
 
 # Label of the difference: harm under ablation at `Harms.at` minus at all positions but the first.
 _KEPT = f"{{}} - {AFTER_FIRST}"

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 
 from layerroles import stats
 from layerroles.probes import find_lasting_layer, group_by_probe, median_bounds
-from layerroles.roles.wording import format_estimate
+from layerroles.roles.sentence_parts import format_estimate
 
 ALIKE = "Neighbouring layers are similar"
 TOP_HEADS = 3

@@ -12,7 +12,7 @@ import pandas as pd
 from layerroles import stats
 from layerroles.results import AFTER_FIRST, CRITICAL, SPARE, UNDECIDED, drops_by_half, records
 from layerroles.roles.result import Roles, Sentence
-from layerroles.roles.wording import (
+from layerroles.roles.sentence_parts import (
     BETTER_WITHOUT,
     Setting,
     describe_needed,

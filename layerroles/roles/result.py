@@ -8,7 +8,7 @@ import pandas as pd
 from layerroles.errors import visible
 from layerroles.notebook_display import html_block, html_details, html_list, html_paragraph
 from layerroles.results import records
-from layerroles.roles.wording import format_estimate, format_layers
+from layerroles.roles.sentence_parts import format_estimate, format_layers
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from scipy.stats import norm
 from layerroles import stats
 from layerroles.notebook_display import as_html, as_text
 from layerroles.results import NOT_MEASURABLE, UNDECIDED, records
-from layerroles.roles.wording import format_bounds, format_estimate
+from layerroles.roles.sentence_parts import format_bounds, format_estimate
 
 HOLDS, CONTRADICTED = "holds", "contradicted"
 

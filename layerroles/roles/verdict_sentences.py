@@ -19,7 +19,12 @@ from layerroles.roles import (
 )
 from layerroles.roles.protocol_sentences import protocol_sentences
 from layerroles.roles.result import Roles, Sentence
-from layerroles.roles.wording import Setting, describe_positions, format_bounds, format_estimate
+from layerroles.roles.sentence_parts import (
+    Setting,
+    describe_positions,
+    format_bounds,
+    format_estimate,
+)
 
 # Topic of the sentence on each claim of the literature; `depth` for those not listed.
 _DECIDED_BY = {

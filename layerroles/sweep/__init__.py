@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from layerroles.lazy_names import lazy_getattr
 
 if TYPE_CHECKING:
-    from layerroles.sweep.decided import Decided as Decided
     from layerroles.sweep.estimation import Estimate as Estimate
     from layerroles.sweep.estimation import TaskEstimate as TaskEstimate
     from layerroles.sweep.estimation import estimate as estimate
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from layerroles.sweep.status import Status as Status
     from layerroles.sweep.status import describe_unfinished as describe_unfinished
     from layerroles.sweep.status import read_status as read_status
+    from layerroles.sweep.stopping_rule import Decided as Decided
     from layerroles.sweep.sweep import Sweep as Sweep
 else:
     __getattr__ = lazy_getattr(__name__)

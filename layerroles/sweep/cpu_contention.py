@@ -11,6 +11,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import torch
+
 log = logging.getLogger(__name__)
 
 _THREADS = Path("/proc/self/task")
@@ -52,7 +54,7 @@ class Contention:
                 "Stop other work%s",
                 seconds,
                 100 * share,
-                "" if _waits_idly() else _WAIT_IDLY,
+                "" if _waits_idly() or torch.get_num_threads() == 1 else _WAIT_IDLY,
             )
 
 

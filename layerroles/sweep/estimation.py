@@ -67,9 +67,10 @@ def estimate(
 
     Args:
         sweep: the sweep; its model may be loaded on `device="meta"`.
-        device: a published device such as `"h100"` (see `engine.planning.device_speeds.DEVICES`);
-            `"cpu"`, this machine's processor; or `"measured"`, the device that holds the model or
-            would hold it. The last two are measured, which takes about a second.
+        device: a published device such as `"h100"` (see `DEVICES` in
+            `engine.planning.published_speeds`); `"cpu"`, this machine's processor; or `"measured"`,
+            the device that holds the model or would hold it. The last two are measured, which takes
+            about a second.
         memory: working memory, as for `Engine`; by default half of what the weights leave free on
             the device, but at least 1 GiB.
         generated: the expected number of generated tokens, as a share (0 to 1) of the most that

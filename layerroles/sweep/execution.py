@@ -20,6 +20,7 @@ from typing import Any
 from layerroles.ablations import INTACT
 from layerroles.backends import Job, JobPart, OpenBackend
 from layerroles.engine import Computed, Engine
+from layerroles.errors import InputError
 from layerroles.progress import Advance, Outlook, Picture, is_progress_shown, show_progress
 from layerroles.protocols import Answer, Asked, add_coherence
 from layerroles.results import ROW, SweepResult, find_waiting, read
@@ -34,7 +35,7 @@ from layerroles.sweep.next_cells import (
     next_cells,
     open_decisions,
 )
-from layerroles.sweep.pace import Pace
+from layerroles.sweep.remaining_time import Pace
 from layerroles.sweep.status import write_progress
 from layerroles.sweep.store import Key, Store
 from layerroles.sweep.work_units import SweepCell, Unit
@@ -405,6 +406,11 @@ def _judge_part(
     rows: dict[Key, dict[str, tuple[object, ...]]] = {}
     for (condition, cell), outputs in part.answers.items():
         answers = asked_cells[cell].judge(outputs)
+        if other := [answer for answer in answers if not isinstance(answer, Answer)]:
+            raise InputError(
+                f"protocol {unit.cells[cell].protocol.label!r}: judge returned {other[0]!r:.80}, "
+                f"which is no layerroles.protocols.Answer"
+            )
         answers = add_coherence(part.coherence, asked_cells[cell].requests, outputs, answers)
         rows[unit.conditions[condition].hash, *unit.cells[cell].names] = {
             example.id: _row_values(answer)

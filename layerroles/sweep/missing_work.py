@@ -14,10 +14,10 @@ from typing import Any
 from layerroles.ablations import Condition
 from layerroles.protocols import Asked
 from layerroles.results import find_deferred
-from layerroles.sweep.decided import Goal
 from layerroles.sweep.example_counts import count_first
 from layerroles.sweep.manifest_entries import describe_condition
-from layerroles.sweep.reference_prompts import References
+from layerroles.sweep.open_references import OpenReferences
+from layerroles.sweep.stopping_rule import Goal
 from layerroles.sweep.store import Key
 from layerroles.sweep.unit_sizes import UnitSizes, count_together
 from layerroles.sweep.work_units import SweepCell, Unit
@@ -50,7 +50,7 @@ class Work:
 
     cells: Sequence[SweepCell]
     conditions: Sequence[Condition]
-    references: References
+    references: OpenReferences
     prepare: Callable[[SweepCell, Sequence[Example]], Asked]
     rows_at_once: int
     coherence: bool

@@ -15,7 +15,7 @@ from typing import Any
 from layerroles.errors import InputError
 from layerroles.models import first_difference
 from layerroles.results import EXAMPLE, ROW, check_not_cut_off, read_manifest
-from layerroles.sweep.decided import extend_looks
+from layerroles.sweep.stopping_rule import extend_looks
 
 Key = tuple[str, str, str]  # condition hash, task, protocol
 

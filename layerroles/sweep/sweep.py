@@ -27,17 +27,17 @@ from layerroles.models import check_template, prepared
 from layerroles.protocols import Asked, Protocol
 from layerroles.results import SweepResult, read
 from layerroles.sweep import noise_floor, report_file
-from layerroles.sweep.decided import (
+from layerroles.sweep.execution import Execution
+from layerroles.sweep.manifest_entries import command_line, describe_condition
+from layerroles.sweep.missing_work import Work
+from layerroles.sweep.open_references import OpenReferences
+from layerroles.sweep.stopping_rule import (
     Decided,
     check_chance,
     check_kinds,
     describe_looks,
     make_until,
 )
-from layerroles.sweep.execution import Execution
-from layerroles.sweep.manifest_entries import command_line, describe_condition
-from layerroles.sweep.missing_work import Work
-from layerroles.sweep.reference_prompts import References
 from layerroles.sweep.store import Key, lock_folder, open_store
 from layerroles.sweep.unit_sizes import TaskSize, choose_size, count_together
 from layerroles.sweep.work_units import EngineCall, SweepCell, distinct_conditions, make_cells
@@ -154,7 +154,7 @@ class Sweep:
             if self.until.goal == "claims":
                 check_kinds(self.conditions, int(model.cfg.n_layers))
         self._engine = engine
-        self.references = References(tasks, self.conditions, seed)
+        self.references = OpenReferences(tasks, self.conditions, seed)
         for condition in self.references.distinct_conditions():
             condition.check(model)
         self._check_evidence()
@@ -388,7 +388,9 @@ def _check_numbers(limit: object, seed: object, unit_seconds: object) -> None:
     Raises:
         InputError: a number of another type, or outside its range.
     """
-    if not isinstance(limit, int) or limit < 1:
+    if not isinstance(limit, int):
+        raise InputError(f"limit={limit!r} is no whole number: int(...) makes one")
+    if limit < 1:
         raise InputError(f"limit={limit!r} asks nothing: use a whole number of 1 or more")
     if not isinstance(seed, int) or seed < 0:
         raise InputError(f"seed={seed!r} is not a whole number of 0 or more")

@@ -297,6 +297,8 @@ def task(name: str, **parameters: object) -> Task:
             f"task {name!r} has version {TASKS[name].version} here, not {version}: runs of another "
             f"version can be read, and not extended"
         )
+    if not colon and name.endswith((".jsonl", ".csv")):
+        raise InputError(f"{name!r} is a file of questions: write local:{name}")
     if colon:
         if not TASKS[name].argument:
             raise InputError(f"task {name!r} takes nothing behind a colon, not {argument!r}")

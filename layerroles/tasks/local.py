@@ -155,7 +155,7 @@ class Local(Listed):
 
     @cached_property
     def _questions(self) -> "QuestionFile":
-        return read_questions(Path(self.path))
+        return read_questions(Path(self.path).expanduser())
 
 
 def _find_conclusion(response: str) -> str:

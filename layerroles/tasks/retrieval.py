@@ -32,13 +32,6 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import ClassVar
 
-from layerroles.tasks.answer_extraction import (
-    find_asked_key,
-    find_question,
-    gives_password,
-    gives_value,
-    is_refusal,
-)
 from layerroles.tasks.base import (
     Example,
     Grade,
@@ -47,6 +40,13 @@ from layerroles.tasks.base import (
     has_answer_length,
     normalize_text,
     register,
+)
+from layerroles.tasks.grade_known_words import (
+    find_asked_key,
+    find_question,
+    gives_password,
+    gives_value,
+    is_refusal,
 )
 from layerroles.tasks.question_sources import Generated, shuffle_choices
 from layerroles.tasks.vocabulary import NAMES, NOUNS, PLACES

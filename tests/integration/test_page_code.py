@@ -34,7 +34,7 @@ from layerroles.ablations import At
 from layerroles.ablations.base import ABLATIONS
 from layerroles.cli import app
 from layerroles.harness import tasks
-from layerroles.models import boot, gguf, loading
+from layerroles.models import bridge_loading, gguf, loading
 from layerroles.models.loading import prepared
 from layerroles.probes import PROBES, Probe
 from layerroles.protocols.base import PROTOCOLS
@@ -120,11 +120,11 @@ def reader(
     monkeypatch.setenv(gguf.CACHE_VARIABLE, str(cache))
     stand_in = str(gguf.built_in_folder())
 
-    def source_of(name: str, known: Callable[[str], str] = boot.resolve_source) -> str:
+    def source_of(name: str, known: Callable[[str], str] = bridge_loading.resolve_source) -> str:
         found = known(name)
         return found if Path(found).exists() else stand_in
 
-    for module in (boot, loading):
+    for module in (bridge_loading, loading):
         monkeypatch.setattr(module, "resolve_source", source_of)
     shown = any(block.language == "text" for block in page_code.blocks(page))
     few = QUESTIONS, None if shown else QUESTIONS_OF_PLANTED

@@ -18,7 +18,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import LlamaConfig
 
 import layerroles as lr
-from layerroles.ablations import reference_cache
+from layerroles.ablations import statistics_cache
 from layerroles.engine.decode import Decoding
 from layerroles.engine.fused.writer import Writer
 from layerroles.engine.requests import encode_written
@@ -272,5 +272,5 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
 
 if __name__ == "__main__":
     # A reference that the processor collected would be read from its file, and not collected again.
-    reference_cache.cache_folder = lambda: Path(mkdtemp())
+    statistics_cache.cache_folder = lambda: Path(mkdtemp())
     print(json.dumps(CASES[sys.argv[1]]()))

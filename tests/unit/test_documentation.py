@@ -171,7 +171,7 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("examples"))
         patch.setattr(
-            "layerroles.ablations.reference_cache.cache_folder", lambda: Path("kept").resolve()
+            "layerroles.ablations.statistics_cache.cache_folder", lambda: Path("kept").resolve()
         )
         made: dict[str, Any] = {"__name__": "examples"}
         exec(compile(begin, "docs/api.md", "exec"), made)

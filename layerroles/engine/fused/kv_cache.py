@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from layerroles.engine.fused.context_cache import ContextCache, Contexts, KeysValues
+from layerroles.engine.fused.kv_buffer import KVBuffer
 from layerroles.engine.fused.partial_attention import (
     AttentionRule,
     PartialAttention,
@@ -30,7 +31,6 @@ from layerroles.engine.fused.partial_attention import (
     finish,
     merge,
 )
-from layerroles.engine.fused.row_buffer import RowBuffer
 
 # Rows are widened by this many tokens at a time. Attention runs over whole rows, with the unused
 # part masked, since matrix products would first copy a part of a tensor.
@@ -266,10 +266,10 @@ class RowCache:
         n_above = n_conditions * self.n_requests
         n_below = (self.n_conditions - n_conditions) * self.n_requests
 
-        def make_buffer(x: Tensor, n_rows: int, n_own: int) -> RowBuffer:
+        def make_buffer(x: Tensor, n_rows: int, n_own: int) -> KVBuffer:
             """Return a buffer for `n_own` context tokens of each row, and for generated tokens."""
             most = n_own + self._n_new
-            return RowBuffer(x, n_rows, x.shape[1], n_own + self._room, x.shape[3], most=most)
+            return KVBuffer(x, n_rows, x.shape[1], n_own + self._room, x.shape[3], most=most)
 
         k, v = self._below[layer].own
         return _LayerCache(
@@ -295,10 +295,10 @@ class _LayerCache:
             `[condition head pos d_head]`.
     """
 
-    k: RowBuffer
-    v: RowBuffer
-    written_k: RowBuffer
-    written_v: RowBuffer
+    k: KVBuffer
+    v: KVBuffer
+    written_k: KVBuffer
+    written_v: KVBuffer
     trunks: list[KeysValues]
 
     def write(self, k: Tensor, v: Tensor, n_above: int, n_own: int, step: int) -> None:

@@ -26,7 +26,7 @@ from layerroles.engine.hooked.replay import (
     select_cache_rows,
     select_rows,
 )
-from layerroles.engine.readout import read_out
+from layerroles.engine.logprobs import read_out
 from layerroles.engine.requests import (
     Requests,
     Score,

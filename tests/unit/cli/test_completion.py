@@ -11,7 +11,7 @@ import pytest
 from layerroles.ablations import ABLATIONS
 from layerroles.cli import complete
 from layerroles.engine.executor_choice import ExecutorName
-from layerroles.engine.planning.device_speeds import DEVICES
+from layerroles.engine.planning.published_speeds import DEVICES
 from layerroles.figures.catalogue import KINDS
 from layerroles.figures.print.files import FORMATS
 from layerroles.figures.print.paper import WIDTHS

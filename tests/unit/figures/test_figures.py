@@ -553,6 +553,11 @@ def test_what_is_averaged_is_of_one_condition(
     assert text_of(figures.role_map(result, probes=frames)) == text_of(drawn["role_map"])
 
 
+def test_one_name_in_place_of_several_is_refused(result: SweepResult) -> None:
+    with pytest.raises(InputError, match=r"^only='role_map' is one, not several"):
+        figures.every(result, only="role_map")
+
+
 def test_protocols_stand_side_by_side_with_their_changes(result: SweepResult) -> None:
     figure = figures.protocols(result, family="knowledge")
     effects = result.effects()

@@ -13,13 +13,8 @@ from layerroles.engine import Writing
 from layerroles.models.loading import encode
 from layerroles.protocols import PROTOCOLS, LikelihoodProtocol, Turn, protocol
 from layerroles.protocols.generation import AskedWritings
-from layerroles.protocols.turns import (
-    Reply,
-    apply_template,
-    join_turns,
-    opens_thinking,
-    split_thinking,
-)
+from layerroles.protocols.prompt_format import apply_template, join_turns
+from layerroles.protocols.thinking import Reply, opens_thinking, split_thinking
 from tests.support.random_models import model_path, random_model, tokenizer
 
 # Written here once, so that a tokenizer which adds BOS would write it twice.

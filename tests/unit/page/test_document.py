@@ -60,6 +60,12 @@ def test_a_report_overwrites_no_file_that_is_no_page(
     assert (tmp_path / name).read_text() == "of value"
 
 
+def test_one_finding_in_place_of_several_is_refused(result: SweepResult, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^findings='all well' is one, not several"):
+        report(result, path=tmp_path / "report.html", findings="all well")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_page_that_cannot_be_written_whole_leaves_no_file(
     result: SweepResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,7 @@ from layerroles.protocols.failure_modes import (
     make_details,
     repeated_share,
 )
-from layerroles.protocols.turns import Reply
+from layerroles.protocols.thinking import Reply
 from layerroles.tasks import Grade
 from tests.support.random_models import random_model
 
@@ -317,6 +317,16 @@ def test_chance_is_estimated_where_it_cannot_be_stated(tmp_path: Path) -> None:
         (cell,) = run(limit, noise_floor=limit != 5).manifest["cells"]
         assert (cell["chance"], cell["chance_from"]) == (1 / n, "shuffled answers")
     assert run(6).intact().chance.item() == pytest.approx(1 / 6)
+
+
+def test_a_judge_that_returns_no_answer_raises_a_one_line_error(tmp_path: Path) -> None:
+    class Silent(Guess):
+        def judge(self, example: lr.Example, scores: list[Score]) -> Answer:
+            return None  # type: ignore[return-value]
+
+    sweep = lr.Sweep(random_model("llama"), [questions(tmp_path)], [], protocols=[Silent()])
+    with pytest.raises(lr.InputError, match=r"^protocol 'guess': judge returned None, which is no"):
+        sweep.run(tmp_path / "run")
 
 
 def test_a_task_may_bring_its_own_protocol(tmp_path: Path) -> None:

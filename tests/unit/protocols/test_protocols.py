@@ -11,7 +11,7 @@ import pytest
 import layerroles as lr
 from layerroles.engine import Score
 from layerroles.protocols import Continuation, Generation, protocol
-from layerroles.protocols.chain_likelihood import split_steps
+from layerroles.protocols.chain_logprob import split_steps
 from layerroles.protocols.text_logprob import split_windows
 from layerroles.tasks import Example
 from tests.support.random_models import random_model

@@ -12,8 +12,8 @@ import pytest
 import layerroles as lr
 from layerroles.plants import Plant
 from layerroles.probes.similarity import least_change
+from layerroles.prune.layer_search import _search_greedily
 from layerroles.prune.plan import Candidate, label_layers, sort_candidates
-from layerroles.prune.planning import _search_greedily
 from layerroles.prune.scoring import Harm, PlanningSweep
 from layerroles.stats import UNKNOWN, Interval
 from tests.support.random_models import random_model

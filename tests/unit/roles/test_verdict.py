@@ -14,7 +14,7 @@ from layerroles.page import render
 from layerroles.page.sections import make_sections, section_of
 from layerroles.results import SweepResult
 from layerroles.roles import Roles, localize
-from layerroles.roles.wording import format_layers
+from layerroles.roles.sentence_parts import format_layers
 from layerroles.stats import tango
 from tests.support.scripted_result import heads_result, pairs_result
 from tests.support.synthetic import INTACT, synthetic_attention, synthetic_lens, synthetic_result

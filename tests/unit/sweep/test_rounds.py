@@ -13,7 +13,7 @@ from layerroles.progress import Advance
 from layerroles.sweep import report_file as module
 from layerroles.sweep.execution import Execution
 from layerroles.sweep.missing_work import missing_units
-from layerroles.sweep.pace import Pace
+from layerroles.sweep.remaining_time import Pace
 from layerroles.sweep.unit_sizes import UnitSizes
 from layerroles.sweep.work_units import Unit, make_cells
 from tests.support import lm_eval_data

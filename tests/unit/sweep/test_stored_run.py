@@ -48,8 +48,8 @@ MANIFEST = {
 }
 PROGRESS = {
     "": "host:str now:str pid:int reason:str rows_before:int rows_computed:float"
-    " rows_done:int rows_per_second:float rows_total:int seconds:float seconds_left:float started:str"
-    " state:str updated:float"
+    " rows_done:int rows_per_second:float rows_total:int seconds:float seconds_left:float"
+    " started:str state:str updated:float"
 }
 # Columns, their types, and their position in the primary key.
 TABLES = {

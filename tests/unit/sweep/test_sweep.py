@@ -587,7 +587,7 @@ def test_common_misuse_raises_one_line_errors() -> None:
         "Skip() is no condition: lr.each_layer(model, ablation) makes some, ",
         "is one, not several: write [",
         "protocols='continuation' is one, not several: write ['continuation']",
-        "limit='8' asks nothing: use a whole number of 1 or more",
+        "limit='8' is no whole number: int(...) makes one",
         "Skip is a class: write Skip()",
         "forgetful on L1.mlp returned None: an edit returns the write, changed or not",
         "request 0: 'a' is no pair of a context and a continuation, or of a context and options",

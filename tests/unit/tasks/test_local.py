@@ -36,6 +36,18 @@ def test_jsonl_with_every_field(tmp_path: Path) -> None:
     assert example.choices == ("Rome", "Paris")
 
 
+def test_a_path_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path, ROW)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert len(task("local:~/questions.jsonl").examples(9, seed=0)) == 1
+
+
+def test_a_file_without_local_in_front_of_it_raises_an_error_that_says_so() -> None:
+    with pytest.raises(InputError, match=r"is a file of questions: write local:a/b\.csv$"):
+        task("a/b.csv")
+
+
 def test_csv_with_every_field(tmp_path: Path) -> None:
     path = written(
         tmp_path,

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layerroles.engine.fused import row_buffer
-from layerroles.engine.fused.row_buffer import RowBuffer
+from layerroles.engine.fused import kv_buffer
+from layerroles.engine.fused.kv_buffer import KVBuffer
 
 STEPS = st.lists(
     st.one_of(st.integers(1, 3), st.lists(st.booleans(), min_size=8, max_size=8)), max_size=6
@@ -17,10 +17,10 @@ STEPS = st.lists(
 def test_as_new_tensors_would_be(
     n_rows: int, n: int, steps: list[int | list[bool]], at_once: int
 ) -> None:
-    before, row_buffer._AT_ONCE = row_buffer._AT_ONCE, at_once
+    before, kv_buffer._AT_ONCE = kv_buffer._AT_ONCE, at_once
     try:
         most = n + sum(step for step in steps if isinstance(step, int))
-        mine = RowBuffer(torch.zeros(1), n_rows, 2, n, 3, most=most)
+        mine = KVBuffer(torch.zeros(1), n_rows, 2, n, 3, most=most)
         assert not mine.rows.any()
         plain = torch.randn(n_rows, 2, n, 3)
         mine.rows[:] = plain
@@ -37,10 +37,10 @@ def test_as_new_tensors_would_be(
             assert mine.rows.is_contiguous()
             assert mine.rows.untyped_storage().data_ptr() == where
     finally:
-        row_buffer._AT_ONCE = before
+        kv_buffer._AT_ONCE = before
 
 
 def test_more_than_was_planned_is_refused() -> None:
-    mine = RowBuffer(torch.zeros(1), 2, 1, 1, 1, most=2)
+    mine = KVBuffer(torch.zeros(1), 2, 1, 1, 1, most=2)
     with pytest.raises(RuntimeError, match="invalid for input of size"):
         mine.widen(2)

@@ -11,8 +11,8 @@ from datasets import Dataset
 from safetensors import safe_open
 
 import layerroles as lr
-from layerroles.ablations import reference_cache
-from layerroles.ablations.reference_cache import ReferenceFile, load_or_collect
+from layerroles.ablations import statistics_cache
+from layerroles.ablations.statistics_cache import ReferenceFile, load_or_collect
 from layerroles.ablations.write_statistics import collect
 from layerroles.models import weights_stamp
 from tests.support.random_models import model_path, random_model
@@ -22,7 +22,7 @@ SITES = [lr.Site(0), lr.Site(1, "attn"), lr.Site(2, "head", 3), lr.Site(1, "kv_g
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(reference_cache, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(statistics_cache, "cache_folder", lambda: tmp_path)
     forget(monkeypatch)
     return tmp_path
 
@@ -31,7 +31,7 @@ def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a new process would begin."""
     caches: dict[object, dict[object, object]] = {}
     monkeypatch.setattr(
-        reference_cache,
+        statistics_cache,
         "weights_cache",
         lambda model: caches.setdefault((model, weights_stamp(model)), {}),
     )
@@ -56,7 +56,7 @@ def test_a_second_use_reads_the_file(folder: Path, monkeypatch: pytest.MonkeyPat
     found = load_or_collect(model, reference, SITES)
     forget(monkeypatch)
     with monkeypatch.context() as patch:
-        patch.setattr(reference_cache, "collect", None)  # would fail if it collected again
+        patch.setattr(statistics_cache, "collect", None)  # would fail if it collected again
         again = load_or_collect(model, reference, SITES)
     assert all(equal(found[site], again[site]) for site in SITES)
     # A further site is collected by itself, and added to what was there.
@@ -89,7 +89,7 @@ def test_what_is_asked_for_later_is_added(folder: Path, monkeypatch: pytest.Monk
     found = load_or_collect(model, reference, SITES[:2], kinds)
     assert all(found[site].has(kinds) for site in SITES[:2])
     forget(monkeypatch)
-    monkeypatch.setattr(reference_cache, "collect", None)  # would fail if it collected again
+    monkeypatch.setattr(statistics_cache, "collect", None)  # would fail if it collected again
     again = load_or_collect(model, reference, SITES[:2], kinds)
     assert all(equal(found[site], again[site]) for site in SITES[:2])
     assert set(load_or_collect(model, reference, SITES)) == set(SITES)
@@ -171,7 +171,7 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(
 ) -> None:
     file = tmp_path / "file"
     file.write_text("")
-    monkeypatch.setattr(reference_cache, "cache_folder", lambda: file)
+    monkeypatch.setattr(statistics_cache, "cache_folder", lambda: file)
     model, reference = random_model("llama"), lr.Reference(["one two"])
     forget(monkeypatch)
     with caplog.at_level(logging.WARNING):

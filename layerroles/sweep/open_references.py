@@ -16,7 +16,7 @@ from layerroles.sweep.work_units import SweepCell
 from layerroles.tasks import Example, Task
 
 
-class References:
+class OpenReferences:
     """The conditions of a sweep for each task, with open references filled from that task.
 
     Args:

@@ -9,7 +9,7 @@ from torch import Tensor
 _AT_ONCE = 2**22
 
 
-class RowBuffer:
+class KVBuffer:
     """A tensor whose rows can be widened or removed, within memory that is allocated once.
 
     Args:

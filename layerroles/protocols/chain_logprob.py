@@ -8,7 +8,7 @@ from layerroles.engine import Score
 from layerroles.errors import InputError
 from layerroles.protocols.base import Answer, Unit, register
 from layerroles.protocols.likelihood import FewShotProtocol, make_measurement
-from layerroles.protocols.turns import Turn, turns_with_solutions
+from layerroles.protocols.prompt_format import Turn, turns_with_solutions
 from layerroles.tasks import Example
 
 # A step ends at the end of a line or a sentence.

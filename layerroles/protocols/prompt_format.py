@@ -1,8 +1,8 @@
-r"""Put worked examples and a question into turns, and split thinking from the answer.
+r"""Put worked examples and a question into turns, and these into the text of a prompt.
 
 Worked examples become turns of user and assistant, and the question is the last user turn. The
 turns are joined to one text, or put into the model's chat template. The assistant's reply is what
-is scored or generated. If a chat model thinks first, only the text after `</think>` is graded.
+is scored or generated.
 
     >>> print(join_turns([Turn("user", "1 + 1 ="), Turn("assistant", "2")]))
     1 + 1 = 2
@@ -23,7 +23,6 @@ _DAY = "01 Jan 2025"
 # The cues with which the wordings of `tasks.wordings` ask for the answer. "Copy of the text:" is
 # left out, so that the default prompts stay what they are.
 _CUE = re.compile(r"(?:Answer|\n(?:A|Solution|Result|Repeated|Duplicate)):\Z")
-_OPEN, _CLOSED = "<think>", "</think>"
 
 
 @dataclass(frozen=True)
@@ -93,42 +92,3 @@ def apply_template(model: TransformerBridge, turns: Sequence[Turn]) -> str:
     """
     messages = [{"role": turn.role, "content": turn.text} for turn in turns]
     return chat_text(model, messages, day=_DAY)
-
-
-@dataclass(frozen=True)
-class Reply:
-    """A generated text, split into thinking and answer.
-
-    Attributes:
-        answer: the text without its thinking block; empty if that block was not closed.
-        thinking: the text of the thinking block; empty if there was none.
-        closed: whether the thinking block was closed; None if there was none.
-    """
-
-    answer: str
-    thinking: str
-    closed: bool | None
-
-
-def split_thinking(text: str, *, opened: bool) -> Reply:
-    """Split a text into thinking and answer.
-
-    Args:
-        text: the generated text.
-        opened: whether the prompt ends within a thinking block.
-
-    Example:
-        >>> split_thinking("<think>2 and 2</think> 4", opened=False)
-        Reply(answer=' 4', thinking='2 and 2', closed=True)
-    """
-    thinking, mark, answer = text.rpartition(_CLOSED)
-    if mark:
-        return Reply(answer, thinking.strip().removeprefix(_OPEN), True)
-    if opened or _OPEN in text:
-        return Reply("", text.strip().removeprefix(_OPEN), False)
-    return Reply(text, "", None)
-
-
-def opens_thinking(prompt: str) -> bool:
-    """Return whether a prompt ends within a thinking block, as some chat templates do."""
-    return prompt.rfind(_OPEN) > prompt.rfind(_CLOSED)
