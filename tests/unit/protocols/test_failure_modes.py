@@ -321,8 +321,10 @@ def test_chance_is_estimated_where_it_cannot_be_stated(tmp_path: Path) -> None:
 
 def test_a_judge_that_returns_no_answer_raises_a_one_line_error(tmp_path: Path) -> None:
     class Silent(Guess):
-        def judge(self, example: lr.Example, scores: list[Score]) -> Answer:
-            return None  # type: ignore[return-value]
+        def prepare(self, engine: Any, task: Any, examples: Any, *, chat: bool = False) -> Asked:
+            made = super().prepare(engine, task, examples, chat=chat)
+            made.judge = lambda results: [None for _ in results]  # type: ignore[method-assign]
+            return made
 
     sweep = lr.Sweep(random_model("llama"), [questions(tmp_path)], [], protocols=[Silent()])
     with pytest.raises(lr.InputError, match=r"^protocol 'guess': judge returned None, which is no"):
