@@ -4,8 +4,9 @@ The harm of every layer is given, by task and protocol. Every question is easy o
 way under all kinds of ablation, so that their answers are correlated, as those of real ones are.
 """
 
+import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -180,6 +181,24 @@ def copied(result: SweepResult, kind: str, name: str) -> SweepResult:
     renamed = own["condition"].str.replace(kind, name, regex=False)
     again = own.assign(ablation=name, condition=renamed)
     frame = pd.concat([result.frame, again], ignore_index=True)
+    return SweepResult(frame, result.manifest, result.examples)
+
+
+def with_guesses(result: SweepResult, chances: Mapping[str, float]) -> SweepResult:
+    """The same with a measured score of the best guess, by task, under each protocol."""
+    protocols = result.frame["protocol"].unique()
+    guesses = {
+        task: json.dumps(dict.fromkeys(protocols, chances.get(task, 0.0)))
+        for task in result.examples["task"].unique()
+    }
+    examples = result.examples.assign(cluster="", guesses=result.examples["task"].map(guesses))
+    return SweepResult(result.frame, result.manifest, examples)
+
+
+def without_any_answer(result: SweepResult, layers: Collection[int]) -> SweepResult:
+    """The same with no right answer in any task where one of these layers is ablated."""
+    gone = result.frame["layer"].isin(layers).fillna(False)
+    frame = result.frame.assign(score=result.frame["score"].mask(gone.astype(bool), 0.0))
     return SweepResult(frame, result.manifest, result.examples)
 
 

@@ -79,7 +79,7 @@ def describe_costs(result: lr.SweepResult, task: str) -> str:
     """What skipping a layer costs on average while reading and while writing."""
     intact = result.intact().set_index("task").loc[task]
     if not intact["above_chance"]:
-        return f"{task}: cannot be compared, the intact model is not above chance."
+        return f"{task}: cannot be compared, the intact model is not shown to be above chance."
     table = result[task].effects()
     names = {at: list(table.loc[table["at"] == at, "condition"]) for at in (READING, WRITING)}
     shares = {at: dict.fromkeys(of, 1 / len(of)) for at, of in names.items()}

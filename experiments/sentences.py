@@ -35,7 +35,7 @@ def describe_task(name: str, row: Row) -> str:
     """A task's skill, which end of the depth it leans on, and its critical layers."""
     skill = f"{name}: intact {row['intact']:.2f} (n = {row['n']}, chance {row['chance']:.2f})"
     if math.isnan(row["early_minus_late"]):
-        return f"{skill}; it has no skill above chance that could be harmed."
+        return f"{skill}; it is not shown to be above chance, so there is no harm."
     lean = format_interval(row["early_minus_late"], row["ci_low"], row["ci_high"])
     critical = (
         NOT_FINISHED if row["interim"] else ", ".join(map(str, row["critical"])) or "none shown"
@@ -55,7 +55,7 @@ def describe_lean_difference(words: str, result: lr.SweepResult, one: Cell, two:
         estimate_lean(result, *two), estimate_lean(result, *one)
     ).numbers
     if math.isnan(change):
-        return f"{words}: cannot be compared, one of them has no skill above chance."
+        return f"{words}: cannot be compared, one of them is not shown to be above chance."
     end = "early" if change > 0 else "late"
     verdict = f"leans more on {end} layers" if low > 0 or high < 0 else NO_LEAN
     verdict = NOT_FINISHED if result.interim else verdict

@@ -106,7 +106,7 @@ def describe_layers(base: lr.SweepResult, twin: lr.SweepResult, name: str, out: 
     differ = frame.loc[(frame["harm_low"] > 0) | (frame["harm_high"] < 0), "layer"].astype(int)
     listed = ", ".join(map(str, differ)) or "none"
     if frame["harm_low"].isna().all():
-        listed = "not known, one of them has no skill above chance"
+        listed = "not known, one of them is not shown to be above chance"
     return (
         f"{name}: rank correlation of its layers' effects with the base's {agree}; layers whose "
         f"harms differ, each by its 95% interval: {listed}"

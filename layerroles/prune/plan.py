@@ -170,7 +170,7 @@ class PruningPlan:
         lines = []
         if self.without_skill:
             lines.append(
-                f"Not counted, since the intact model is not above chance: "
+                f"Not counted, since the intact model is not shown to be above chance: "
                 f"{', '.join(self.without_skill)}."
             )
         return [

@@ -154,7 +154,7 @@ def _nothing_to_keep(family: str, protocol: str, cells: pd.DataFrame) -> str:
         for row in records(cells)
     )
     return (
-        f"family {family!r} has no skill above chance under {protocol!r} that could be kept "
+        f"family {family!r} is not shown to be above chance under {protocol!r} "
         f"({scores}): take easier tasks, more examples or another model"
     )
 

@@ -14,6 +14,7 @@ from layerroles.results.cell_comparison import pairs_of as pairs_of
 from layerroles.results.cells import INTACT as INTACT
 from layerroles.results.cells import Cell as Cell
 from layerroles.results.cells import ablates_tokens as ablates_tokens
+from layerroles.results.cells import nearer_of_both_chances as nearer_of_both_chances
 from layerroles.results.cells import records as records
 from layerroles.results.comparison import Comparison as Comparison
 from layerroles.results.comparison import compare as compare

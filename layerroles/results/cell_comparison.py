@@ -19,7 +19,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from layerroles import stats
-from layerroles.results.cells import CONDITION, INTACT, Cell
+from layerroles.results.cells import CONDITION, INTACT, Cell, nearer_of_both_chances
 from layerroles.results.condition_verdicts import count_deferred
 
 PAIR = ["task", "task_b", "family", "protocol_a", "protocol_b"]
@@ -51,16 +51,17 @@ class CellPair:
         return self.one, self.two
 
     def harms(
-        self, weights: Mapping[str, float], *, level: float = stats.LEVEL
+        self, weights: Mapping[str, float], *, level: float = stats.LEVEL, guessed: bool = True
     ) -> tuple[stats.Contrast, stats.Contrast]:
         """Return each cell's weighted sum of the harms of conditions, over the shared questions.
 
         Args:
             weights: the weight of each condition, by name.
             level: the confidence level of the intervals.
+            guessed: see `Cell.harm`.
         """
         one, two = (
-            cell.harm(weights, examples, level=level)
+            cell.harm(weights, examples, level=level, guessed=guessed)
             for cell, examples in zip(self.cells, self.examples, strict=True)
         )
         return one, two
@@ -80,11 +81,22 @@ class CellPair:
 
         Returns the p value for all conditions together and an array of p values, one per condition
         (see `stats.profiles_differ_p`). The p values of single conditions are not corrected for the
-        number of conditions. All p values account for the number of times that the sweep looks at
-        its results (`stats.Looks`). A condition with an unknown harm gets NaN; the p value for all
-        conditions is NaN if all harms are unknown.
+        number of conditions. If chance was measured, each p value is the larger of those under both
+        chances (see `nearer_of_both_chances`). All p values account for the number of times that
+        the sweep looks at its results (`stats.Looks`). A condition with an unknown harm gets NaN;
+        the p value for all conditions is NaN if all harms are unknown.
         """
-        changes = [harm_changes(*self.harms({name: 1.0})) for name in names]
+        profile_p, p = self._differ_p(names, guessed=True)
+        if self.has_guesses:
+            other_profile_p, other_p = self._differ_p(names, guessed=False)
+            profile_p, p = max(profile_p, other_profile_p), np.maximum(p, other_p)
+        adjusted = np.array([self._adjust_p(each, names) for each in p])
+        return self._adjust_p(profile_p, names), adjusted
+
+    def _differ_p(
+        self, names: Sequence[str], *, guessed: bool
+    ) -> tuple[float, Float[np.ndarray, " condition"]]:
+        changes = [harm_changes(*self.harms({name: 1.0}, guessed=guessed)) for name in names]
         table = pd.concat(changes, axis=1, keys=range(len(names)))
         # A question without a score under one condition is left out for all conditions.
         table = table.loc[:, table.notna().any()].dropna()
@@ -95,8 +107,26 @@ class CellPair:
         )
         p = np.full(len(names), np.nan)
         p[list(table.columns)] = site_p
-        adjusted = np.array([self._adjust_p(each, names) for each in p])
-        return self._adjust_p(profile_p, names), adjusted
+        return profile_p, p
+
+    def difference(
+        self, weights: Mapping[str, float], *, level: float = stats.LEVEL
+    ) -> stats.Contrast:
+        """Return a weighted sum of harms in the second cell minus that in the first.
+
+        Computed under both chances (see `nearer_of_both_chances`). For the arguments, see `harms`.
+        """
+
+        def difference(*, guessed: bool) -> stats.Contrast:
+            one, two = self.harms(weights, level=level, guessed=guessed)
+            return stats.difference_of(two, one)
+
+        return nearer_of_both_chances(difference) if self.has_guesses else difference(guessed=True)
+
+    @property
+    def has_guesses(self) -> bool:
+        """Whether the score of the best guess was measured in one of the cells."""
+        return any(cell.guesses for cell in self.cells)
 
     def _adjust_p(self, p: float, names: Sequence[str]) -> float:
         return max(cell.looks.adjust_p(float(p), cell.n_asked(names)) for cell in self.cells)
@@ -211,7 +241,7 @@ def tabulate_differences(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> 
             adjusted = stats.holm(np.append(p, np.ones(n_more)))[: len(p)]
             for name, site_p, adjusted_p in zip(names, p, adjusted, strict=True):
                 one, two = pair.harms({name: 1.0})
-                difference, low, high = stats.difference_of(two, one).numbers
+                difference, low, high = pair.difference({name: 1.0}).numbers
                 rows.append(
                     {
                         **pair.one.conditions.loc[name].to_dict(),

@@ -5,7 +5,7 @@ import itertools
 import json
 import zlib
 from collections import namedtuple
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -372,6 +372,21 @@ def make_cells(frame: pd.DataFrame, manifest: dict[str, Any], examples: pd.DataF
             )
         )
     return cells
+
+
+def nearer_of_both_chances(difference: Callable[..., stats.Contrast]) -> stats.Contrast:
+    """Return a difference of harms between two cells, computed with either chance.
+
+    Where chance is the score of the best guess (`Cell.guesses`), harm is overestimated, since a
+    broken model scores below a guess, and the more so, the nearer chance is to the intact score.
+    With the chance of a random choice (0 if answers are not chosen), harm is underestimated. Of the
+    two differences, the one nearer 0 is returned, with an interval that covers both intervals. So
+    a layer without which two cells score 0 is not said to harm one of them more.
+
+    Args:
+        difference: a function that returns the difference, from `guessed` (see `Cell.harm`).
+    """
+    return stats.spanning(difference(guessed=True), difference(guessed=False))
 
 
 def _read_guesses_and_clusters(

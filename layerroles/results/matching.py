@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from layerroles import stats
-from layerroles.results.cells import INTACT, Cell
+from layerroles.results.cells import INTACT, Cell, nearer_of_both_chances
 from layerroles.results.result import SweepResult, cells_of
 
 _MATCHED_BY = ["ablation", "at", "site"]
@@ -34,12 +34,13 @@ class Match:
     examples: Sequence[str]
 
     def harms(
-        self, weights: Mapping[tuple[str, str], float]
+        self, weights: Mapping[tuple[str, str], float], *, guessed: bool = True
     ) -> tuple[stats.Contrast, stats.Contrast]:
         """Return each run's weighted sum of harms, over the examples with all scores in both runs.
 
         Args:
             weights: the weight of each condition, by its names in the first and the second run.
+            guessed: see `Cell.harm`.
         """
         cells = self.one, self.two
         names = zip(*weights, strict=True)
@@ -49,10 +50,26 @@ class Match:
         ]
         examples = [str(example) for example in answered[0].index[answered[0] & answered[1]]]
         one, two = (
-            cell.harm({name[run]: weight for name, weight in weights.items()}, examples)
+            cell.harm(
+                {name[run]: weight for name, weight in weights.items()}, examples, guessed=guessed
+            )
             for run, cell in enumerate(cells)
         )
         return one, two
+
+    def harm_difference(self, weights: Mapping[tuple[str, str], float]) -> stats.Contrast:
+        """Return the second run's weighted sum of harms minus the first's.
+
+        Computed under both chances (see `nearer_of_both_chances`). For the argument, see `harms`.
+        """
+
+        def difference(*, guessed: bool) -> stats.Contrast:
+            one, two = self.harms(weights, guessed=guessed)
+            return stats.difference_of(two, one)
+
+        if not (self.one.guesses or self.two.guesses):
+            return difference(guessed=True)
+        return nearer_of_both_chances(difference)
 
 
 def match(a: SweepResult, b: SweepResult) -> tuple[list[Match], list[str]]:

@@ -194,18 +194,20 @@ class SweepResult:
         that; the estimate is not corrected.
 
         `p` is the p value of one test for all sites; the null hypothesis is that the two profiles
-        of harm are equal (`stats.profiles_differ_p`).
+        of harm are equal (`stats.profiles_differ_p`), with either chance where it was measured.
         """
         return tabulate_agreement(self._cells)
 
     def differences(self) -> pd.DataFrame:
         """Compare harm between ways of asking the same questions: a row per condition and pair.
 
-        Pairs are those of `agreement`. `difference` is `harm_b - harm_a`. If only one protocol of
-        the pair scores given answers, it is `a`, so a positive difference means that likelihood
-        shows less harm than generation. The interval of the difference and `p` (a sign-flip test)
-        are paired over the `n` shared questions; `p_adjusted` is corrected for the number of sites
-        (Holm). NaN unless both harms are defined.
+        Pairs are those of `agreement`. `difference` is `harm_b - harm_a`. Where chance was
+        measured, it is computed with and without that chance, and is the one nearer 0
+        (`nearer_of_both_chances`). If only one protocol of the pair scores given answers, it is
+        `a`, so a positive difference means that likelihood shows less harm than generation. The
+        interval of the difference and `p` (a sign-flip test) are paired over the `n` shared
+        questions; `p_adjusted` is corrected for the number of sites (Holm). NaN unless both harms
+        are defined.
         """
         return self._differences.copy()
 

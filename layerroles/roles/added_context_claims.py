@@ -9,10 +9,9 @@ both cells can show that.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from layerroles import stats
@@ -36,7 +35,7 @@ def claims_on_contexts(result: SweepResult, kinds: Sequence[AblationKind]) -> It
         if ordered is None:
             continue
         unskilled = [cell.task for cell in ordered.cells if not cell.has_skill]
-        missing = f"not above chance: {', '.join(unskilled)}" if unskilled else ""
+        missing = f"not shown to be above chance: {', '.join(unskilled)}" if unskilled else ""
         findings = [] if missing else _find_changes(kinds, ordered)
         note = f"{ordered.two.task} against {ordered.one.task}"
         keys = [(cell.family, cell.protocol) for cell in ordered.cells]
@@ -175,21 +174,14 @@ class _Changes:
 
         def beyond(layer: int, level: float = stats.LEVEL) -> stats.Contrast:
             weights = {name: (layer_of == layer) - share for layer_of, name in by_layer.items()}
-            return _weighted_change(pair, weights, level=level)
+            return pair.difference(weights, level=level)
 
         self.changes = {layer: beyond(layer) for layer in by_layer}
         self.known = len(by_layer) == harms.n_layers and all(c.known for c in self.changes.values())
         self._simultaneous = {
             layer: beyond(layer, 1 - (1 - stats.LEVEL) * share) for layer in by_layer
         }
-        self._mean_change = _weighted_change(pair, dict.fromkeys(by_layer.values(), share))
-        self.p, p_of_layers = (
-            pair.differ_p(list(by_layer.values())) if by_layer else (math.nan, np.empty(0))
-        )
-        adjusted = stats.holm(p_of_layers)
-        self._layers_moved = [
-            layer for layer, p in zip(by_layer, adjusted, strict=True) if p < 0.05
-        ]
+        self._mean_change = pair.difference(dict.fromkeys(by_layer.values(), share))
 
     @property
     def shown(self) -> frozenset[tuple[int, int]]:
@@ -236,16 +228,14 @@ class _Changes:
 
     @property
     def words(self) -> str:
-        """The largest change, the mean change and the tests over layers, as text."""
+        """The largest change, with its interval for all layers together, and the mean change."""
         if not self.known:
             return "not known, for not all layers were measured in both"
         layer = self._largest_layer
         return (
             f"largest change of a layer's harm beyond their mean change L{layer} "
-            f"{format_estimate(*self.changes[layer].numbers)}, "
-            f"mean change {format_estimate(*self._mean_change.numbers)}, "
-            f"profiles differ p {self.p:.2g}, layers whose harm changes (Holm): "
-            f"{format_layers(self._layers_moved)}"
+            f"{format_estimate(*self._simultaneous[layer].numbers)} (interval for all layers "
+            f"together), mean change {format_estimate(*self._mean_change.numbers)}"
         )
 
     @property
@@ -288,10 +278,3 @@ def _condition_of(harms: Harms, pair: CellPair, place: Place, at: str) -> str | 
 
 def _half_width(change: stats.Contrast) -> float:
     return (change.interval.high - change.interval.low) / 2
-
-
-def _weighted_change(
-    pair: CellPair, weights: Mapping[str, float], *, level: float = stats.LEVEL
-) -> stats.Contrast:
-    first, second = pair.harms(weights, level=level)
-    return stats.difference_of(second, first)

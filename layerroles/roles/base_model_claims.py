@@ -46,7 +46,7 @@ def claims_against_base(
         ]
         skills = {"the base": matched.one, "the model": matched.two}
         unskilled = [name for name, cell in skills.items() if not cell.has_skill]
-        missing = f"{' and '.join(unskilled)} not above chance" if unskilled else ""
+        missing = f"{' and '.join(unskilled)} not shown to be above chance" if unskilled else ""
         if base.interim:
             missing = f"the run of the base is not finished ({base.interim})"
         settings = [line for line in differences if line.startswith(("dtype ", "chat "))]
@@ -102,11 +102,11 @@ def _compare_robustness(
         pairs = [(base_name, name) for base_name, name in names if base_name and name]
         if len(pairs) < harms.n_layers:
             return stats.NO_CONTRAST
-        base_harm, harm = matched.harms(dict.fromkeys(pairs, 1 / len(pairs)))
-        return stats.difference_of(base_harm, harm)
+        return matched.harm_difference(dict.fromkeys(pairs, -1 / len(pairs)))
 
+    # If only one of the runs has such conditions, the number is not known, and blocks the claim.
     first_token_kept = (
-        harm_difference(AFTER_FIRST) if harms.after_first and base_harms.after_first else None
+        harm_difference(AFTER_FIRST) if harms.after_first or base_harms.after_first else None
     )
     return make_finding(
         kind,

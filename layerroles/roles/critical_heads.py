@@ -125,7 +125,7 @@ def carried_by_few(result: SweepResult, at: str = "all") -> Iterator[Claim]:
                 heads = group[0].heads
                 findings.append(_judge_set(skilled, mechanism_of.get(kind, ""), *group))
         if findings or (kinds and not skilled):
-            missing = "" if skilled else "the intact model has no skill above chance"
+            missing = "" if skilled else "the intact model is not shown to be above chance"
             yield Claim(FEW, family, protocol, findings, missing, [(family, protocol)])
 
 

@@ -31,16 +31,17 @@ def explain_unmeasurable(cell: pd.DataFrame) -> str:
         f"chance {row.chance:.2f}"
         for row in records(cell)
     )
-    return f"not measurable: the intact score is not above chance ({scores})"
+    return f"not measurable: the intact score is not shown to be above chance ({scores})"
 
 
 def describe_family(
-    line: dict[str, Any], reason: str, tasks_left_out: list[str], evidence: str
+    line: dict[str, Any], lean: int, reason: str, tasks_left_out: list[str], evidence: str
 ) -> str:
     """Return the sentence for column `claim` of `Roles.frame`; only `reason` if that is not empty.
 
     Args:
         line: the family's row of `Roles.frame`.
+        lean: as in `describe_lean`.
         reason: why harm is not measurable; empty if it is measurable.
         tasks_left_out: the tasks that are not above chance.
         evidence: text on the kinds of ablation under which this was seen.
@@ -55,14 +56,20 @@ def describe_family(
         *([f"{BETTER_WITHOUT}: {format_layers(line['helps'])}"] if line["helps"] else []),
         f"undecided: {len(line['undecided'])}",
     ]
-    text = f"{'; '.join(words)}. {describe_lean(line)} ({evidence})."
-    return (
-        f"{text} Without {', '.join(tasks_left_out)}: not above chance." if tasks_left_out else text
-    )
+    text = f"{'; '.join(words)}. {describe_lean(line, lean)} ({evidence})."
+    if not tasks_left_out:
+        return text
+    return f"{text} Without {', '.join(tasks_left_out)}: not shown to be above chance."
 
 
-def describe_lean(line: dict[str, Any]) -> str:
-    """Return text that says whether early or late layers matter more, or that this is not shown."""
+def describe_lean(line: dict[str, Any], lean: int) -> str:
+    """Return text that says whether early or late layers matter more, or that this is not shown.
+
+    Args:
+        line: the family's row of `Roles.frame`.
+        lean: 1 if early layers are shown to matter more, -1 if late ones are, else 0, by intervals
+            that hold for all families of the protocol together.
+    """
     estimate, low, high = (float(line[k]) for k in ("early_minus_late", "ci_low", "ci_high"))
     if math.isnan(estimate):
         return (
@@ -70,9 +77,9 @@ def describe_lean(line: dict[str, Any]) -> str:
             "first and the last third"
         )
     shown = format_estimate(estimate, low, high)
-    if low > 0:
+    if lean > 0:
         return f"Early layers matter more than late ones: {shown}"
-    if high < 0:
+    if lean < 0:
         return f"Late layers matter more than early ones: {shown}"
     return f"No difference of early and late layers is shown: {shown}"
 

@@ -29,6 +29,7 @@ from layerroles.results import (
     check_unambiguous,
     conditions_of,
     find_waiting,
+    nearer_of_both_chances,
     records,
     verdict_levels,
 )
@@ -195,6 +196,7 @@ class Harms:
         *,
         at: str | None = None,
         level: float = stats.LEVEL,
+        guessed: bool = True,
     ) -> stats.Contrast:
         """Return a weighted sum of the harms of places, averaged over the tasks with skill.
 
@@ -207,15 +209,15 @@ class Harms:
             weights: map of places (layer, head) to weights.
             at: the positions at which the conditions act; `self.at` by default.
             level: confidence level of the interval.
+            guessed: see `Cell.harm`.
         """
         at = at or self.at
-        key = (family, protocol, tuple(weights.items()), at, level)
+        cells = [self._cell_by_key[task, protocol] for task in self.tasks(family, protocol)]
+        guessed = guessed or not any(cell.guesses for cell in cells)
+        key = (family, protocol, tuple(weights.items()), at, level, guessed)
         if key not in self._sums:
             self._sums[key] = stats.mean_of(
-                [
-                    self.cell_harm(self._cell_by_key[task, protocol], weights, at, level=level)
-                    for task in self.tasks(family, protocol)
-                ]
+                [self.cell_harm(cell, weights, at, level=level, guessed=guessed) for cell in cells]
             )
         return self._sums[key]
 
@@ -247,6 +249,7 @@ class Harms:
         at: str | None = None,
         *,
         level: float = stats.LEVEL,
+        guessed: bool = True,
     ) -> stats.Contrast:
         """Return mean harm of the first third of layers minus that of the last third.
 
@@ -257,7 +260,48 @@ class Harms:
         if not early:
             return stats.NO_CONTRAST
         weights = self.mean_over(early) | self.mean_over(late, -1.0)
-        return self.harm(family, protocol, weights, at=at, level=level)
+        return self.harm(family, protocol, weights, at=at, level=level, guessed=guessed)
+
+    def difference(
+        self,
+        one: tuple[str, str],
+        two: tuple[str, str],
+        weights: Mapping[Place, float],
+        *,
+        at: str | None = None,
+        level: float = stats.LEVEL,
+    ) -> stats.Contrast:
+        """Return a weighted sum of harms in one family and protocol minus that in another.
+
+        Computed under both chances (see `nearer_of_both_chances`). For the other arguments, see
+        `harm`.
+        """
+
+        def difference(*, guessed: bool) -> stats.Contrast:
+            harms = [
+                self.harm(*key, weights, at=at, level=level, guessed=guessed) for key in (one, two)
+            ]
+            return stats.difference_of(*harms)
+
+        return nearer_of_both_chances(difference)
+
+    def early_minus_late_difference(
+        self,
+        one: tuple[str, str],
+        two: tuple[str, str],
+        *,
+        at: str | None = None,
+        level: float = stats.LEVEL,
+    ) -> stats.Contrast:
+        """Return `early_minus_late` of one family and protocol minus that of another.
+
+        Computed under both chances, as `difference` is.
+        """
+        early, _, late = self.thirds()
+        if not early:
+            return stats.NO_CONTRAST
+        weights = self.mean_over(early) | self.mean_over(late, -1.0)
+        return self.difference(one, two, weights, at=at, level=level)
 
     def thirds(self) -> tuple[range, range, range]:
         """Return the first third of the model's layers, the middle, and the last third."""

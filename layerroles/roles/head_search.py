@@ -25,7 +25,7 @@ import pandas as pd
 from layerroles import stats
 from layerroles.errors import InputError
 from layerroles.notebook_display import as_html, as_text
-from layerroles.results import SweepResult
+from layerroles.results import CRITICAL, SweepResult
 from layerroles.roles.critical_heads import heads_of
 from layerroles.sites import Site
 
@@ -135,8 +135,8 @@ class HeadSearch:
         heads = heads[heads["harm"].notna()]
         if heads.empty:
             raise InputError(
-                "no skill is measurable: the intact model is not above chance; use more examples "
-                "or a task that it can do"
+                "no skill is measurable: the intact model is not shown to be above chance; use "
+                "more examples or a task that it can do"
             )
         frames = []
         for (family, protocol), rows in heads.groupby(["family", "protocol"], sort=False):
@@ -169,7 +169,9 @@ class FoundHeads:
             confirmed), screened_out (not confirmed), audited, hits (wanted and audited), and
             missed, missed_low, missed_high (the estimated number of wanted heads among all that
             were screened out, with its 95% interval; NaN if none was audited). An audited head
-            counts as a top head if its harm exceeds the smallest harm of the confirmed top heads.
+            counts as critical by its verdict, and for `missed_high` also if its interval reaches
+            above 0.2. It counts as a top head if its harm exceeds the smallest harm of the
+            confirmed top heads.
     """
 
     frame: pd.DataFrame
@@ -191,19 +193,21 @@ def _count_misses(judged: pd.DataFrame, top: int) -> list[dict[str, object]]:
     audited = judged[judged["stage"] == AUDITED]
     n_screened_out = len(judged) - len(confirmed)
     top_harms = confirmed["harm"].astype(float).nlargest(top)
+    n_critical = int((audited["verdict"] == "critical").sum())
+    n_top = int((audited["harm"].astype(float) > top_harms.min()).sum())
+    # For each: found, hits among the audited, and the most hits that their intervals allow.
     wanted = {
         "critical": (
             int((confirmed["verdict"] == "critical").sum()),
-            int((audited["verdict"] == "critical").sum()),
+            n_critical,
+            int((audited["harm_high"].astype(float) >= CRITICAL).sum()),
         ),
-        f"top {len(top_harms)}": (
-            len(top_harms),
-            int((audited["harm"].astype(float) > top_harms.min()).sum()),
-        ),
+        f"top {len(top_harms)}": (len(top_harms), n_top, n_top),
     }
     rows = []
-    for name, (n_found, n_hits) in wanted.items():
+    for name, (n_found, n_hits, n_most) in wanted.items():
         missed, interval = stats.sampled_total(n_hits, len(audited), n_screened_out)
+        _, most = stats.sampled_total(n_most, len(audited), n_screened_out)
         rows.append(
             {
                 "family": judged["family"].iloc[0],
@@ -215,7 +219,7 @@ def _count_misses(judged: pd.DataFrame, top: int) -> list[dict[str, object]]:
                 "hits": n_hits,
                 "missed": missed,
                 "missed_low": interval.low,
-                "missed_high": interval.high,
+                "missed_high": most.high,
             }
         )
     return rows

@@ -9,6 +9,7 @@ larger over the first third of layers than over the last third.
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 from layerroles import stats
@@ -75,7 +76,10 @@ def _claims_on_shallow(kinds: Sequence[AblationKind], control: str) -> Iterator[
         if first.measured(*control_key).empty:
             # The claim is about the excess over copying, which is not known.
             undecided = [mark_undecided(finding) for finding in alone]
-            note = "the copying control is not above chance: whether any text leans so is not known"
+            note = (
+                "the copying control is not shown to be above chance: whether any text leans so is "
+                "not known"
+            )
             yield Claim(SHALLOW[family], family, protocol, undecided, missing, keys, note=note)
             continue
         leans_beyond = partial(_difference_over_depth, key=key, other=control_key)
@@ -99,16 +103,20 @@ def _compare_with_copying(
         both_findings: findings on the claim about both numbers together.
     """
     statuses = [decide_status(findings)[0] for findings in (alone, beyond, both_findings)]
-    return _describe_against_copying(verb, *statuses)
+    return _describe_against_copying(
+        verb, *statuses, no_more=f"no more than copying: {verb}, as any text does"
+    )
 
 
-def _describe_against_copying(verb: str, alone: str, beyond: str, both_statuses: str) -> str:
+def _describe_against_copying(
+    verb: str, alone: str, beyond: str, both_statuses: str, *, no_more: str
+) -> str:
     if both_statuses == "supported":
         return f"{verb} more than any text does"
     if alone != "supported":
         return ""
     if beyond == "contradicted":
-        return f"no more than copying: {verb}, as any text does"
+        return no_more
     return f"{verb}; not shown to do so beyond copying"
 
 
@@ -120,25 +128,41 @@ def _difference_over_depth(
     harms: Harms, key: Key, other: Key, quantity: str = "beyond copying"
 ) -> Number:
     """Return the early minus late harm of the family `key` minus that of the family `other`."""
+    return measure_number(
+        harms, quantity, lambda at: harms.early_minus_late_difference(key, other, at=at)
+    )
 
-    def measured(at: str) -> stats.Contrast:
-        return stats.difference_of(
-            harms.early_minus_late(*key, at), harms.early_minus_late(*other, at)
-        )
 
-    return measure_number(harms, quantity, measured)
+def _late_difference(harms: Harms, key: Key, other: Key, quantity: str) -> Number:
+    """Return the mean harm of the last third of layers in `key` minus that in `other`."""
+    *_, late = harms.thirds()
+    weights = harms.mean_over(late)
+    return measure_number(harms, quantity, lambda at: harms.difference(key, other, weights, at=at))
 
 
 def _claims_on_order(kinds: Sequence[AblationKind]) -> Iterator[Claim]:
+    """Yield claims that reasoning leans on deeper layers than retrieval.
+
+    A smaller difference between early and late layers is not enough, since it is also that of a
+    family that every layer harms less: reasoning has to need the last third more than retrieval.
+    """
     first = kinds[0].harms
-    quantity = "early minus late, retrieval minus reasoning"
     for protocol in dict.fromkeys(protocol for _, protocol in first.keys):
         keys = ("retrieval", protocol), ("reasoning", protocol)
         if set(keys) <= set(first.keys):
-            leans_more = partial(
-                _difference_over_depth, key=keys[0], other=keys[1], quantity=quantity
+            leans_less = partial(
+                _difference_over_depth,
+                key=keys[0],
+                other=keys[1],
+                quantity="early minus late, retrieval minus reasoning",
             )
-            findings = find_by_kind(kinds, keys, [leans_more])
+            needs_late = partial(
+                _late_difference,
+                key=keys[1],
+                other=keys[0],
+                quantity="last third, reasoning minus retrieval",
+            )
+            findings = find_by_kind(kinds, keys, [leans_less, needs_late])
             missing = describe_unmeasured_families(first, keys)
             yield Claim(ORDER, "reasoning", protocol, findings, missing, keys)
 
@@ -159,8 +183,24 @@ def _claims_on_deep(kinds: Sequence[AblationKind], control: str) -> Iterator[Cla
                 for subtracted in (control, None)
             )
             missing = describe_unmeasured_families(first, [(family, protocol)])
-            note = _compare_with_copying("needs them", alone, beyond, beyond)
-            yield Claim(DEEP, family, protocol, beyond, missing, keys, note=note)
+            both_findings = list(map(_join_needs, alone, beyond))
+            statuses = [decide_status(findings)[0] for findings in (alone, beyond, both_findings)]
+            note = _describe_against_copying(
+                "needs them", *statuses, no_more="needs them, but not both thirds more than copying"
+            )
+            yield Claim(DEEP, family, protocol, both_findings, missing, keys, note=note)
+
+
+def _join_needs(alone: Finding, beyond: Finding) -> Finding:
+    """Return the finding of one kind on both: that layers are needed, and beyond copying.
+
+    It is `beyond` where that does not show the claim, or `alone` shows it too; else `alone`, since
+    copying that gets better without a layer is no need of it.
+    """
+    if beyond.sign <= 0 or alone.sign > 0:
+        return beyond
+    words = f"{beyond.words}, {alone.words.partition(': ')[2]}"
+    return replace(alone, words=words, numbers=beyond.numbers + alone.numbers)
 
 
 def _judge_need(kind: AblationKind, protocol: str, control: str | None) -> Finding:
@@ -179,6 +219,7 @@ def _judge_need(kind: AblationKind, protocol: str, control: str | None) -> Findi
     if control is not None and not harms.tasks(control, protocol):
         reason = f"it takes the copying control (family {control}), above chance"
         return make_empty_finding(kind, reason)
+    quantity = "mean harm" if control is None else "mean harm beyond copying"
     needs = {at: [_Need(harms, protocol, control, part, at) for part in parts] for at in harms.ats}
     signs = [min(need.sign for need in at_position) for at_position in needs.values()]
     judged = dict(zip(("middle", "last third"), needs[harms.at], strict=True))
@@ -190,7 +231,7 @@ def _judge_need(kind: AblationKind, protocol: str, control: str | None) -> Findi
         first_token_kept = [format_estimate(*need.mean.numbers) for need in needs[AFTER_FIRST]]
         words.append(f"with the first token kept {' and '.join(first_token_kept)}")
     numbers = tuple(
-        make_record(kind.ablation, f"mean harm beyond copying, {name}", need.mean)
+        make_record(kind.ablation, f"{quantity}, {name}", need.mean)
         for name, need in judged.items()
         if need.mean.known
     )
@@ -203,7 +244,7 @@ def _judge_need(kind: AblationKind, protocol: str, control: str | None) -> Findi
         kind.ablation,
         kind.mechanism,
         sign,
-        f"{kind.ablation}: mean harm beyond copying, {', '.join(words)}",
+        f"{kind.ablation}: {quantity}, {', '.join(words)}",
         numbers,
         max_known(need.needed for need in open_needs),
         is_open=not sign and not all(need.is_near for need in undecided),
@@ -228,12 +269,10 @@ class _Need:
         self, harms: Harms, protocol: str, control: str | None, part: range, at: str
     ) -> None:
         def beyond(layers: Iterable[int], level: float = stats.LEVEL) -> stats.Contrast:
-            weights = harms.mean_over(layers)
-            harm = harms.harm("reasoning", protocol, weights, at=at, level=level)
+            weights, key = harms.mean_over(layers), ("reasoning", protocol)
             if control is None:
-                return harm
-            copying = harms.harm(control, protocol, weights, at=at, level=level)
-            return stats.difference_of(harm, copying)
+                return harms.harm(*key, weights, at=at, level=level)
+            return harms.difference(key, (control, protocol), weights, at=at, level=level)
 
         self.mean = beyond(part)
         mean_number = Number("", self.mean)

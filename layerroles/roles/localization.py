@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -74,8 +74,9 @@ def localize(
     layers = tabulate_verdicts(harms)
     second_kinds = [kind for kind in kinds[1:] if kind.mechanism not in ("", kinds[0].mechanism)]
     summary = _summarize(harms, layers)
+    leans = _find_leanings(harms)
     summary["claim"] = [
-        _describe_row(line._asdict(), harms, [kind.harms for kind in second_kinds])
+        _describe_row(line._asdict(), leans, harms, [kind.harms for kind in second_kinds])
         for line in records(summary)
     ]
     roles = Roles(
@@ -94,7 +95,7 @@ def localize(
         only = Sentence(interim_sentence(roles.interim), "setting")
         return dataclasses.replace(roles, sentences=(only,))
     sentences = verdict_sentences(
-        roles, _make_setting(result, harms, [kind.ablation for kind in second_kinds])
+        roles, _make_setting(result, harms, leans, [kind.ablation for kind in second_kinds])
     )
     return dataclasses.replace(roles, sentences=tuple(sentences))
 
@@ -172,9 +173,7 @@ def _measure_contrasts(harms: Harms) -> pd.DataFrame:
     for first, second in itertools.combinations(harms.keys, 2):
         (family, protocol), (other, other_protocol) = first, second
         if protocol == other_protocol:
-            difference = stats.difference_of(
-                harms.early_minus_late(*first), harms.early_minus_late(*second)
-            )
+            difference = harms.early_minus_late_difference(first, second)
             rows.append(
                 ("early_minus_late", harms.at, protocol, family, other, *difference.numbers)
             )
@@ -195,7 +194,12 @@ def _measure_contrasts(harms: Harms) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def _describe_row(row: dict[str, Any], harms: Harms, second: list[Harms]) -> str:
+def _describe_row(
+    row: dict[str, Any],
+    leans: Mapping[tuple[str, str], int],
+    harms: Harms,
+    second: list[Harms],
+) -> str:
     family, protocol = str(row["family"]), str(row["protocol"])
     cell = harms.intact_rows(family, protocol)
     if harms.interim and cell["above_chance"].any():
@@ -209,10 +213,16 @@ def _describe_row(row: dict[str, Any], harms: Harms, second: list[Harms]) -> str
         both_hold = holds and other.holds_with_first_token_kept(family, protocol)
         evidence.append(describe_agreement(row, contrast, other.ablation, both_hold))
     tasks_left_out = list(cell.loc[~cell["above_chance"], "task"])
-    return describe_family(row, explain_unmeasurable(cell), tasks_left_out, ", ".join(evidence))
+    lean, reason = leans[family, protocol], explain_unmeasurable(cell)
+    return describe_family(row, lean, reason, tasks_left_out, ", ".join(evidence))
 
 
-def _make_setting(result: SweepResult, harms: Harms, second: Sequence[str]) -> Setting:
+def _make_setting(
+    result: SweepResult,
+    harms: Harms,
+    leans: Mapping[tuple[str, str], int],
+    second: Sequence[str],
+) -> Setting:
     model = result.manifest.get("model", {})
     return Setting(
         model=str(model.get("name", "the model")),
@@ -225,7 +235,7 @@ def _make_setting(result: SweepResult, harms: Harms, second: Sequence[str]) -> S
         control=CONTROL,
         noise_floor=result.noise_floor(),
         tasks=harms.precision(),
-        leans=_find_leanings(harms),
+        leans=leans,
         apart=_find_differences(harms),
         only_needed=bool(result.manifest.get("only_needed", False)),
         decided=describe_decided(result),
@@ -258,8 +268,9 @@ def _find_differences(harms: Harms) -> frozenset[tuple[str, str, str, str]]:
         pairs = list(itertools.combinations(families, 2))
         for first, second in pairs:
             level = _simultaneous_level(len(pairs))
-            depths = [harms.early_minus_late(f, protocol, level=level) for f in (first, second)]
-            if sign_of(stats.difference_of(*depths).interval):
+            keys = (first, protocol), (second, protocol)
+            difference = harms.early_minus_late_difference(*keys, level=level)
+            if sign_of(difference.interval):
                 differences.add((harms.at, protocol, first, second))
         for family in families if harms.after_first else ():
             level = _simultaneous_level(len(families))

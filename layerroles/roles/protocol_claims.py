@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from layerroles import stats
-from layerroles.results import CellPair, cells_of, pairs_of
+from layerroles.results import CellPair, cells_of, nearer_of_both_chances, pairs_of
 from layerroles.roles.claim_findings import (
     AblationKind,
     Finding,
@@ -161,10 +161,7 @@ def mean_harm_apart(
     family, with skill under both. The difference is averaged over such tasks. `stats.NO_CONTRAST`
     if there are no such questions, or if not all layers of the model were swept.
 
-    Where chance is the score of the best guess (`Cell.guesses`), harm is computed in two ways. With
-    this chance, it is overestimated, since a broken model scores below a guess; with that of a
-    random choice (0 if answers are not chosen), it is underestimated. Of the two differences, the
-    one nearer 0 is returned, with an interval that covers both intervals.
+    Computed under both chances (see `nearer_of_both_chances`).
     """
     if len(harms.swept) < harms.n_layers:
         return stats.NO_CONTRAST
@@ -179,7 +176,7 @@ def mean_harm_apart(
 
     return stats.mean_of(
         [
-            stats.spanning(difference(pair, guessed=True), difference(pair, guessed=False))
+            nearer_of_both_chances(partial(difference, pair))
             for pair in _pairs(harms, family, protocol, other)
             if _has_skill(harms, pair)
         ]

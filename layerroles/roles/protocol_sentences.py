@@ -123,9 +123,7 @@ def _format_pair(pair: Any) -> str:
     low, high = line["ci_low"], line["ci_high"]
     if high < 0:
         earlier, later, sign, low, high = later, earlier, -1.0, -high, -low
-    return (
-        f"{earlier} earlier than {later} by {format_estimate(sign * line['difference'], low, high)}"
-    )
+    return f"{earlier} more than {later} by {format_estimate(sign * line['difference'], low, high)}"
 
 
 def _say_layers(

@@ -92,6 +92,9 @@ class Robustness:
         bounds = format_bounds(interval.low, interval.high, 2)
         text = (
             f"Beyond sampling error, set-ups differ by a standard deviation of {value:.2f}{bounds}"
+            if interval.low > 0
+            else "Set-ups are not shown to differ beyond sampling error (standard deviation "
+            f"{value:.2f}{bounds})"
         )
         factors = self.spread.dropna(subset=["range"])
         if factors.empty:

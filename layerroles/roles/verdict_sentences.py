@@ -45,7 +45,7 @@ _EMERGES = {
 }
 _TOP = {
     "retrieval_score": "Retrieval score, the heads that copy the largest share of the evidence "
-    "where the model wrote at least half of it",
+    "where the model wrote at least half of it (as the largest of many, overestimated)",
     "similarity": "Similarity, the layers that change the stream least",
     "attribution": "Direct attribution, the layers that write most of the answer's logit",
 }
@@ -125,7 +125,7 @@ def _say_noise(floor: pd.DataFrame) -> list[str]:
     shares = [f"{r.n_changed} of {r.n} to {r.task} ({r.protocol})" for r in records(noisy)]
     return [
         f"Other batches, which only round otherwise, change these answers of the intact model: "
-        f"{', '.join(shares)}. An effect on as few answers as that is none."
+        f"{', '.join(shares)}. An effect on as few answers as that may be rounding."
     ]
 
 
@@ -212,8 +212,8 @@ def _say_attention(rows: pd.DataFrame) -> str:
         for family, part in rows.groupby("family", sort=False)
     ]
     return (
-        f"Attention, the heads with the largest mean share on the evidence (and what even "
-        f"attention would give): {'; '.join(families)}."
+        f"Attention, the heads with the largest mean share on the evidence, which as the largest "
+        f"of many is overestimated (and what even attention would give): {'; '.join(families)}."
     )
 
 

@@ -104,4 +104,4 @@ def test_family_without_skill_gives_a_one_line_error(
 ) -> None:
     assert prune("facts", tmp_path / "run", "--drop", "1") == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("layerroles: error: family 'knowledge' has no skill above chance under")
+    assert error.startswith("layerroles: error: family 'knowledge' is not shown to be above chance")

@@ -1,12 +1,19 @@
 """The same questions with and without a context, compared one by one."""
 
+import re
 from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from benchmarks.simulated import Simulation, Truth, claims_of
+from benchmarks.simulated import (
+    Simulation,
+    Truth,
+    claims_of,
+    with_guesses,
+    without_any_answer,
+)
 from layerroles.roles import localize
 from layerroles.roles.added_context_claims import CONTEXT
 
@@ -43,6 +50,24 @@ def test_where_nothing_changes_nothing_is_claimed() -> None:
     assert robust["supported"] <= 1, robust
 
 
+def test_a_layer_without_which_nothing_is_right_changes_with_no_context() -> None:
+    simulation = Simulation(contexts(FLAT, FLAT), n=200, shared=True)
+    for seed in range(10):
+        result = with_guesses(without_any_answer(simulation.draw(seed), {0}), {TOLD: 0.25})
+        row = claims_of(result).set_index("claim").loc[CONTEXT]
+        assert row["status"] != "supported", row["evidence"]
+
+
+def test_the_largest_change_of_many_is_named_with_an_interval_for_all() -> None:
+    simulation = Simulation(contexts([0.2] * 15, [0.2] * 15), n=200, shared=True, kinds=("skip",))
+    n_apart = 0
+    for seed in range(40):
+        row = claims_of(simulation.draw(seed)).set_index("claim").loc[CONTEXT]
+        low, high = map(float, re.search(r"L\d+ \S+ \[(\S+), (\S+)\]", row["evidence"]).groups())
+        n_apart += low > 0 or high < 0
+    assert n_apart <= 4
+
+
 def test_at_the_smallest_effect_nothing_is_claimed() -> None:
     # One layer of nine differs from their mean change by exactly .05.
     told = [0.05] * 4 + [0.05 + 0.05 * 9 / 8] + [0.05] * 4
@@ -67,7 +92,7 @@ def test_changed_layers_are_found_by_a_paired_test_with_holm_correction() -> Non
     (omnibus,) = result.agreement()["p"]
     assert omnibus <= 1e-3
     evidence = localize(result).claims.set_index("claim").loc[CONTEXT, "evidence"]
-    assert "layers whose harm changes (Holm): 4" in evidence
+    assert "beyond their mean change L4 " in evidence
     assert evidence.endswith(f"{TOLD} against {BARE}")
 
 

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from benchmarks.simulated import Simulation, claims_of
+from benchmarks.simulated import Simulation, claims_of, with_guesses, without_any_answer
 from layerroles.roles import localize
 from layerroles.roles.base_model_claims import ROBUST
 
@@ -29,6 +29,38 @@ def test_model_is_compared_with_its_base() -> None:
     assert robust(0.3, 0.25, draws=40)["supported"] <= 2
     alone = localize(Simulation({("reasoning", G): [0.5] * 9}, n=50).draw(0), ablation="skip")
     assert ROBUST not in set(alone.claims["claim"])
+
+
+@pytest.mark.parametrize("run", ["base", "model"])
+def test_a_run_that_kept_the_first_token_needs_the_other_to_have_kept_it(run: str) -> None:
+    """All harm of the base is to a layer that may be a sink."""
+    even = {("reasoning", G): [0.05] * 6}
+    base = Simulation(
+        {("reasoning", G): [0.9] + [0.05] * 5}, n=600, spared=even if run == "base" else None
+    )
+    model = Simulation(even, n=600, spared=even if run == "model" else None)
+    row = claims_of(model.draw(1), base=base.draw(0)).set_index("claim").loc[ROBUST]
+    assert row["status"] == "not shown"
+    assert "not known with the first token kept" in row["evidence"]
+    both = [Simulation(s.truth, n=600, spared=even) for s in (model, base)]
+    row = claims_of(both[0].draw(1), base=both[1].draw(0)).set_index("claim").loc[ROBUST]
+    assert "not known" not in row["evidence"]
+    assert row["status"] != "supported"
+
+
+def test_a_base_nearer_chance_is_not_less_robust_for_it() -> None:
+    """Without a third of the layers, no answer of either model is right."""
+    truth = {("reasoning", G): [0.0] * 6}
+    for seed in range(5):
+        base, model = (
+            with_guesses(
+                without_any_answer(Simulation(truth, skill=skill).draw(2 * seed + which), {0, 1}),
+                {"reasoning": 0.2},
+            )
+            for which, skill in enumerate((0.4, 0.8))
+        )
+        row = claims_of(model, base=base).set_index("claim").loc[ROBUST]
+        assert row["status"] != "supported", row["evidence"]
 
 
 def test_a_base_under_one_kind_decides_nothing() -> None:

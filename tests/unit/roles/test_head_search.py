@@ -1,5 +1,6 @@
 """The two-stage search finds heads that are known to matter, and knows how many it missed."""
 
+import itertools
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from scipy.stats import hypergeom
 import layerroles as lr
 from layerroles import stats
 from layerroles.plants import Plant
+from tests.support.scripted_result import scripted_result
 
 
 @cache
@@ -74,9 +76,27 @@ def test_the_audit_counts_what_a_bad_screen_misses(tmp_path: Path) -> None:
     found = search.judge(confirmed(search, "reasoning", tmp_path), top=2)
     missed = found.misses.set_index("wanted")
     assert missed.loc["critical", ["found", "hits", "missed"]].tolist() == [0, 3, 3]
-    # All were looked at, so that nothing is left to be unsure of.
-    assert missed.loc["critical", ["missed_low", "missed_high"]].tolist() == [3, 3]
+    # All were looked at: only heads whose interval reaches above 0.2 are left to be unsure of.
+    open_ = found.frame[(found.frame["stage"] == "audited") & (found.frame["harm_high"] >= 0.2)]
+    assert missed.loc["critical", ["missed_low", "missed_high"]].tolist() == [3, len(open_)]
     assert missed.loc["top 2", "hits"] == 3
+
+
+def test_heads_whose_verdict_is_open_may_be_missed_ones() -> None:
+    """All 29 heads screened out cost .3, which 48 questions rarely show to be above .2."""
+    rng, n_covered = np.random.default_rng(0), 0
+    places = list(itertools.product(range(5), range(6)))
+    scores = pd.Series(np.arange(30.0), index=pd.MultiIndex.from_tuples(places))
+    search = lr.HeadSearch(scores, confirm=1, audit=29)
+    for _ in range(20):
+        intact = (np.arange(48) < 40).astype(float)
+        heads = {f"zero L{i}.H{j}": intact * (rng.random(48) >= 0.3) for i, j in places}
+        cells = {("retrieval", "generation"): {"intact": intact, **heads}}
+        found = search.judge(scripted_result(cells, n_layers=5, n_heads=6))
+        missed = found.misses.set_index("wanted").loc["critical"]
+        assert missed["hits"] < 29
+        n_covered += missed["missed_low"] <= 29 <= missed["missed_high"]
+    assert n_covered >= 18
 
 
 def test_the_interval_of_the_missed_covers_the_truth() -> None:

@@ -11,11 +11,17 @@ import pandas as pd
 import pytest
 
 from benchmarks.coverage_tables import CLAIMS, apart, statuses
-from benchmarks.simulated import Simulation, claims_of, copied
+from benchmarks.simulated import (
+    Simulation,
+    claims_of,
+    copied,
+    with_guesses,
+    without_any_answer,
+)
 from layerroles.results import SweepResult
 from layerroles.roles import localize
 from layerroles.roles.claim_findings import SMALLEST
-from layerroles.roles.literature import DEEP, SHALLOW
+from layerroles.roles.literature import DEEP, ORDER, SHALLOW
 from layerroles.roles.protocol_claims import MORE
 from tests.support.scripted_result import scripted_result
 
@@ -54,6 +60,44 @@ def test_one_deep_layer_is_enough_to_be_needed_and_to_contradict_nothing() -> No
     assert found["supported"] >= 18
     little = {**alone, ("reasoning", G): [0.0] * 6 + [0.25] + [0.0] * 5 + [0.25] + [0.0] * 2}
     assert statuses(little, N, 20)[DEEP]["contradicted"] == 0
+
+
+def test_a_profile_of_half_the_size_leans_on_no_deeper_layers() -> None:
+    same_depth = {
+        ("retrieval", G): [0.6] * 5 + [0.0] * 10,
+        ("reasoning", G): [0.3] * 5 + [0.0] * 10,
+    }
+    found = statuses(same_depth, N, 20)[ORDER]
+    assert found["contradicted"] >= 18, found
+
+
+def test_copying_that_gets_better_without_layers_is_no_need_of_them() -> None:
+    unneeded = {("reasoning", G): [0.0] * LAYERS, ("language", G): [-0.2] * LAYERS}
+    found = statuses(unneeded, N, 20)[DEEP]
+    assert found["contradicted"] >= 18, found
+
+
+def test_what_one_third_needs_beyond_copying_is_not_said_to_be_as_for_any_text() -> None:
+    truth = {
+        ("reasoning", G): [0.0] * 5 + [0.3] * 5 + [0.12] * 5,
+        ("language", G): [0.0] * 10 + [0.12] * 5,
+    }
+    for seed in range(8):
+        (row,) = claims_of(Simulation(truth, n=800).draw(seed)).to_dict("records")
+        assert row["status"] == "contradicted"
+        assert row["evidence"].endswith("needs them, but not both thirds more than copying")
+
+
+def test_layers_without_which_nothing_is_right_harm_no_family_more() -> None:
+    """Harm is above 1 there if a guess is right a quarter of the time, and 1 if none is."""
+    keys = [(family, G) for family in ("retrieval", "reasoning", "language")]
+    simulation = Simulation({key: [0.05] * 9 for key in keys}, n=200)
+    chances = {"retrieval": 0.25, "reasoning": 0.0, "language": 0.0}
+    for seed in range(10):
+        result = with_guesses(without_any_answer(simulation.draw(seed), {0, 1}), chances)
+        found = claims_of(result).set_index("claim")["status"]
+        assert "supported" not in set(found[[SHALLOW["retrieval"], ORDER, DEEP]]), found
+        assert "families differ" not in localize(result, ablation="skip").verdict
 
 
 def test_claims_alone_are_those_of_localize() -> None:

@@ -263,7 +263,8 @@ def test_a_family_at_chance_is_not_measurable():
     result = synthetic_result(6, 32, intact={("reasoning", "continuation"): 0.28})
     roles = localize(result)
     row = line(roles, "reasoning", "continuation")
-    assert row["claim"].startswith("Not measurable: the intact score is not above chance")
+    not_measurable = "Not measurable: the intact score is not shown to be above chance"
+    assert row["claim"].startswith(not_measurable)
     assert all(row[name] == [] for name in (*VERDICTS, "general", "specific"))
     assert np.isnan(row["early_minus_late"])
     assert "reasoning under continuation: not measurable" in roles.verdict

@@ -193,13 +193,13 @@ def test_reasoning_has_to_need_what_copying_does_not() -> None:
     key = (DEEP, "reasoning", "generation")
     copied = statuses(**options, harms=both, ablations=kinds).loc[key]
     assert copied["status"] == "contradicted"
-    assert copied["evidence"].endswith("needs them, as any text does")
+    assert copied["evidence"].endswith("needs them, but not both thirds more than copying")
     without = statuses(**options, harms=alone, ablations=kinds).loc[key]
     assert without["status"] == "not shown"
     assert "it takes the copying control" in without["evidence"]
     spare = statuses(**options, harms=early, ablations=kinds).loc[key]
     assert spare["status"] == "contradicted"
-    assert "as any text does" not in spare["evidence"]
+    assert "needs them" not in spare["evidence"]
 
 
 def test_more_of_the_depth_under_generation_than_under_likelihood() -> None:

@@ -73,6 +73,8 @@ def test_shared_errors_make_differences_more_certain() -> None:
     rho = np.full((8, 8), 0.98) + 0.02 * np.eye(8)
     shared = judge_setups(table, FACTORS, claim="x", smallest=0.05, correlation=rho)
     assert alone.between_sd.interval.low == 0
+    assert "Set-ups are not shown to differ beyond sampling error" in alone.sentence
+    assert "Beyond sampling error, set-ups differ by" in shared.sentence
     assert shared.between_sd.interval.low > 0
     assert shared.sampling_sd < alone.sampling_sd
 

@@ -61,8 +61,12 @@ def test_no_depth_lean_is_reported_where_there_is_none() -> None:
         r"late layers matter more for",
         r"families differ in this",
     )
-    found = count_draws(Simulation(EVEN, **SKIP), *map(text, patterns))
+    found = count_draws(Simulation(EVEN, **SKIP), *map(text, patterns), is_a_family_said_to_lean)
     assert max(found) <= 0.05 * DRAWS, found
+
+
+def is_a_family_said_to_lean(roles: Roles) -> bool:
+    return bool(roles.frame["claim"].str.contains("matter more than").any())
 
 
 def test_existing_difference_is_not_reported_as_missing() -> None:
@@ -163,11 +167,7 @@ def test_a_second_kind_agrees_only_where_it_leans_alike() -> None:
 
 def test_a_single_family_leans_where_its_interval_says_so() -> None:
     even = Simulation({("retrieval", G): [0.25] * 6}, **SKIP)
-
-    def leans(roles: Roles) -> bool:
-        return "matter more than" in roles.frame["claim"].iloc[0]
-
-    (found,) = count_draws(even, leans)
+    (found,) = count_draws(even, is_a_family_said_to_lean)
     assert found <= 0.05 * DRAWS
 
 
