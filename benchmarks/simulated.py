@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from layerroles.results import BUILT_IN, SweepResult
-from layerroles.roles.claims import decide_claims, measure_kinds
+from layerroles.roles.claims_table import decide_claims, measure_kinds
 
 # Task and protocol -> harm per layer.
 Truth = Mapping[tuple[str, str], Sequence[float]]

@@ -1,7 +1,7 @@
 """The protocol of an lm-eval task: lm-eval makes the requests and scores the answers.
 
 lm-eval builds `Instance`s from a document, the engine answers them, and lm-eval filters and scores
-the answers (`asked_instances`). A condition changes nothing but the answers.
+the answers (`instance_scoring`). A condition changes nothing but the answers.
 """
 
 import functools
@@ -12,7 +12,7 @@ from typing import Any
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.engine import Engine, encode_scored, encode_written
-from layerroles.harness.asked_instances import AskedChoices, AskedTexts
+from layerroles.harness.instance_scoring import AskedChoices, AskedTexts
 from layerroles.harness.task_loading import choose_metric, hash_rules, read_generation_options
 from layerroles.harness.tasks import LmEval
 from layerroles.models import chat_text, prepared

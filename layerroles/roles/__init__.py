@@ -35,9 +35,9 @@ from layerroles.results import judge_interval as judge_interval
 from layerroles.roles.claim_findings import SMALLEST as SMALLEST
 from layerroles.roles.claim_findings import Finding as Finding
 from layerroles.roles.claim_status import Claim as Claim
-from layerroles.roles.claims import CONTROL as CONTROL
-from layerroles.roles.claims import claims_on_layers as claims_on_layers
-from layerroles.roles.claims import describe_decided as describe_decided
+from layerroles.roles.claims_table import CONTROL as CONTROL
+from layerroles.roles.claims_table import claims_on_layers as claims_on_layers
+from layerroles.roles.claims_table import describe_decided as describe_decided
 from layerroles.roles.critical_heads import carried_by_few as carried_by_few
 from layerroles.roles.critical_heads import heads_of as heads_of
 from layerroles.roles.harms import Harms as Harms

@@ -15,7 +15,7 @@ import layerroles as lr
 from layerroles.engine import Score, Writing
 from layerroles.errors import InputError
 from layerroles.harness import task_loading
-from layerroles.harness.asked_instances import AskedTexts
+from layerroles.harness.instance_scoring import AskedTexts
 from layerroles.protocols import Harness
 from tests.support import lm_eval_data as data
 from tests.support.random_models import random_model
