@@ -194,10 +194,10 @@ def _claims_on_deep(kinds: Sequence[AblationKind], control: str) -> Iterator[Cla
 def _join_needs(alone: Finding, beyond: Finding) -> Finding:
     """Return the finding of one kind on both: that layers are needed, and beyond copying.
 
-    It is `beyond` where that does not show the claim, or `alone` shows it too; else `alone`, since
-    copying that gets better without a layer is no need of it.
+    The one of lower sign decides: where copying gets better without a layer, harm beyond copying
+    is no need of that layer.
     """
-    if beyond.sign <= 0 or alone.sign > 0:
+    if beyond.sign <= alone.sign:
         return beyond
     words = f"{beyond.words}, {alone.words.partition(': ')[2]}"
     return replace(alone, words=words, numbers=beyond.numbers + alone.numbers)

@@ -61,8 +61,21 @@ def test_no_depth_lean_is_reported_where_there_is_none() -> None:
         r"late layers matter more for",
         r"families differ in this",
     )
-    found = count_draws(Simulation(EVEN, **SKIP), *map(text, patterns), is_a_family_said_to_lean)
+    found = count_draws(Simulation(EVEN, **SKIP), *map(text, patterns))
     assert max(found) <= 0.05 * DRAWS, found
+
+
+def test_a_familys_row_says_that_it_leans_where_the_verdict_does() -> None:
+    """By intervals for all families; that of a single family excludes 0 more often."""
+    in_verdict = text(r"(early|late) layers matter more for")
+    n_excluding = n_said = 0
+    for seed in range(DRAWS):
+        roles = localize(Simulation(EVEN, **SKIP).draw(seed), ablation="skip")
+        assert is_a_family_said_to_lean(roles) == in_verdict(roles)
+        n_said += is_a_family_said_to_lean(roles)
+        ends = roles.frame[["ci_low", "ci_high"]]
+        n_excluding += bool(((ends["ci_low"] > 0) | (ends["ci_high"] < 0)).any())
+    assert n_said < n_excluding
 
 
 def is_a_family_said_to_lean(roles: Roles) -> bool:
