@@ -80,13 +80,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.data:
         families += make_benchmark_tasks(args.data, args.out / "data", only="hellaswag")
     contexts = []
-    if IN_CONTEXTS in args.tasks:
+    in_contexts = [name for name in args.protocols if name != "exact"]
+    if IN_CONTEXTS in args.tasks and in_contexts:
         contexts = [lr.task("facts", context=context) for context in CONTEXTS]
     model = lr.load(args.model, dtype=args.dtype)
     conditions = make_layer_conditions(model, thorough=True)
     sweeps = {
         "layers": (families, args.protocols),
-        IN_CONTEXTS: (contexts, [name for name in args.protocols if name != "exact"]),
+        IN_CONTEXTS: (contexts, in_contexts),
     }
     folders = {name: args.out / name for name, (tasks, _) in sweeps.items() if not tasks}
     results = read_earlier_results(folders, provenance(model))

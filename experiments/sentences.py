@@ -51,9 +51,11 @@ def describe_lean_difference(words: str, result: lr.SweepResult, one: Cell, two:
 
     Questions that both ask are paired. Nothing is shown by a run that is not finished.
     """
-    change, low, high = stats.difference_of(
-        estimate_lean(result, *two), estimate_lean(result, *one)
-    ).numbers
+    with_chance, without = (
+        stats.difference_of(*(estimate_lean(result, *cell, guessed=guessed) for cell in (two, one)))
+        for guessed in (True, False)
+    )
+    change, low, high = stats.spanning(with_chance, without).numbers
     if math.isnan(change):
         return f"{words}: cannot be compared, one of them is not shown to be above chance."
     end = "early" if change > 0 else "late"
@@ -62,13 +64,19 @@ def describe_lean_difference(words: str, result: lr.SweepResult, one: Cell, two:
     return f"{words}: {verdict}, {format_interval(change, low, high)}."
 
 
-def estimate_lean(result: lr.SweepResult, task: str, protocol: str) -> stats.Contrast:
-    """Harm of skipping the first third of layers minus that of the last, of one task."""
+def estimate_lean(
+    result: lr.SweepResult, task: str, protocol: str, *, guessed: bool
+) -> stats.Contrast:
+    """Harm of skipping the first third of layers minus that of the last, of one task.
+
+    `guessed` says whether measured chance is subtracted (see `lr.SweepResult.harm`).
+    """
     rows = result.frame[["condition", "ablation", "part", "at", "layer"]].drop_duplicates()
     layers = select_skipped_blocks(rows).set_index("condition")["layer"].dropna().astype(int)
     n_layers = int(result.manifest["model"]["n_layers"])
     weights = {str(name): weigh_thirds(layer, n_layers) for name, layer in layers.items()}
-    return result.harm(task, protocol, {name: weight for name, weight in weights.items() if weight})
+    weights = {name: weight for name, weight in weights.items() if weight}
+    return result.harm(task, protocol, weights, guessed=guessed)
 
 
 def select_skipped_blocks(table: pd.DataFrame) -> pd.DataFrame:

@@ -135,7 +135,7 @@ def ask_intact(model: Any, task: lr.Task, limit: int | None, out: Path) -> Scree
     sweep = lr.Sweep(model, [task], [], limit=limit or 512, noise_floor=False)
     row = ask(sweep, out).intact().iloc[0]
     above = bool(row["above_chance"])
-    verdict = "swept" if above else "not above chance, so nothing is said of its layers"
+    verdict = "swept" if above else "not shown to be above chance, so nothing is said of its layers"
     return Screened(
         above,
         f"{task.label}, intact: {row['score']:.2f} [{row['score_low']:.2f}, "

@@ -75,8 +75,7 @@ def estimate_change(one: lr.SweepResult, two: lr.SweepResult, what: str) -> stat
         for pair in both.conditions
         if pair[0] in layer_of.index
     }
-    first, second = both.harms({pair: weight for pair, weight in weights.items() if weight})
-    return stats.difference_of(second, first)
+    return both.harm_difference({pair: weight for pair, weight in weights.items() if weight})
 
 
 def judge_change(change: stats.Contrast) -> tuple[str, int]:

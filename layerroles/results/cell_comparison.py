@@ -81,22 +81,11 @@ class CellPair:
 
         Returns the p value for all conditions together and an array of p values, one per condition
         (see `stats.profiles_differ_p`). The p values of single conditions are not corrected for the
-        number of conditions. If chance was measured, each p value is the larger of those under both
-        chances (see `nearer_of_both_chances`). All p values account for the number of times that
-        the sweep looks at its results (`stats.Looks`). A condition with an unknown harm gets NaN;
-        the p value for all conditions is NaN if all harms are unknown.
+        number of conditions. All p values account for the number of times that the sweep looks at
+        its results (`stats.Looks`). A condition with an unknown harm gets NaN; the p value for all
+        conditions is NaN if all harms are unknown.
         """
-        profile_p, p = self._differ_p(names, guessed=True)
-        if self.has_guesses:
-            other_profile_p, other_p = self._differ_p(names, guessed=False)
-            profile_p, p = max(profile_p, other_profile_p), np.maximum(p, other_p)
-        adjusted = np.array([self._adjust_p(each, names) for each in p])
-        return self._adjust_p(profile_p, names), adjusted
-
-    def _differ_p(
-        self, names: Sequence[str], *, guessed: bool
-    ) -> tuple[float, Float[np.ndarray, " condition"]]:
-        changes = [harm_changes(*self.harms({name: 1.0}, guessed=guessed)) for name in names]
+        changes = [harm_changes(*self.harms({name: 1.0})) for name in names]
         table = pd.concat(changes, axis=1, keys=range(len(names)))
         # A question without a score under one condition is left out for all conditions.
         table = table.loc[:, table.notna().any()].dropna()
@@ -107,7 +96,8 @@ class CellPair:
         )
         p = np.full(len(names), np.nan)
         p[list(table.columns)] = site_p
-        return profile_p, p
+        adjusted = np.array([self._adjust_p(each, names) for each in p])
+        return self._adjust_p(profile_p, names), adjusted
 
     def difference(
         self, weights: Mapping[str, float], *, level: float = stats.LEVEL
@@ -121,12 +111,7 @@ class CellPair:
             one, two = self.harms(weights, level=level, guessed=guessed)
             return stats.difference_of(two, one)
 
-        return nearer_of_both_chances(difference) if self.has_guesses else difference(guessed=True)
-
-    @property
-    def has_guesses(self) -> bool:
-        """Whether the score of the best guess was measured in one of the cells."""
-        return any(cell.guesses for cell in self.cells)
+        return nearer_of_both_chances(difference, self.cells)
 
     def _adjust_p(self, p: float, names: Sequence[str]) -> float:
         return max(cell.looks.adjust_p(float(p), cell.n_asked(names)) for cell in self.cells)
@@ -241,7 +226,7 @@ def tabulate_differences(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> 
             adjusted = stats.holm(np.append(p, np.ones(n_more)))[: len(p)]
             for name, site_p, adjusted_p in zip(names, p, adjusted, strict=True):
                 one, two = pair.harms({name: 1.0})
-                difference, low, high = pair.difference({name: 1.0}).numbers
+                difference, low, high = stats.difference_of(two, one).numbers
                 rows.append(
                     {
                         **pair.one.conditions.loc[name].to_dict(),

@@ -49,6 +49,7 @@ class Cell:
         looks: the numbers of questions after which the sweep looks at its results; the intervals of
             the cell are valid at all of these looks together.
         random_choice: the mean score of a random choice; 0 where answers are not chosen.
+        shuffled_is_chance: whether `chance` is `shuffled`.
     """
 
     task: str
@@ -65,6 +66,12 @@ class Cell:
     clusters: Mapping[str, str] = field(default_factory=dict)
     looks: stats.Looks = field(default_factory=stats.Looks)
     random_choice: float = 0.0
+    shuffled_is_chance: bool = False
+
+    @property
+    def measures_chance(self) -> bool:
+        """Whether chance was measured, as the best guess or by shuffled answers, and not stated."""
+        return bool(self.guesses) or self.shuffled_is_chance
 
     @functools.cached_property
     def scores(self) -> pd.DataFrame:
@@ -173,8 +180,8 @@ class Cell:
             weights: the weight of each condition, by name.
             examples: the examples to use; None for all.
             level: the confidence level that the intervals of all looks of the sweep have together.
-            guessed: if false and the cell has `guesses`, chance is taken to be `random_choice`, so
-                the skill of an answer that is not chosen is the whole score.
+            guessed: if false and the cell `measures_chance`, chance is taken to be `random_choice`,
+                so the skill of an answer that is not chosen is the whole score.
         """
         values, rows, columns = self._array
         columns_used = (
@@ -194,7 +201,7 @@ class Cell:
         n_asked = self.n_asked(weights)
         if not stats.is_above(intact, chance, clusters=clusters, level=self.looks.level(n_asked)):
             return stats.NO_CONTRAST
-        if self.guesses and not guessed:
+        if self.measures_chance and not guessed:
             chance = np.full(len(intact), self.random_choice)
         w = np.array(list(weights.values()))
         possible = []
@@ -369,24 +376,31 @@ def make_cells(frame: pd.DataFrame, manifest: dict[str, Any], examples: pd.DataF
                 clusters=clusters,
                 looks=stats.Looks(tuple(manifest.get("looks", {}).get(task, ()))),
                 random_choice=float(cell.get("random_choice", 0.0)),
+                shuffled_is_chance=cell.get("chance_from") == "shuffled answers",
             )
         )
     return cells
 
 
-def nearer_of_both_chances(difference: Callable[..., stats.Contrast]) -> stats.Contrast:
+def nearer_of_both_chances(
+    difference: Callable[..., stats.Contrast], cells: Iterable[Cell]
+) -> stats.Contrast:
     """Return a difference of harms between two cells, computed with either chance.
 
-    Where chance is the score of the best guess (`Cell.guesses`), harm is overestimated, since a
-    broken model scores below a guess, and the more so, the nearer chance is to the intact score.
-    With the chance of a random choice (0 if answers are not chosen), harm is underestimated. Of the
+    With measured chance (`Cell.measures_chance`), harm is overestimated, since a broken model
+    scores below a guess, and the more so, the nearer chance is to the intact score. With the
+    chance of a random choice (0 if answers are not chosen), harm is underestimated. Of the
     two differences, the one nearer 0 is returned, with an interval that covers both intervals. So
     a layer without which two cells score 0 is not said to harm one of them more.
 
     Args:
         difference: a function that returns the difference, from `guessed` (see `Cell.harm`).
+        cells: the cells whose harms are compared.
     """
-    return stats.spanning(difference(guessed=True), difference(guessed=False))
+    with_chance = difference(guessed=True)
+    if not any(cell.measures_chance for cell in cells):
+        return with_chance
+    return stats.spanning(with_chance, difference(guessed=False))
 
 
 def _read_guesses_and_clusters(

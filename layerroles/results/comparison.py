@@ -163,7 +163,7 @@ def _comparison_row(match: Match, names: tuple[str, str]) -> dict[str, Any]:
     p = stats.sign_flip_p(change, rng)
     p = effects.clustered_p(p, change, clusters, bounds) if a.n else nan
     harm_a, harm_b = match.harms({names: 1.0})
-    harm, harm_low, harm_high = match.harm_difference({names: 1.0}).numbers
+    harm, harm_low, harm_high = stats.difference_of(harm_b, harm_a).numbers
     return {
         **one.conditions.loc[names[0]].to_dict(),
         "task": one.task,

@@ -67,9 +67,7 @@ class Match:
             one, two = self.harms(weights, guessed=guessed)
             return stats.difference_of(two, one)
 
-        if not (self.one.guesses or self.two.guesses):
-            return difference(guessed=True)
-        return nearer_of_both_chances(difference)
+        return nearer_of_both_chances(difference, (self.one, self.two))
 
 
 def match(a: SweepResult, b: SweepResult) -> tuple[list[Match], list[str]]:

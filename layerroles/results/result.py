@@ -194,17 +194,17 @@ class SweepResult:
         that; the estimate is not corrected.
 
         `p` is the p value of one test for all sites; the null hypothesis is that the two profiles
-        of harm are equal (`stats.profiles_differ_p`), with either chance where it was measured.
+        of harm are equal (`stats.profiles_differ_p`).
         """
         return tabulate_agreement(self._cells)
 
     def differences(self) -> pd.DataFrame:
         """Compare harm between ways of asking the same questions: a row per condition and pair.
 
-        Pairs are those of `agreement`. `difference` is `harm_b - harm_a`. Where chance was
-        measured, it is computed with and without that chance, and is the one nearer 0
-        (`nearer_of_both_chances`). If only one protocol of the pair scores given answers, it is
-        `a`, so a positive difference means that likelihood shows less harm than generation. The
+        Pairs are those of `agreement`. `difference` is `harm_b - harm_a`. If only one protocol of
+        the pair scores given answers, it is `a`, so a positive difference means that likelihood
+        shows less harm than generation. Measured chance is always subtracted: where an ablation
+        leaves no right answer, harm is above 1, and the more so, the easier guessing is. The
         interval of the difference and `p` (a sign-flip test) are paired over the `n` shared
         questions; `p_adjusted` is corrected for the number of sites (Holm). NaN unless both harms
         are defined.
@@ -218,6 +218,7 @@ class SweepResult:
         weights: Mapping[str, float],
         *,
         level: float = stats.LEVEL,
+        guessed: bool = True,
     ) -> stats.Contrast:
         """Return a weighted sum of the harms of conditions in one task under one protocol.
 
@@ -229,6 +230,9 @@ class SweepResult:
             protocol: the protocol's label.
             weights: weights by condition, such as `{"skip L0": 0.5, "skip L1": 0.5}` for a mean.
             level: the confidence level of the interval.
+            guessed: whether measured chance is subtracted from the intact score; if false, that of
+                a random choice is, or 0 where answers are not chosen. A difference between tasks or
+                protocols should hold with both (`stats.spanning`).
 
         Raises:
             InputError: no such task, protocol or condition in this result.
@@ -250,7 +254,7 @@ class SweepResult:
                 raise InputError(
                     describe_unknown("condition", name, list(map(str, cell.conditions.index)))
                 )
-        return cell.harm(weights, level=level)
+        return cell.harm(weights, level=level, guessed=guessed)
 
     def measures(self) -> pd.DataFrame:
         """List the numbers that protocols measured besides the score, a row per number.

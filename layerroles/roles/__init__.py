@@ -15,7 +15,7 @@ family and protocol, a layer is
 - undecided: none of these. More questions decide more layers (column `needed` of `Roles.layers`);
 - not measured: the harm of the layer is unknown, since in one of the family's tasks the layer was
   not ablated, no score was finite, or the ablation had no position to act at;
-- not measurable: the intact model has no skill above chance.
+- not measurable: the intact model is not shown to be above chance.
 
 A layer is general when it is critical for every measured family, the copying control among them
 (family language, whose answers need no skill except writing them). It is specific when it is

@@ -254,9 +254,10 @@ class _Changes:
         above = abs(self.changes[largest].value) > SMALLEST
         undecided_changes = [self._simultaneous[largest]] if above else list(self.changes.values())
         counts = [
-            change.n * (_half_width(change) / (abs(change.value) - SMALLEST)) ** 2
+            part.n * (_half_width(part) / (abs(part.value) - SMALLEST)) ** 2
             for change in undecided_changes
-            if abs(change.value) != SMALLEST
+            for part in change.parts or [change]
+            if abs(part.value) != SMALLEST
         ]
         return max(counts, default=math.inf)
 

@@ -79,9 +79,15 @@ class Number:
         """Whether more questions may decide `sign`.
 
         False if `sign` is decided, if `measured` and `kept` are shown to lie on different sides of
-        the smallest effect, or if the number `is_near`.
+        the smallest effect, if the number `is_near`, or if it `depends_on_chance`.
         """
-        return bool(self._between) and not self.is_near
+        return bool(self._between) and not self.is_near and not self.depends_on_chance
+
+    @property
+    def depends_on_chance(self) -> bool:
+        """Whether it is shown to lie on one side with measured chance, on the other without."""
+        sides = [{self._side(part) for part in contrast.parts} for contrast in self._between]
+        return {1, -1} in sides
 
     @property
     def is_near(self) -> bool:
@@ -130,6 +136,11 @@ class Number:
         contrast = next((contrast for contrast in self._between if contrast.known), None)
         if contrast is None:
             return math.nan
+        if self.depends_on_chance:
+            return math.nan
+        return max(map(self._count_needed, contrast.parts or [contrast]))
+
+    def _count_needed(self, contrast: stats.Contrast) -> float:
         value, low, high = contrast.numbers
         distance = value - self.smallest
         reach = value - low if distance > 0 else high - value
@@ -158,6 +169,8 @@ class Finding:
         disagrees: whether `sign` is 0 because another kind shows the claim for other layers.
         is_near: whether a number is known to lie so near its smallest effect that more questions
             would not decide `sign`.
+        depends_on_chance: whether `sign` is 0 because a number lies on one side with measured
+            chance, and on the other without (see `results.nearer_of_both_chances`).
     """
 
     ablation: str
@@ -172,6 +185,7 @@ class Finding:
     kept_layers: frozenset[int] = frozenset()
     disagrees: bool = False
     is_near: bool = False
+    depends_on_chance: bool = False
 
 
 def make_finding(kind: AblationKind, numbers: Sequence[Number]) -> Finding:
@@ -196,6 +210,7 @@ def make_finding(kind: AblationKind, numbers: Sequence[Number]) -> Finding:
         lacks_kept=asks_kept
         and any(number.kept is not None and not number.kept.known for number in numbers),
         is_near=not sign and not is_open and any(number.is_near for number in undecided),
+        depends_on_chance=not sign and any(number.depends_on_chance for number in undecided),
     )
 
 

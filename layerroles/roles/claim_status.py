@@ -6,7 +6,7 @@ A claim is
 - contradicted: two kinds show the opposite, and none shows the claim;
 - not shown: neither of these; the evidence says what is missing, or that a number is known to lie
   near its smallest effect (between 0 and twice that effect);
-- not measurable: the intact model has no skill above chance, so there is no harm to measure;
+- not measurable: the intact model is not shown to be above chance, so harm is not defined;
 - described: it has numbers, but there is no rule to decide it.
 
 Ablations with the same mechanism (deletion, mean, resample, noise; see `results.mechanisms`) count
@@ -163,6 +163,8 @@ def _describe_needed(findings: Sequence[Finding]) -> str:
     only_all = [finding.ablation for finding in findings if finding.asks_kept]
     if only_all:
         return f"not shown by {', '.join(only_all)} {kept}"
+    if any(finding.depends_on_chance for finding in findings):
+        return "it depends on whether measured chance is subtracted"
     if any(finding.disagrees for finding in findings):
         return "the kinds of ablation show it of different layers"
     return ""

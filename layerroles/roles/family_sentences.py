@@ -81,26 +81,24 @@ def describe_lean(line: dict[str, Any], lean: int) -> str:
         return f"Early layers matter more than late ones: {shown}"
     if lean < 0:
         return f"Late layers matter more than early ones: {shown}"
-    return f"No difference of early and late layers is shown: {shown}"
+    excludes_0 = " (by intervals for all families together)" if low > 0 or high < 0 else ""
+    return f"No difference of early and late layers is shown{excludes_0}: {shown}"
 
 
-def describe_agreement(
-    line: dict[str, Any], other: stats.Contrast, ablation: str, both_hold: bool
-) -> str:
+def describe_agreement(lean: int, other: stats.Contrast, ablation: str, both_hold: bool) -> str:
     """Return text on whether a second kind of ablation agrees on early minus late harm.
 
     Args:
-        line: the family's row of `Roles.frame`, from the first kind.
+        lean: as in `describe_lean`, under the first kind.
         other: early minus late harm under the second kind.
         ablation: the name of the second kind.
         both_hold: whether the sign stays the same, under both kinds, if the first token is not
             ablated; see `Harms.holds_with_first_token_kept`.
     """
-    first = sign_of(stats.Interval(float(line["ci_low"]), float(line["ci_high"])))
     second = sign_of(other.interval)
     shown = format_estimate(*other.numbers)
-    if both_hold and first and first == second:
+    if both_hold and lean and lean == second:
         return f"{ablation} agrees: {shown}"
-    if both_hold and first and first == -second:
+    if both_hold and lean and lean == -second:
         return f"{ablation} says the opposite: {shown}"
     return f"not shown by both, {ablation}: {shown}"

@@ -213,7 +213,7 @@ class Harms:
         """
         at = at or self.at
         cells = [self._cell_by_key[task, protocol] for task in self.tasks(family, protocol)]
-        guessed = guessed or not any(cell.guesses for cell in cells)
+        guessed = guessed or not any(cell.measures_chance for cell in cells)
         key = (family, protocol, tuple(weights.items()), at, level, guessed)
         if key not in self._sums:
             self._sums[key] = stats.mean_of(
@@ -249,7 +249,6 @@ class Harms:
         at: str | None = None,
         *,
         level: float = stats.LEVEL,
-        guessed: bool = True,
     ) -> stats.Contrast:
         """Return mean harm of the first third of layers minus that of the last third.
 
@@ -260,7 +259,7 @@ class Harms:
         if not early:
             return stats.NO_CONTRAST
         weights = self.mean_over(early) | self.mean_over(late, -1.0)
-        return self.harm(family, protocol, weights, at=at, level=level, guessed=guessed)
+        return self.harm(family, protocol, weights, at=at, level=level)
 
     def difference(
         self,
@@ -283,7 +282,8 @@ class Harms:
             ]
             return stats.difference_of(*harms)
 
-        return nearer_of_both_chances(difference)
+        cells = [self._cell_by_key[t, key[1]] for key in (one, two) for t in self.tasks(*key)]
+        return nearer_of_both_chances(difference, cells)
 
     def early_minus_late_difference(
         self,

@@ -200,7 +200,7 @@ def _count_misses(judged: pd.DataFrame, top: int) -> list[dict[str, object]]:
         "critical": (
             int((confirmed["verdict"] == "critical").sum()),
             n_critical,
-            int((audited["harm_high"].astype(float) >= CRITICAL).sum()),
+            int((~(audited["harm_high"].astype(float) < CRITICAL)).sum()),
         ),
         f"top {len(top_harms)}": (len(top_harms), n_top, n_top),
     }

@@ -194,13 +194,26 @@ def _claims_on_deep(kinds: Sequence[AblationKind], control: str) -> Iterator[Cla
 def _join_needs(alone: Finding, beyond: Finding) -> Finding:
     """Return the finding of one kind on both: that layers are needed, and beyond copying.
 
-    The one of lower sign decides: where copying gets better without a layer, harm beyond copying
-    is no need of that layer.
+    The lower sign decides: where copying gets better without a layer, harm beyond copying does not
+    show that the layer is needed.
     """
-    if beyond.sign <= alone.sign:
+    if alone.words == beyond.words:  # neither was measured, for one reason
         return beyond
-    words = f"{beyond.words}, {alone.words.partition(': ')[2]}"
-    return replace(alone, words=words, numbers=beyond.numbers + alone.numbers)
+    sign = min(beyond.sign, alone.sign)
+    undecided = [finding for finding in (beyond, alone) if not finding.sign]
+    is_open = not sign and any(finding.is_open for finding in undecided)
+    asks_kept = not sign and all(finding.asks_kept for finding in undecided)
+    return replace(
+        beyond,
+        sign=sign,
+        words=f"{beyond.words}, {alone.words.partition(': ')[2]}",
+        numbers=beyond.numbers + alone.numbers,
+        needed=math.nan if sign else max_known(finding.needed for finding in undecided),
+        is_open=is_open,
+        asks_kept=asks_kept,
+        lacks_kept=asks_kept and any(finding.lacks_kept for finding in undecided),
+        is_near=not sign and not is_open and any(finding.is_near for finding in undecided),
+    )
 
 
 def _judge_need(kind: AblationKind, protocol: str, control: str | None) -> Finding:

@@ -204,6 +204,7 @@ def _describe_row(
     cell = harms.intact_rows(family, protocol)
     if harms.interim and cell["above_chance"].any():
         return interim_sentence(harms.interim)
+    lean, reason = leans[family, protocol], explain_unmeasurable(cell)
     evidence = [f"seen under {harms.ablation}{'' if second else ' only'}"]
     holds = harms.holds_with_first_token_kept(family, protocol)
     if not holds:
@@ -211,9 +212,8 @@ def _describe_row(
     for other in second:
         contrast = other.early_minus_late(family, protocol)
         both_hold = holds and other.holds_with_first_token_kept(family, protocol)
-        evidence.append(describe_agreement(row, contrast, other.ablation, both_hold))
+        evidence.append(describe_agreement(lean, contrast, other.ablation, both_hold))
     tasks_left_out = list(cell.loc[~cell["above_chance"], "task"])
-    lean, reason = leans[family, protocol], explain_unmeasurable(cell)
     return describe_family(row, lean, reason, tasks_left_out, ", ".join(evidence))
 
 

@@ -176,7 +176,7 @@ def mean_harm_apart(
 
     return stats.mean_of(
         [
-            nearer_of_both_chances(partial(difference, pair))
+            nearer_of_both_chances(partial(difference, pair), pair.cells)
             for pair in _pairs(harms, family, protocol, other)
             if _has_skill(harms, pair)
         ]

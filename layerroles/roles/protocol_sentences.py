@@ -119,11 +119,12 @@ def _say_first_token_kept(
 
 def _format_pair(pair: Any) -> str:
     line = pair._asdict()
-    earlier, later, sign = line["family"], line["against"], 1.0
+    larger, smaller, sign = line["family"], line["against"], 1.0
     low, high = line["ci_low"], line["ci_high"]
     if high < 0:
-        earlier, later, sign, low, high = later, earlier, -1.0, -high, -low
-    return f"{earlier} more than {later} by {format_estimate(sign * line['difference'], low, high)}"
+        larger, smaller, sign, low, high = smaller, larger, -1.0, -high, -low
+    difference = format_estimate(sign * line["difference"], low, high)
+    return f"larger for {larger} than for {smaller} by {difference}"
 
 
 def _say_layers(

@@ -42,12 +42,14 @@ class Contrast:
             function, divided by the number of questions. Indexed by question; the sum is 0.
         clusters: the name of each question's cluster, indexed by question; questions in no cluster
             are left out.
+        parts: the two contrasts that the interval covers (see `spanning`); else empty.
     """
 
     value: float
     interval: Interval
     influence: "pd.Series[float]"
     clusters: "pd.Series[Any]" = field(default_factory=lambda: pd.Series(dtype=object))
+    parts: "tuple[Contrast, ...]" = ()
 
     @property
     def known(self) -> bool:
@@ -149,7 +151,9 @@ def spanning(one: Contrast, two: Contrast) -> Contrast:
     if not one.known or not two.known:
         return NO_CONTRAST
     nearer = min(one, two, key=lambda contrast: abs(contrast.value))
-    return dataclasses.replace(nearer, interval=widest(one.interval, two.interval))
+    return dataclasses.replace(
+        nearer, interval=widest(one.interval, two.interval), parts=(one, two)
+    )
 
 
 def error_correlations(parts: Sequence[Contrast]) -> Float[np.ndarray, "part part"]:

@@ -92,7 +92,9 @@ class Execution:
         """Compute and store the answers, noise floors and chance that the folder lacks."""
         store, work = self._store, self._work
         answered = store.answered_ids()
+        n_stored = sum(map(len, answered.values()))
         units = list(work.first_missing_units(answered, store.manifest))
+        del answered  # large
         unfinished = store.manifest["unfinished"]
         is_begun = bool(units or self._may_follow) and work.plan not in unfinished
         if is_begun:
@@ -104,7 +106,7 @@ class Execution:
         if is_begun and not (units or needed):
             unfinished.remove(work.plan)
             store.save_manifest()
-        n_missing, n_stored = _n_rows([*units, *needed]), sum(map(len, answered.values()))
+        n_missing = _n_rows([*units, *needed])
         with write_progress(store.folder, n_missing, n_stored) as advance_file:
             self._answer(units, "sweep", advance_file)
             # Which questions are next depends on whether a family has skill (a score above chance),

@@ -173,7 +173,7 @@ def test_a_benchmark_out_of_reach_is_not_swept(experiment: Load, tmp_path: Path)
     findings = json.loads((out / "findings.json").read_text(encoding="utf-8"))["findings"]
     assert findings[0].startswith(("lm_eval@2[task=gsm8k", "lm_eval@2:gsm8k"))
     for line in findings[:2]:
-        assert "not above chance, so nothing is said of its layers" in line
+        assert "not shown to be above chance, so nothing is said of its layers" in line
     assert not any(task.startswith("lm_eval") for task in lr.read(out).frame["task"])
     assert set(lr.read(out / "intact").frame["condition"]) == {"intact"}
 

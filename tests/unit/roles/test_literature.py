@@ -21,7 +21,8 @@ from benchmarks.simulated import (
 from layerroles.results import SweepResult
 from layerroles.roles import localize
 from layerroles.roles.claim_findings import SMALLEST
-from layerroles.roles.literature import DEEP, ORDER, SHALLOW
+from layerroles.roles.claims_table import measure_kinds
+from layerroles.roles.literature import DEEP, ORDER, SHALLOW, literature_claims
 from layerroles.roles.protocol_claims import MORE
 from tests.support.scripted_result import scripted_result
 
@@ -88,16 +89,55 @@ def test_what_one_third_needs_beyond_copying_is_not_said_to_be_as_for_any_text()
         assert row["evidence"].endswith("needs them, but not both thirds more than copying")
 
 
-def test_layers_without_which_nothing_is_right_harm_no_family_more() -> None:
+@pytest.mark.parametrize(
+    ("claim", "layers", "guessed"),
+    [
+        (SHALLOW["retrieval"], {0, 1}, "retrieval"),
+        (ORDER, {7, 8}, "reasoning"),
+        (DEEP, {4, 7}, "reasoning"),
+    ],
+)
+def test_layers_without_which_nothing_is_right_harm_no_family_more(
+    claim: str, layers: set[int], guessed: str
+) -> None:
     """Harm is above 1 there if a guess is right a quarter of the time, and 1 if none is."""
     keys = [(family, G) for family in ("retrieval", "reasoning", "language")]
     simulation = Simulation({key: [0.05] * 9 for key in keys}, n=200)
-    chances = {"retrieval": 0.25, "reasoning": 0.0, "language": 0.0}
-    for seed in range(10):
-        result = with_guesses(without_any_answer(simulation.draw(seed), {0, 1}), chances)
-        found = claims_of(result).set_index("claim")["status"]
-        assert "supported" not in set(found[[SHALLOW["retrieval"], ORDER, DEEP]]), found
+    for seed in range(6):
+        result = with_guesses(without_any_answer(simulation.draw(seed), layers), {guessed: 0.25})
+        row = claims_of(result).set_index("claim").loc[claim]
+        assert row["status"] != "supported", row["evidence"]
         assert "families differ" not in localize(result, ablation="skip").verdict
+
+
+def test_chance_by_shuffled_answers_is_left_out_too() -> None:
+    """It is that of the cell, and not of single questions."""
+    keys = [("retrieval", G), ("language", G)]
+    result = Simulation({key: [0.05] * 9 for key in keys}, n=200).draw(0)
+    result = without_any_answer(result, {0, 1})
+    (one, _) = result.manifest["cells"]
+    one |= {"chance": 0.25, "chance_from": "shuffled answers"}
+    row = claims_of(result).set_index("claim").loc[SHALLOW["retrieval"]]
+    assert row["status"] != "supported", row["evidence"]
+    one |= {"chance_from": ""}
+    row = claims_of(result).set_index("claim").loc[SHALLOW["retrieval"]]
+    assert row["status"] == "supported", row["evidence"]
+
+
+def test_a_number_whose_side_depends_on_chance_is_asked_no_further() -> None:
+    """It lies above the smallest effect with measured chance and below without, at any n."""
+    keys = [("retrieval", G), ("language", G)]
+    simulation = Simulation({key: [0.0] * 9 for key in keys}, n=3000, kinds=("skip", "mean"))
+    result = with_guesses(without_any_answer(simulation.draw(0), {0, 1}), {"retrieval": 0.25})
+    row = claims_of(result).set_index("claim").loc[SHALLOW["retrieval"]]
+    assert row["status"] == "not shown"
+    assert row["reason"] == "it depends on whether measured chance is subtracted"
+    findings = next(
+        claim.findings
+        for claim in literature_claims(measure_kinds(result, "skip"), "language")
+        if claim.claim == SHALLOW["retrieval"]
+    )
+    assert not any(finding.is_open for finding in findings)
 
 
 def test_claims_alone_are_those_of_localize() -> None:
