@@ -126,7 +126,7 @@ def list_strictness_findings(result: lr.SweepResult) -> list[str]:
 def describe_verdict(result: lr.SweepResult) -> str:
     """Whether two ways of scoring lean on different ends of the depth, pair by pair."""
     cells = [(cell["task"], cell["protocol"]) for cell in result.manifest["cells"]]
-    ways = [cell for cell in dict.fromkeys(cells) if estimate_lean(result, *cell, guessed=True).known]
+    ways = [cell for cell in dict.fromkeys(cells) if estimate_lean(result, *cell).known]
     pairs = list(itertools.combinations(ways, 2))
     told = [
         describe_lean_difference(f"{', '.join(two)} against {', '.join(one)}", result, one, two)

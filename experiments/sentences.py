@@ -65,7 +65,7 @@ def describe_lean_difference(words: str, result: lr.SweepResult, one: Cell, two:
 
 
 def estimate_lean(
-    result: lr.SweepResult, task: str, protocol: str, *, guessed: bool
+    result: lr.SweepResult, task: str, protocol: str, *, guessed: bool = True
 ) -> stats.Contrast:
     """Harm of skipping the first third of layers minus that of the last, of one task.
 
