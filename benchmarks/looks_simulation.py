@@ -3,7 +3,7 @@
 The answers of the layers are drawn from known harms and no model is loaded. At each look, an
 interval lies within a region if the score test rejects the bounds of the region. So the simulation
 computes the statistic at these bounds, for all sweeps at once, and not the interval
-(`tests/unit/stats/test_looks.py` compares the two).
+(`tests/unit/stats/test_interim_looks.py` compares the two).
 """
 
 import functools

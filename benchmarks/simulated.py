@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from layerroles.results import BUILT_IN, SweepResult
-from layerroles.roles.claims_table import decide_claims, measure_kinds
+from layerroles.roles.ablation_kinds import measure_kinds
+from layerroles.roles.all_claims import decide_claims
 
 # Task and protocol -> harm per layer.
 Truth = Mapping[tuple[str, str], Sequence[float]]

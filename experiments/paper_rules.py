@@ -37,7 +37,7 @@ from similarity import quarter
 
 import layerroles as lr
 from layerroles import stats
-from layerroles.probes.base import make_batches
+from layerroles.probes.answering_position import make_batches
 from layerroles.results import cells_of, score_interval
 from layerroles.sites import ENTRY, EXIT, Size, parse_sites, size_of
 

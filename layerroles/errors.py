@@ -1,13 +1,4 @@
-"""The exception for mistakes in the input, and escaping of invisible characters."""
-
-import re
-
-# Control characters except tab and line feed, direction marks, other invisible characters, lone
-# surrogates.
-_UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
-    "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
-)
+"""The exception for mistakes in the input, and a check that several functions share."""
 
 
 class InputError(ValueError):
@@ -37,15 +28,3 @@ def check_several(name: str, given: object) -> None:
     """
     if isinstance(given, str):
         raise InputError(f"{name}={given!r} is one, not several: write [{given!r}]")
-
-
-def visible(text: str) -> str:
-    r"""Escape the characters of a text that are invisible or control a display; return the text.
-
-    Spaces, tabs, line feeds and the joiners that some scripts need stay as they are.
-
-    Example:
-        >>> print(visible("a\x1b[2J b\u202e"))
-        a\x1b[2J b\u202e
-    """
-    return _UNSEEN.sub(lambda found: repr(found[0])[1:-1], text)

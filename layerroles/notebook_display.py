@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from layerroles.errors import visible
+from layerroles.invisible_characters import visible
 
 if TYPE_CHECKING:
     import pandas as pd

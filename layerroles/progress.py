@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from layerroles.errors import visible
+from layerroles.invisible_characters import visible
 from layerroles.notebook_display import html_block, html_preformatted, in_notebook
 
 log = logging.getLogger(__name__)

@@ -179,9 +179,15 @@ def describe_unknown(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def nearest_name(name: str, known: list[str]) -> str | None:
-    """Return the known name that is spelt most like `name`; None if none is close."""
-    near = difflib.get_close_matches(name.casefold(), known, n=1)
-    return near[0] if near else None
+    """Return the known name that is spelt most like `name`, ignoring case; None if none is close.
+
+    Example:
+        >>> nearest_name("fact", ["FACTS", "copying"])
+        'FACTS'
+    """
+    by_spelling = {one.casefold(): one for one in known}
+    near = difflib.get_close_matches(name.casefold(), by_spelling, n=1)
+    return by_spelling[near[0]] if near else None
 
 
 def _fields(instance: object) -> tuple["dataclasses.Field[Any]", ...]:

@@ -77,7 +77,7 @@ class Reference:
 
     @property
     def is_open(self) -> bool:
-        """Whether no prompts are given: a sweep then takes the held-out prompts of each task."""
+        """Whether there is no source: a sweep then takes the held-out prompts of each task."""
         return self.source is None
 
     def of_task(self, task: HeldOut, seed: int) -> "Reference":

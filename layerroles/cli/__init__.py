@@ -30,7 +30,8 @@ from layerroles.cli import (
     sweep,
     tasks,
 )
-from layerroles.errors import InputError, visible
+from layerroles.errors import InputError
+from layerroles.invisible_characters import visible
 
 app = typer.Typer(
     name="layerroles",
@@ -89,6 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
+        _check_values(words)
         command = typer.main.get_command(app)
         code = command.main(words, prog_name="layerroles", standalone_mode=False)
         return int(code or 0)
@@ -102,6 +104,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         log.removeHandler(handler)
         log.setLevel(before)
+
+
+def _check_values(words: Sequence[str]) -> None:
+    """Check that no value is empty, as it is if a shell variable is not set.
+
+    Raises:
+        InputError: a value is empty. An empty path would be the current folder.
+    """
+    for before, word in zip(["layerroles", *words], words, strict=False):
+        if not word:
+            raise InputError(f"the value after {before!r} is empty: give one, or leave it out")
+        if word.startswith("--") and word.endswith("="):
+            raise InputError(f"{word!r} has no value: give one, or leave it out")
 
 
 def _report_error(line: str) -> int:

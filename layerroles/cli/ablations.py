@@ -1,7 +1,8 @@
 """`layerroles ablations`: the ablations that `--ablation` takes."""
 
 from layerroles.cli.options import AsJson, Plugins
-from layerroles.cli.parsing import describe_parameters, first_line, import_plugins
+from layerroles.cli.parsing import describe_parameters, first_line
+from layerroles.cli.plugins import import_plugins
 
 
 def command(plugin: Plugins = None, as_json: AsJson = False) -> None:

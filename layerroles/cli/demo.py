@@ -8,7 +8,7 @@ import typer
 from layerroles.cli.options import Dtype, LimitUntil, Minutes, OtherModel, Seed
 from layerroles.cli.parsing import check_options
 from layerroles.cli.printing import STOPPED, exit_on_interrupt
-from layerroles.errors import visible
+from layerroles.invisible_characters import visible
 
 TASKS = ("kv_retrieval", "facts", "word_problems[steps=1]", "copying")
 PROTOCOLS = ("continuation", "generation")

@@ -25,7 +25,8 @@ from layerroles.cli.options import (
     Tasks,
     Until,
 )
-from layerroles.cli.parsing import check_options, import_plugins, split_settings
+from layerroles.cli.parsing import check_options, split_settings
+from layerroles.cli.plugins import import_plugins
 from layerroles.cli.printing import print_json
 from layerroles.cli.sweep import (
     TASKS,
@@ -36,7 +37,7 @@ from layerroles.cli.sweep import (
     parse_positions,
     parse_protocols,
 )
-from layerroles.errors import visible
+from layerroles.invisible_characters import visible
 
 
 def command(

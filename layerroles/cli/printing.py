@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from layerroles.errors import visible
+from layerroles.invisible_characters import visible
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,7 +17,8 @@ from layerroles.cli.printing import (
     print_line,
     print_result,
 )
-from layerroles.errors import InputError, visible
+from layerroles.errors import InputError
+from layerroles.invisible_characters import visible
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

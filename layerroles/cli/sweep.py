@@ -33,12 +33,12 @@ from layerroles.cli.options import (
 from layerroles.cli.parsing import (
     check_options,
     describe_parameters,
-    import_plugins,
     parameters_of,
     parse_parameters,
     split_list,
     split_settings,
 )
+from layerroles.cli.plugins import import_plugins
 from layerroles.cli.printing import (
     STOPPED,
     exit_on_interrupt,

@@ -11,9 +11,9 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations import Condition, References, resolve_references
+from layerroles.engine.executor_interface import Executor
 from layerroles.engine.executor_trial import (
     ConditionKind,
-    Executor,
     choose_condition,
     condition_kind,
     describe_failure,

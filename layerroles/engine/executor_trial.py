@@ -1,4 +1,4 @@
-"""The interface of executors, and the trial that decides for which conditions each may be used.
+"""The trial that decides for which conditions an executor may be used.
 
 An executor is a way to run the model. The reference (`plain`) answers a few of the requests,
 shortened, under one condition of each kind (see `condition_kind`). Another executor is used only
@@ -10,14 +10,15 @@ results.
 import math
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from layerroles.ablations import INTACT, Condition
+from layerroles.engine.executor_interface import Executor
 from layerroles.engine.plain import Plain
 from layerroles.engine.planning.memory import out_of_memory
 from layerroles.engine.requests import (
@@ -47,33 +48,6 @@ _UNSUPPORTED = ("not implemented", "not supported", "unsupported", "no kernel im
 _NO_FLOAT64 = "support float64"
 # Libraries whose errors are attributed to the code that called them.
 _TOOLS = {"torch", "numpy", "einops", "jaxtyping", "beartype", *sys.stdlib_module_names}
-
-
-@runtime_checkable
-class Executor(Protocol):
-    """A way to run a model on encoded requests under conditions.
-
-    Attributes:
-        name: the executor's name, as given to `Engine(executor=...)`.
-    """
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-
-    def refusal(self, condition: Condition) -> str | None:
-        """Return why the executor cannot run the model under a condition; None if it can."""
-        ...
-
-    def answer(
-        self, asked: Sequence[Requests], conditions: Sequence[Condition]
-    ) -> Iterator[tuple[int, int, list[Any]]]:
-        """Answer lists of requests under every condition.
-
-        Yields triples: the index of a list, the index of a condition, and the answers to the list's
-        requests under that condition (a `Score` or a `Writing` each, in order). There is one triple
-        for each pair of list and condition, yielded as soon as it is ready.
-        """
-        ...
 
 
 def condition_kind(condition: Condition) -> ConditionKind:

@@ -188,8 +188,8 @@ def likelihood_hides(
             drawn = cell[["harm_a", "harm_b"]].notna().any(axis=None)
             for column in (2,) if drawn else (1, 2):
                 figure.add_annotation(
-                    text="undefined: intact is not above chance under both",
-                    x=(n_layers - 1) / 2, y=0, showarrow=False, row=row, col=column,
+                    text="undefined: intact is not shown to be above chance under both",
+                    x=(n_layers - 1) / 2, y=0, yshift=12, showarrow=False, row=row, col=column,
                 )  # fmt: skip
     figure.update_xaxes(**style.layer_axis(n_layers))
     figure.update_xaxes(title_text="ablated layer (0-based)", row=len(tasks))

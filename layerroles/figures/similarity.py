@@ -69,7 +69,8 @@ def influence_profile(similarity: pd.DataFrame) -> go.Figure:
             model's rows are drawn.
 
     Raises:
-        InputError: the frame is empty or lacks columns.
+        InputError: the frame is empty, lacks columns, or has several conditions but no rows of the
+            intact model.
 
     Example:
         similarity = lr.probes.Similarity().measure(model, tasks, limit=8)

@@ -22,7 +22,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from layerroles.errors import InputError, visible
+from layerroles.errors import InputError
+from layerroles.invisible_characters import visible
 
 FAMILY_COLOUR = {
     "retrieval": "#3a6fe0",

@@ -39,7 +39,14 @@ _LONGEST_FORMED = 8
 
 @dataclass(frozen=True)
 class AskedInstances(Asked):
-    """Requests made from lm-eval's `Instance`s; lm-eval scores the answers."""
+    """Requests made from lm-eval's `Instance`s; lm-eval scores the answers.
+
+    Attributes:
+        task: the task.
+        unit: the unit of the scores.
+        examples: the examples that are asked.
+        instances: lm-eval's instances, a list per example, in the order of `examples`.
+    """
 
     task: LmEval
     unit: Unit

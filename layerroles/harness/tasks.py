@@ -216,7 +216,12 @@ class LmEval(Task):
         return sorted(self.members, key=drawn)
 
     def _data_key(self, name: str) -> str:
-        """Return a key for a member's data set, equal for copies and for all tasks that use it."""
+        """Return the text that seeds the order of the documents of a member's data set.
+
+        It names the configuration and the number of documents, but no path. So all tasks that use a
+        data set, or a local copy of it, ask its documents in the same order. Other data sets may
+        have the same text.
+        """
         return f"lm_eval:{self.members[name].config.dataset_name}:{len(self.documents[name])}"
 
     def instances(

@@ -12,8 +12,6 @@ from layerroles.models.checks import Checks as Checks
 from layerroles.models.float64_fallback import to_device as to_device
 from layerroles.models.float64_fallback import with_float64 as with_float64
 from layerroles.models.forward_pass import forward as forward
-from layerroles.models.forward_replacement import constant_forward as constant_forward
-from layerroles.models.forward_replacement import replace_forward as replace_forward
 from layerroles.models.gguf import cache_folder as cache_folder
 from layerroles.models.hf_config import behaviour_config as behaviour_config
 from layerroles.models.hf_config import can_batch as can_batch
@@ -40,3 +38,5 @@ from layerroles.models.loading import tokenize as tokenize
 from layerroles.models.provenance import Provenance as Provenance
 from layerroles.models.provenance import provenance as provenance
 from layerroles.models.registered_hooks import hook_ids as hook_ids
+from layerroles.models.temporary_forward import constant_forward as constant_forward
+from layerroles.models.temporary_forward import replace_forward as replace_forward

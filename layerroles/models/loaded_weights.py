@@ -44,7 +44,11 @@ _WRAPPER = "._original_component"
 
 
 def named_tensors(model: TransformerBridge) -> dict[str, Tensor]:
-    """Return parameters and buffers by their names in transformers; does not load those on disk."""
+    """Return parameters and buffers by their names in transformers.
+
+    Tied parameters have an entry under each of their names. Nothing is loaded: the value of a
+    weight that lies on disk is its placeholder on the meta device.
+    """
     original = model.original_model
     named = [*original.named_parameters(remove_duplicate=False), *original.named_buffers()]
     return {name.replace(_WRAPPER, ""): tensor for name, tensor in named}

@@ -5,8 +5,8 @@ The verdict states in sentences and a table what `localize` concludes about the 
     report(result, probes, "runs/demo/report.html")
     report(result, probes, "both.html", against=other)
 
-`document.py` puts the page together, `glance.py` summarizes the verdict, `sections.py` draws the
-figures, and `explorer_data.py` lays out the data of the explorer, the interactive view of every
+`document.py` puts the page together, `first_screen.py` summarizes the verdict, `sections.py` draws
+the figures, and `explorer_data.py` lays out the data of the explorer, the interactive view of every
 condition's effects and answers. The other files are the page's templates, style sheets and scripts.
 """
 

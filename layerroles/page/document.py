@@ -25,10 +25,11 @@ from plotly.offline import get_plotlyjs
 
 from layerroles import figures
 from layerroles.atomic_replacement import replace_atomically
-from layerroles.errors import InputError, check_several, visible
+from layerroles.errors import InputError, check_several
 from layerroles.figures import localize_all, select, style
+from layerroles.invisible_characters import visible
 from layerroles.page.explorer_data import Run, lay_out_runs
-from layerroles.page.glance import make_glance
+from layerroles.page.first_screen import make_first_screen
 from layerroles.page.sections import DRAWN, embed_json, figure_data, make_sections, section_of
 from layerroles.page.shortened_texts import end_of, start_of
 from layerroles.probes import group_by_probe
@@ -146,7 +147,7 @@ def render(
             (_describe_ablation(judged), _group_sentences(judged, shown_sections))
             for judged in roles
         ],
-        answer=make_glance(roles[0], describe_decided(result)) if roles else None,
+        answer=make_first_screen(roles[0], describe_decided(result)) if roles else None,
         intact=result.intact().to_dict("records"),
         sections=page_sections,
         explored=None if explorer_data is None else _compact_json(explorer_data),

@@ -17,8 +17,8 @@ from typing import Any
 import pandas as pd
 
 from layerroles import stats
-from layerroles.errors import visible
 from layerroles.figures import saturation, style, why_undefined
+from layerroles.invisible_characters import visible
 from layerroles.page.shortened_texts import TextLimits, Texts, choose_limits, text_or_empty
 from layerroles.results import INTACT, Comparison, SweepResult, records
 from layerroles.roles import UNDECIDED, Roles, count_needed, judge_interval, round_up

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from layerroles.errors import visible
+from layerroles.invisible_characters import visible
 
 PROMPT_TAIL, ANSWER_HEAD = 260, 500  # characters, in the static part of the page
 

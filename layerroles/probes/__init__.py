@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 from layerroles.lazy_names import lazy_getattr, modules_of_names
 
 if TYPE_CHECKING:
+    from layerroles.probes.answering_position import Batch as Batch
     from layerroles.probes.attention import Attention as Attention
     from layerroles.probes.attention import head_patterns as head_patterns
     from layerroles.probes.attribution import DirectAttribution as DirectAttribution
     from layerroles.probes.base import PROBES as PROBES
-    from layerroles.probes.base import Batch as Batch
     from layerroles.probes.base import Probe as Probe
     from layerroles.probes.base import register as register
     from layerroles.probes.decision import Decision as Decision

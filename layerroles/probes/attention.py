@@ -27,7 +27,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from layerroles.engine import encode_scored
 from layerroles.errors import InputError
 from layerroles.models import check_sites, check_weights, encode, prepared
-from layerroles.probes.base import Batch, Probe, mark_positions, register, shift_spans
+from layerroles.probes.answering_position import Batch, mark_positions, shift_spans
+from layerroles.probes.base import Probe, register
 from layerroles.probes.chunked import read_patterns
 from layerroles.sites import Site
 from layerroles.tasks import Example

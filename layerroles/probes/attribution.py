@@ -35,7 +35,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from layerroles.ablations import Condition
 from layerroles.errors import InputError
 from layerroles.models import other_writes, output_scale, prepared
-from layerroles.probes.base import Batch, Probe, register
+from layerroles.probes.answering_position import Batch
+from layerroles.probes.base import Probe, register
 from layerroles.sites import ENTRY, FINAL_SCALE, Part, Site
 
 # Largest allowed difference of the parts' sum from the model's own logit. In half precision, the

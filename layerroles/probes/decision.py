@@ -30,7 +30,8 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.errors import InputError
-from layerroles.probes.base import Batch, Probe, register
+from layerroles.probes.answering_position import Batch
+from layerroles.probes.base import Probe, register
 from layerroles.probes.emergence import find_lasting_layer
 from layerroles.probes.lens import Lens, LogitLens
 from layerroles.probes.streams import record_streams

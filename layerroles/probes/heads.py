@@ -43,7 +43,8 @@ from layerroles.ablations import Prompt, pad_left
 from layerroles.engine import Decoding, Stops, Written, choose_greedy, encode_written
 from layerroles.errors import InputError
 from layerroles.models import check_weights, prepared, with_float64
-from layerroles.probes.base import Batch, Probe, mark_positions, register, shift_spans
+from layerroles.probes.answering_position import Batch, mark_positions, shift_spans
+from layerroles.probes.base import Probe, register
 from layerroles.probes.chunked import read_patterns
 from layerroles.tasks import Example
 

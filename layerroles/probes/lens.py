@@ -31,8 +31,16 @@ from transformer_lens.model_bridge import TransformerBridge
 from layerroles.ablations import INTACT, Condition, Prompt, ablated, as_condition
 from layerroles.errors import InputError
 from layerroles.models import check_weights, encode, forward, prepared
-from layerroles.probes.base import Batch, Probe, call_at_hooks, register
-from layerroles.probes.streams import Place, kl_divergence, list_places, read_out, record_streams
+from layerroles.probes.answering_position import Batch
+from layerroles.probes.base import Probe, register
+from layerroles.probes.streams import (
+    Place,
+    call_at_hooks,
+    kl_divergence,
+    list_places,
+    read_out,
+    record_streams,
+)
 
 # Largest allowed difference of the last depth from the model's own log-probability, in nats.
 _TOLERANCE = {torch.float32: 1e-2, torch.float16: 0.1, torch.bfloat16: 0.5}

@@ -28,7 +28,8 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.errors import InputError
 from layerroles.models import with_float64
-from layerroles.probes.base import Batch, Probe, register
+from layerroles.probes.answering_position import Batch
+from layerroles.probes.base import Probe, register
 from layerroles.probes.chunked import read_in_pieces
 from layerroles.sites import ENTRY, EXIT
 
@@ -46,8 +47,8 @@ class Similarity(Probe):
     0 means that the direction of the stream does not change.
 
     Attributes:
-        position: `"last"` measures at the answering position (see `probes.base`), `"all"` at all
-            tokens up to it.
+        position: `"last"` measures at the answering position (see `probes.answering_position`),
+            `"all"` at all tokens up to it.
 
     Raises:
         InputError: an unknown `position`.

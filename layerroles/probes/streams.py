@@ -5,6 +5,8 @@ Its logits are those of the model's own final norm and unembedding (TransformerL
 `logit_readout`).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -16,7 +18,6 @@ from transformer_lens.tools.analysis.logit_lens import logit_readout
 
 from layerroles.errors import InputError
 from layerroles.models import forward, prepared
-from layerroles.probes.base import call_at_hooks
 from layerroles.sites import ENTRY, EXIT, MIDDLE
 
 
@@ -109,3 +110,15 @@ def record_streams(
         for place in list_places(model, sublayers=sublayers)
     }
     return streams, hooks
+
+
+@contextmanager
+def call_at_hooks(model: TransformerBridge, hooks: dict[str, Any]) -> Iterator[None]:
+    """Call functions `(value) -> None` with the values at hook points, inside the `with` block."""
+    bound = [(name, partial(_call_with_value, function)) for name, function in hooks.items()]
+    with model.hooks(fwd_hooks=bound):
+        yield
+
+
+def _call_with_value(function: Any, value: Tensor, *, hook: object) -> None:
+    function(value)

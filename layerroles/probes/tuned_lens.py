@@ -122,23 +122,25 @@ class TunedLens(Lens):
         rate: float = 3e-3,
         seed: int = 0,
     ) -> "TunedLens":
-        """Train a lens for a model on texts, at all tokens but each text's first.
+        """Train a lens for a model on the start of each text, at all tokens but the first.
 
-        The first token is left out because in many models it is an attention sink, with a stream
-        unlike all others. Equal arguments give an equal lens on the same machine. A warning is
-        logged if fewer distinct tokens are drawn than each map has parameters.
+        At most 128 tokens of a text are used. The first token is left out because in many models it
+        is an attention sink, with a stream unlike all others. Equal arguments give an equal lens on
+        the same machine. A warning is logged if fewer distinct tokens are drawn than each map has
+        parameters.
 
         Args:
             model: from `load` or `prepare`; it is not changed.
-            texts: the texts to train on.
+            texts: the texts to train on; those of fewer than two tokens are left out.
             steps: Adam steps for each map.
-            tokens: the maximum number of tokens drawn for each step, from a few of the texts.
+            tokens: the maximum number of tokens drawn for each step, from up to four texts; so a
+                step never uses more than 508 tokens (4 x 127).
             rate: learning rate of the first step; it falls linearly to zero.
             seed: the seed of the draws of texts and tokens.
 
         Raises:
-            InputError: no text of two tokens or more, numbers that are not above 0, or a model that
-                no lens can read.
+            InputError: `texts` is one string or has no text of two tokens or more, a number is not
+                above 0, or the model has no weights or cannot be read by a lens.
         """
         fit_options = Fit(steps=steps, tokens=tokens, rate=rate, seed=seed)
         trained_maps = train_maps(model, texts, fit_options)

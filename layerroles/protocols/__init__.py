@@ -27,9 +27,9 @@ from layerroles.protocols.likelihood import Letter as Letter
 from layerroles.protocols.likelihood import LikelihoodProtocol as LikelihoodProtocol
 from layerroles.protocols.prompt_format import Turn as Turn
 from layerroles.protocols.text_logprob import TextLogprob as TextLogprob
-from layerroles.protocols.thinking import Reply as Reply
-from layerroles.protocols.thinking import opens_thinking as opens_thinking
-from layerroles.protocols.thinking import split_thinking as split_thinking
+from layerroles.protocols.thinking_parser import Reply as Reply
+from layerroles.protocols.thinking_parser import opens_thinking as opens_thinking
+from layerroles.protocols.thinking_parser import split_thinking as split_thinking
 
 __all__ = [
     "OUTCOMES",

@@ -7,7 +7,7 @@ separately from one that gives a wrong answer.
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from layerroles.protocols.thinking import Reply
+from layerroles.protocols.thinking_parser import Reply
 from layerroles.tasks import Grade
 
 Outcome = Literal["correct", "wrong", "no answer", "truncated", "degenerate", "empty"]

@@ -1,4 +1,4 @@
-"""Protocols that let the model write by greedy decoding and read its answer from the text."""
+"""Protocols that extract the answer from a text that the model generates by greedy decoding."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ from layerroles.engine import Engine, Writing, Written, encode_written
 from layerroles.protocols.base import Answer, Asked, Protocol, register
 from layerroles.protocols.failure_modes import is_in_form, make_details, outcome
 from layerroles.protocols.prompt_format import Turn, join_turns, turns_with_solutions
-from layerroles.protocols.thinking import opens_thinking, split_thinking
+from layerroles.protocols.thinking_parser import opens_thinking, split_thinking
 from layerroles.tasks import Example, Task, check_whole_number
 
 # To estimate chance, each example is judged with the answers to this many other examples.
@@ -21,7 +21,7 @@ _MOST_TOKENS = 32768
 
 
 class GenerationProtocol(Protocol):
-    """A protocol that lets the model write and reads its answer from the text.
+    """A protocol that extracts the answer from a text that the model generates.
 
     Example:
         >>> from layerroles.protocols import GenerationProtocol, protocol

@@ -9,8 +9,6 @@ above chance is lost, a negative harm that the ablation helps.
 """
 
 from layerroles.notebook_display import detectable_line as detectable_line
-from layerroles.results.cell_comparison import CellPair as CellPair
-from layerroles.results.cell_comparison import pairs_of as pairs_of
 from layerroles.results.cells import INTACT as INTACT
 from layerroles.results.cells import Cell as Cell
 from layerroles.results.cells import ablates_tokens as ablates_tokens
@@ -42,6 +40,8 @@ from layerroles.results.effects import estimate_paired_effect as estimate_paired
 from layerroles.results.effects import score_interval as score_interval
 from layerroles.results.matching import Match as Match
 from layerroles.results.matching import match as match
+from layerroles.results.protocol_comparison import CellPair as CellPair
+from layerroles.results.protocol_comparison import pairs_of as pairs_of
 from layerroles.results.reading import deferred_names as deferred_names
 from layerroles.results.reading import read as read
 from layerroles.results.result import SweepResult as SweepResult

@@ -254,9 +254,13 @@ class Cell:
 
     @functools.cached_property
     def _positions(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """The place of each answer in a table, condition x example, and the names of both.
+        """The row and column of each answer in a table condition x example, and the table's labels.
 
-        Index of its row, names of all rows, index of its column, names of all columns (sorted).
+        Four arrays: the row of each answer, the condition of each row (in order of occurrence), the
+        column of each answer, and the example id of each column (sorted).
+
+        Raises:
+            InputError: an example has two rows under one condition.
         """
         rows, conditions = pd.factorize(self.rows["condition"].to_numpy(object))
         columns, examples = pd.factorize(self.rows["example"].to_numpy(object), sort=True)

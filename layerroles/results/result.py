@@ -14,7 +14,6 @@ from layerroles import stats
 from layerroles.errors import InputError
 from layerroles.notebook_display import as_html, as_text, detectable_line
 from layerroles.registry import describe_unknown, nearest_name
-from layerroles.results.cell_comparison import tabulate_agreement, tabulate_differences
 from layerroles.results.cells import CELL, CONDITION, INTACT, Cell, make_cells
 from layerroles.results.condition_verdicts import tabulate_decisions
 from layerroles.results.effects import (
@@ -23,6 +22,7 @@ from layerroles.results.effects import (
     tabulate_intact,
     tabulate_noise,
 )
+from layerroles.results.protocol_comparison import tabulate_agreement, tabulate_differences
 from layerroles.results.run_progress import describe_progress, is_past_first_look
 
 # Columns by which a result is narrowed; for labels see `label_conditions`.

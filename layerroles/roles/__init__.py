@@ -32,12 +32,12 @@ from layerroles.results import CRITICAL as CRITICAL
 from layerroles.results import UNDECIDED as UNDECIDED
 from layerroles.results import count_needed as count_needed
 from layerroles.results import judge_interval as judge_interval
+from layerroles.roles.all_claims import CONTROL as CONTROL
+from layerroles.roles.all_claims import claims_on_layers as claims_on_layers
+from layerroles.roles.all_claims import describe_decided as describe_decided
 from layerroles.roles.claim_findings import SMALLEST as SMALLEST
 from layerroles.roles.claim_findings import Finding as Finding
 from layerroles.roles.claim_status import Claim as Claim
-from layerroles.roles.claims_table import CONTROL as CONTROL
-from layerroles.roles.claims_table import claims_on_layers as claims_on_layers
-from layerroles.roles.claims_table import describe_decided as describe_decided
 from layerroles.roles.critical_heads import carried_by_few as carried_by_few
 from layerroles.roles.critical_heads import heads_of as heads_of
 from layerroles.roles.harms import Harms as Harms
@@ -45,9 +45,9 @@ from layerroles.roles.harms import single_site_conditions as single_site_conditi
 from layerroles.roles.head_search import FoundHeads as FoundHeads
 from layerroles.roles.head_search import HeadSearch as HeadSearch
 from layerroles.roles.localization import localize as localize
-from layerroles.roles.probe_correlation import probe_agreement as probe_agreement
-from layerroles.roles.probe_correlation import rank_stability as rank_stability
 from layerroles.roles.probe_summary import summarize_probes as summarize_probes
+from layerroles.roles.rank_agreement import probe_agreement as probe_agreement
+from layerroles.roles.rank_agreement import rank_stability as rank_stability
 from layerroles.roles.result import Roles as Roles
 from layerroles.roles.robustness import Robustness as Robustness
 from layerroles.roles.robustness import judge_setups as judge_setups

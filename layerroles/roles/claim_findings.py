@@ -18,6 +18,7 @@ from typing import Any
 
 from layerroles import stats
 from layerroles.results import AFTER_FIRST
+from layerroles.roles.ablation_kinds import AblationKind
 from layerroles.roles.harms import Harms
 from layerroles.roles.sentence_parts import format_estimate, sign_of
 
@@ -25,19 +26,6 @@ from layerroles.roles.sentence_parts import format_estimate, sign_of
 SMALLEST = 0.05
 
 Key = tuple[str, str]  # family, protocol
-
-
-@dataclass(frozen=True, eq=False)
-class AblationKind:
-    """A kind of ablation: its harms, and its mechanism, such as "deletion" ("" if not declared)."""
-
-    harms: Harms
-    mechanism: str
-
-    @property
-    def ablation(self) -> str:
-        """Name of the ablation."""
-        return self.harms.ablation
 
 
 @dataclass(frozen=True, eq=False)

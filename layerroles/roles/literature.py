@@ -14,9 +14,9 @@ from functools import partial
 
 from layerroles import stats
 from layerroles.results import AFTER_FIRST, CRITICAL
+from layerroles.roles.ablation_kinds import AblationKind
 from layerroles.roles.claim_findings import (
     SMALLEST,
-    AblationKind,
     Finding,
     Key,
     Number,

@@ -10,7 +10,8 @@ import pandas as pd
 from layerroles import stats
 from layerroles.results import AFTER_FIRST, CRITICAL, SweepResult, check_result, records
 from layerroles.roles import probe_summary
-from layerroles.roles.claims_table import CONTROL, decide_claims, describe_decided, measure_kinds
+from layerroles.roles.ablation_kinds import measure_kinds
+from layerroles.roles.all_claims import CONTROL, decide_claims, describe_decided
 from layerroles.roles.critical_heads import heads_of
 from layerroles.roles.family_sentences import (
     describe_agreement,

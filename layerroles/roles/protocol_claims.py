@@ -13,8 +13,8 @@ from functools import partial
 
 from layerroles import stats
 from layerroles.results import CellPair, cells_of, nearer_of_both_chances, pairs_of
+from layerroles.roles.ablation_kinds import AblationKind
 from layerroles.roles.claim_findings import (
-    AblationKind,
     Finding,
     Number,
     find_by_kind,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from layerroles.errors import visible
+from layerroles.invisible_characters import visible
 from layerroles.notebook_display import html_block, html_details, html_list, html_paragraph
 from layerroles.results import records
 from layerroles.roles.sentence_parts import format_estimate, format_layers

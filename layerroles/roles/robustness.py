@@ -100,9 +100,11 @@ class Robustness:
         if factors.empty:
             return f"{text}."
         widest = records(factors.nlargest(1, "range"))[0]
+        which = "the only factor" if len(factors) == 1 else f"the widest of {len(factors)} factors"
         return (
-            f"{text}; the widest factor is {widest.factor}, whose level means range over "
-            f"{widest.range:.2f} (sampling error alone: up to {widest.range_by_chance:.2f})."
+            f"{text}; {which} is {widest.factor}, whose level means range over {widest.range:.2f} "
+            f"(for one factor, sampling error alone gives up to {widest.range_by_chance:.2f} in 95%"
+            " of cases)."
         )
 
     def __repr__(self) -> str:

@@ -34,7 +34,7 @@ class Setting:
             (between families, or between positions) under a protocol.
         only_needed: whether only layers that are critical at all positions were ablated
             `after_first` too.
-        decided: text of `claims_table.describe_decided`, on how many verdicts or claims are
+        decided: text of `all_claims.describe_decided`, on how many verdicts or claims are
             decided; "" for a sweep without `until`, the goal at which a sweep stops early.
     """
 

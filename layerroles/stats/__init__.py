@@ -28,15 +28,10 @@ from layerroles.stats.contrast import (
     ratio_contrast,
     spanning,
 )
-from layerroles.stats.corrections import (
-    LEAST_BACKGROUND,
-    benjamini_hochberg,
-    holm,
-    minimum_detectable,
-    minimum_detectable_mean,
-)
+from layerroles.stats.corrections import benjamini_hochberg, holm
 from layerroles.stats.factorial_designs import fractional_factorial
 from layerroles.stats.heterogeneity import between_sd, factor_spread
+from layerroles.stats.interim_looks import Looks
 from layerroles.stats.intervals import (
     LEVEL,
     UNKNOWN,
@@ -52,7 +47,6 @@ from layerroles.stats.intervals import (
     tango,
     wilson,
 )
-from layerroles.stats.looks import Looks
 from layerroles.stats.paired import (
     NO_PAIRS,
     PairedEffect,
@@ -62,6 +56,7 @@ from layerroles.stats.paired import (
     paired_continuous,
     sign_flip_p,
 )
+from layerroles.stats.power import LEAST_BACKGROUND, minimum_detectable, minimum_detectable_mean
 from layerroles.stats.profile_test import profiles_differ_p
 from layerroles.stats.ranks import profile_agreement, rank_stability, resampled_means, spearman
 from layerroles.stats.ratio import clustered, harm_interval, is_above, possible_losses, ratio

@@ -110,8 +110,11 @@ def combined(parts: Sequence[Contrast], weights: Sequence[float]) -> Contrast:
 
     Its interval is combined from the intervals of the parts and the correlations between the parts.
     Questions that several parts share are paired. Unknown (NaN) if a part is unknown or there are
-    no parts.
+    no parts; parts of weight 0 do not count.
     """
+    # 0 times an interval without end would be NaN.
+    parts = [part for part, weight in zip(parts, weights, strict=True) if weight]
+    weights = [weight for weight in weights if weight]
     if not parts or not all(part.known for part in parts):
         return NO_CONTRAST
     if len(parts) == 1 and weights[0] == 1:

@@ -38,7 +38,8 @@ from layerroles.sweep.next_cells import (
 from layerroles.sweep.remaining_time import Pace
 from layerroles.sweep.status import write_progress
 from layerroles.sweep.store import Key, Store
-from layerroles.sweep.work_units import SweepCell, Unit
+from layerroles.sweep.sweep_cells import SweepCell
+from layerroles.sweep.work_units import Unit
 
 log = logging.getLogger(__name__)
 
@@ -238,11 +239,11 @@ class Execution:
                     advance(0, part.now, Outlook(left=pace.seconds_left(), picture=picture))
 
     def _end_round(self) -> Picture | None:
-        """Update the expected number of further rows, call `after_round`, and return a picture.
+        """Update the expected number of further questions, call `after_round`, return a picture.
 
         The picture, the harm of each layer so far, is shown with the progress. It is None if no
-        condition ablates exactly one whole layer, if no progress is shown, or if the picture could
-        not be made.
+        condition ablates exactly one whole layer, or if no progress is shown. An exception, such as
+        one of `after_round`, is logged as a warning, and None is returned.
         """
         is_shown = self._shows_layers and is_progress_shown()
         if not (self._may_follow or is_shown or self._after_round is not None):

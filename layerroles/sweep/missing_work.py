@@ -15,12 +15,13 @@ from layerroles.ablations import Condition
 from layerroles.protocols import Asked
 from layerroles.results import find_deferred
 from layerroles.sweep.example_counts import count_first
-from layerroles.sweep.manifest_entries import describe_condition
-from layerroles.sweep.open_references import OpenReferences
+from layerroles.sweep.references_by_task import OpenReferences
 from layerroles.sweep.stopping_rule import Goal
 from layerroles.sweep.store import Key
+from layerroles.sweep.sweep_cells import SweepCell
+from layerroles.sweep.sweep_conditions import describe_condition
 from layerroles.sweep.unit_sizes import UnitSizes, count_together
-from layerroles.sweep.work_units import SweepCell, Unit
+from layerroles.sweep.work_units import Unit
 from layerroles.tasks import Example
 
 # The mean number of questions per condition that a sweep until="decided" is expected to ask: the

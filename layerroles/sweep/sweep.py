@@ -12,7 +12,6 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -27,10 +26,10 @@ from layerroles.models import check_template, prepared
 from layerroles.protocols import Asked, Protocol
 from layerroles.results import SweepResult, read
 from layerroles.sweep import noise_floor, report_file
+from layerroles.sweep.command_and_packages import command_line, package_versions
 from layerroles.sweep.execution import Execution
-from layerroles.sweep.manifest_entries import command_line, describe_condition
 from layerroles.sweep.missing_work import Work
-from layerroles.sweep.open_references import OpenReferences
+from layerroles.sweep.references_by_task import OpenReferences
 from layerroles.sweep.stopping_rule import (
     Decided,
     check_chance,
@@ -39,8 +38,10 @@ from layerroles.sweep.stopping_rule import (
     make_until,
 )
 from layerroles.sweep.store import Key, lock_folder, open_store
+from layerroles.sweep.sweep_cells import SweepCell, make_cells
+from layerroles.sweep.sweep_conditions import describe_condition, distinct_conditions
 from layerroles.sweep.unit_sizes import TaskSize, choose_size, count_together
-from layerroles.sweep.work_units import EngineCall, SweepCell, distinct_conditions, make_cells
+from layerroles.sweep.work_units import EngineCall
 from layerroles.tasks import Example, Task, as_tasks
 
 _LIMIT, _LIMIT_UNTIL_DECIDED = 32, 512
@@ -212,7 +213,7 @@ class Sweep:
         chosen_backend.check(engine)
         work = self._work(engine)
         asked = {cell.names: work.prepare(cell, cell.examples) for cell in self.cells}
-        question_versions = _package_versions(self.cells)
+        question_versions = package_versions(self.cells)
         with ExitStack() as closing:
             # Locked before workers are started: another process may be writing to the folder.
             closing.enter_context(lock_folder(Path(path)))
@@ -396,22 +397,3 @@ def _check_numbers(limit: object, seed: object, unit_seconds: object) -> None:
         raise InputError(f"seed={seed!r} is not a whole number of 0 or more")
     if not (isinstance(unit_seconds, int | float) and unit_seconds > 0):
         raise InputError(f"unit_seconds={unit_seconds!r} is not a number of seconds above 0")
-
-
-def _package_versions(cells: Sequence[SweepCell]) -> dict[str, str]:
-    """Return the versions of the packages on which the cells' questions depend.
-
-    Raises:
-        InputError: a package that a task names is not installed.
-    """
-    versions = {}
-    for task in (cell.task for cell in cells):
-        for name in task.question_packages:
-            try:
-                versions[name] = version(name)
-            except PackageNotFoundError:
-                raise InputError(
-                    f"task {task.label!r} names the package {name!r}, which is not installed: "
-                    f"pip install {name}"
-                ) from None
-    return versions

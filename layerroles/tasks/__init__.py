@@ -21,8 +21,8 @@ from layerroles.tasks.guessing import Guess as Guess
 from layerroles.tasks.guessing import best_choice as best_choice
 from layerroles.tasks.guessing import best_guess as best_guess
 from layerroles.tasks.knowledge import Facts as Facts
-from layerroles.tasks.language import Copying as Copying
-from layerroles.tasks.language import PlainText as PlainText
+from layerroles.tasks.language_controls import Copying as Copying
+from layerroles.tasks.language_controls import PlainText as PlainText
 from layerroles.tasks.local import Local as Local
 from layerroles.tasks.question_sources import Generated as Generated
 from layerroles.tasks.question_sources import shuffle_choices as shuffle_choices

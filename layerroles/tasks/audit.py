@@ -35,7 +35,8 @@ import numpy as np
 import pandas as pd
 from scipy import signal, stats
 
-from layerroles.errors import InputError, visible
+from layerroles.errors import InputError
+from layerroles.invisible_characters import visible
 from layerroles.notebook_display import html_block, html_list, html_paragraph
 from layerroles.stats import holm
 from layerroles.tasks.base import Example, Task

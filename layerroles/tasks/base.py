@@ -227,7 +227,10 @@ class Task(ABC):
         return None
 
     def n_reserved(self, seed: int) -> int:
-        """Return how many questions are reserved for `held_out` and never asked; by default 0."""
+        """Return how many of the questions are reserved for `held_out` and never asked; default 0.
+
+        Also 0 for tasks that generate their questions: they reserve a share of them.
+        """
         return 0
 
     def grade(self, response: str, example: Example) -> Grade:

@@ -81,7 +81,10 @@ def find_question(example: Example) -> str:
 
 
 def normalize_marks(text: str) -> str:
-    r"""Return the text with every quotation mark replaced by `"`, and without Markdown's `**`.
+    r"""Return the text with quotation marks replaced by `"`, and without Markdown's `**`.
+
+    Quotation marks are double ones (curly, low or angled), and single ones and backticks at the
+    edge of a word. Other curly apostrophes become straight.
 
     Example:
         >>> normalize_marks("Peter's word is 'river', `river` or **river**")

@@ -5,7 +5,7 @@ A random model has no skill, so statements about skill are tested in `tests/unit
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -17,9 +17,20 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 import layerroles as lr
+from layerroles.sweep import sweep_cells
+from layerroles.tasks import guessing
 from tests.support.random_models import CONFIGS, tokenizer
 
 Load = Callable[[str], ModuleType]
+
+
+@pytest.fixture(autouse=True)
+def chance_by_few_questions(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """How well chance is measured is tested in `tests/unit/tasks`: 50 other questions do here."""
+    monkeypatch.setattr(guessing, "_OTHERS", 50)
+    sweep_cells._remembered_guess.cache_clear()
+    yield
+    sweep_cells._remembered_guess.cache_clear()
 
 
 @cache

@@ -13,8 +13,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from layerroles.errors import visible
 from layerroles.figures import style
+from layerroles.invisible_characters import visible
 from layerroles.page import report
 from layerroles.results import SweepResult, compare
 from tests.support.browser_pages import opened, overflow

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -59,8 +59,19 @@ def peer() -> Any:
 
 
 @cache
+def tokenizer() -> Any:
+    return AutoTokenizer.from_pretrained(lr.model_folder("smollm2-135m"))
+
+
+@cache
 def manager(include_path: str | None) -> TaskManager:
     return TaskManager(include_path=include_path)
+
+
+@pytest.fixture(autouse=True)
+def no_list_of_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else lm-eval asks pip at each evaluation which packages are installed, for a second."""
+    monkeypatch.setattr("torch.utils.collect_env.get_pretty_env_info", lambda: "")
 
 
 class Identity(torch.nn.Module):
@@ -116,9 +127,8 @@ def harness(case: Case, folders: dict[str, str], layer: int | None) -> dict[str,
         one = {"task": case.name, "dataset_path": folders[case.name]}
         spec = {"group": "with_data", "task": [one]}
     with without(layer) as hf:
-        tokenizer = AutoTokenizer.from_pretrained(lr.model_folder("smollm2-135m"))
         # A cache without its first layer counts no tokens: a batch of that is padded wrongly.
-        lm = HFLM(pretrained=hf, tokenizer=tokenizer, batch_size=1 if layer == 0 else 3)
+        lm = HFLM(pretrained=hf, tokenizer=tokenizer(), batch_size=1 if layer == 0 else 3)
         found: dict[str, Any] = lm_eval.simple_evaluate(
             lm,
             tasks=[spec],
@@ -132,9 +142,18 @@ def harness(case: Case, folders: dict[str, str], layer: int | None) -> dict[str,
     return found
 
 
+@pytest.fixture(scope="module")
+def evaluated(folders: dict[str, str]) -> Callable[[Case, int | None], dict[str, Any]]:
+    """lm-eval's own run without a layer, once for all tests."""
+    return cache(lambda case, layer: harness(case, folders, layer))
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_samples_and_metrics_are_those_of_lm_eval(
-    case: Case, folders: dict[str, str], tmp_path: Path
+    case: Case,
+    folders: dict[str, str],
+    evaluated: Callable[[Case, int | None], dict[str, Any]],
+    tmp_path: Path,
 ) -> None:
     task = made(case, folders)
     limit = LIMIT * len(task.members)
@@ -153,7 +172,7 @@ def test_samples_and_metrics_are_those_of_lm_eval(
     asked = Harness(task).prepare(lr.Engine(model()), task, task.examples(limit, 0), chat=case.chat)
     for layer, condition in zip([None, *LAYERS], ["intact", *conditions], strict=True):
         name = "intact" if layer is None else condition.name
-        theirs = harness(case, folders, layer)
+        theirs = evaluated(case, layer)
         rows = result.frame[result.frame["condition"] == name].set_index("example")
         samples = [one for each in theirs["samples"].values() for one in each]
         assert len(samples) == len(rows) * len({one["filter"] for one in samples})
@@ -197,8 +216,7 @@ def same_answer(row: Any, sample: dict[str, Any]) -> None:
 
 def same_prompts(asked: Any, theirs: dict[str, Any]) -> None:
     """The texts that lm-eval built, and the token ids that its `HFLM` makes of them."""
-    tokenizer = AutoTokenizer.from_pretrained(lr.model_folder("smollm2-135m"))
-    lm = HFLM(pretrained=peer(), tokenizer=tokenizer)
+    lm = HFLM(pretrained=peer(), tokenizer=tokenizer())
     samples = {
         f"{member}/{one['doc_id']}": one
         for member, each in theirs["samples"].items()
@@ -220,10 +238,12 @@ def same_prompts(asked: Any, theirs: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("case", [CASES[0], CASES[4]], ids=str)
-def test_simple_evaluate_on_ablated_lm_matches_hflm(case: Case, folders: dict[str, str]) -> None:
+def test_simple_evaluate_on_ablated_lm_matches_hflm(
+    case: Case, folders: dict[str, str], evaluated: Callable[[Case, int | None], dict[str, Any]]
+) -> None:
     """`simple_evaluate` gives the same on `AblatedLM` as on `HFLM` without the layer."""
     condition = lr.Condition({lr.Site(11): lr.Skip()})
-    theirs = harness(case, folders, 11)
+    theirs = evaluated(case, 11)
     spec: Any = case.name
     if not case.own:
         one = {"task": case.name, "dataset_path": folders[case.name]}
@@ -248,12 +268,11 @@ def test_rolling_likelihoods_are_those_of_lm_eval() -> None:
 
     texts = ["The sun is a star.", "One two three four five. " * 12]
     requests = [Instance("loglikelihood_rolling", {}, (text,), 0) for text in texts]
-    tokenizer = AutoTokenizer.from_pretrained(lr.model_folder("smollm2-135m"))
-    hflm = HFLM(pretrained=peer(), tokenizer=tokenizer, batch_size=2, max_length=32)
+    hflm = HFLM(pretrained=peer(), tokenizer=tokenizer(), batch_size=2, max_length=32)
     ours = lr.AblatedLM(model(), max_length=32).loglikelihood_rolling(requests)
     theirs = hflm.loglikelihood_rolling(requests)
     for text, one, other in zip(texts, ours, theirs, strict=True):
         # A text is the sum of its windows, each a log-likelihood that is equal to 1e-3.
-        windows = math.ceil(len(tokenizer(text).input_ids) / 32)
+        windows = math.ceil(len(tokenizer()(text).input_ids) / 32)
         assert one == pytest.approx(other, abs=1e-3 * windows)
     assert all(math.isfinite(one) and one < 0 for one in ours)

@@ -1,13 +1,13 @@
-"""Run the engine on simulated devices and print what came out as JSON, in a process of its own.
+"""Run the engine on simulated devices and return what came out as JSON, in a process of its own.
 
-    python -m tests.support.simulated_cases one_device
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        found = json.loads(process.submit(run_case, "one_device").result())
 
 The names are those of the functions below. Log-likelihoods and texts are compared with those that
 the plain executor gives on the processor.
 """
 
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import mkdtemp
@@ -19,8 +19,8 @@ from transformers import LlamaConfig
 
 import layerroles as lr
 from layerroles.ablations import statistics_cache
-from layerroles.engine.decode import Decoding
-from layerroles.engine.fused.writer import Writer
+from layerroles.engine.decoding import Decoding
+from layerroles.engine.fused.text_decoding import Writer
 from layerroles.engine.requests import encode_written
 from tests.support.random_models import CONFIGS, LLAMA_LIKE, random_model
 from tests.support.simulated_device import SimulatedDevices, random_bridge, set_up
@@ -270,7 +270,8 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
-if __name__ == "__main__":
+def run_case(case: str) -> str:
+    """Return what a case gives, as JSON."""
     # A reference that the processor collected would be read from its file, and not collected again.
     statistics_cache.cache_folder = lambda: Path(mkdtemp())
-    print(json.dumps(CASES[sys.argv[1]]()))
+    return json.dumps(CASES[case]())

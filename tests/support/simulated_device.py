@@ -20,7 +20,8 @@ of their own:
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +29,6 @@ import torch
 from accelerate.hooks import attach_align_device_hook_on_blocks
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoTokenizer, PreTrainedModel
 
@@ -158,14 +158,12 @@ class SimulatedDevices(TorchDispatchMode):
             TypeError: float64, on a device that has none.
             torch.OutOfMemoryError: a result of more than `most_bytes`.
         """
-        leaves = tree_leaves((args, kwargs))
+        leaves = _leaves((args, kwargs))
         ours = [leaf for leaf in leaves if isinstance(leaf, SimulatedTensor)]
         asked = [leaf for leaf in leaves if isinstance(leaf, torch.device)]
         if not ours and not any(device.type == NAME for device in asked):
             return function(*args, **kwargs)
-        if torch._C._dispatch_has_kernel_for_dispatch_key(
-            function.name(), "CompositeImplicitAutograd"
-        ):
+        if _is_made_of_others(function):
             # In inference mode, operations arrive that are made of others.
             with self:
                 made = function.decompose(*args, **kwargs)
@@ -180,10 +178,10 @@ class SimulatedDevices(TorchDispatchMode):
             target = args[0].device
         if target.type == NAME:
             target = torch.device(NAME, target.index or 0)
-        values = tree_map(_on_cpu, (args, kwargs))
+        values = _mapped(_on_cpu, (args, kwargs))
         out = function(*values[0], **values[1])
         if name == "_to_copy":
-            out = out.clone() if any(out is value for value in tree_leaves(values)) else out
+            out = out.clone() if any(out is value for value in _leaves(values)) else out
         return self._wrap(function, args, kwargs, out, target)
 
     def _record(
@@ -241,7 +239,32 @@ class SimulatedDevices(TorchDispatchMode):
                 raise torch.OutOfMemoryError(f"{target} out of memory: {leaf.nbytes} bytes")
             return SimulatedTensor(leaf, target)
 
-        return tree_map(wrap, out)
+        return _mapped(wrap, out)
+
+
+@cache
+def _is_made_of_others(function: Any) -> bool:
+    key = "CompositeImplicitAutograd"
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(function.name(), key))
+
+
+# The functions of torch for this handle more types, and take most of a simulation's time.
+def _leaves(tree: Any) -> list[Any]:
+    """Return what tuples, lists and dictionaries hold, at any depth."""
+    if isinstance(tree, dict):
+        tree = tree.values()
+    elif not isinstance(tree, tuple | list):
+        return [tree]
+    return [leaf for part in tree for leaf in _leaves(part)]
+
+
+def _mapped(change: Callable[[Any], Any], tree: Any) -> Any:
+    """Return the same tuples, lists and dictionaries with each leaf changed."""
+    if isinstance(tree, tuple | list):
+        return type(tree)([_mapped(change, part) for part in tree])
+    if isinstance(tree, dict):
+        return {key: _mapped(change, part) for key, part in tree.items()}
+    return change(tree)
 
 
 def _check_devices(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -256,7 +279,7 @@ def _check_devices(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
                     f"({at})"
                 )
         checked = (args[0], args[2:], kwargs)
-    tensors = [leaf for leaf in tree_leaves(checked) if isinstance(leaf, Tensor)]
+    tensors = [leaf for leaf in _leaves(checked) if isinstance(leaf, Tensor)]
     devices = {one.device: None for one in tensors if one.ndim or one.device.type == NAME}
     if len(devices) > 1:
         one, two = list(devices)[:2]

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterator
+from types import CodeType, FunctionType
 from typing import Any, get_args, get_type_hints
 
 from beartype import BeartypeConf, beartype
@@ -17,6 +18,12 @@ from jaxtyping import AbstractArray, jaxtyped
 
 VIOLATION = TypeError
 _check_types = beartype(conf=BeartypeConf(violation_type=VIOLATION))
+
+# A nested function is made at each call of the one around it, and beartype takes a millisecond to
+# write its checks. By its module and code: its annotations, and its checked form, which holds it as
+# a default.
+_NESTED: dict[tuple[str, CodeType], tuple[dict[str, Any], Any]] = {}
+_FUNCTION = "__beartype_func"
 
 
 class _OneShapeMemo(contextlib.ContextDecorator, type(jaxtyped("context"))):  # type: ignore[misc]
@@ -43,10 +50,28 @@ def _check_class_or_function(decorated: Any) -> Any:
 
 
 def _check_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    is_nested = "<locals>" in function.__qualname__ and not hasattr(function, "__wrapped__")
+    key = (function.__module__, function.__code__) if is_nested else None
+    annotations = dict(function.__annotations__)
+    if key in _NESTED:
+        before, checked = _NESTED[key]
+        if before == annotations:
+            return _check_another(checked, function)
     hints = dict(_known_hints(function))
     function.__annotations__ = hints
     checked = _check_types(_as_plain_function(function))
-    return _OneShapeMemo()(checked) if any(map(_has_shape, hints.values())) else checked
+    if any(map(_has_shape, hints.values())):
+        return _OneShapeMemo()(checked)
+    if key and _FUNCTION in (getattr(checked, "__kwdefaults__", None) or {}):
+        _NESTED[key] = (annotations, checked)
+    return checked
+
+
+def _check_another(checked: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return another function of the same code, checked like the first that was made."""
+    again = FunctionType(checked.__code__, checked.__globals__)
+    again.__kwdefaults__ = {**checked.__kwdefaults__, _FUNCTION: _as_plain_function(function)}
+    return functools.update_wrapper(again, function)
 
 
 def _as_plain_function(function: Callable[..., Any]) -> Callable[..., Any]:

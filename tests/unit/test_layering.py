@@ -16,8 +16,9 @@ TESTS = PACKAGE.parent / "tests"
 
 # Left may not import right.
 ORDER = (
-    "lazy_names errors atomic_replacement private_apis registry sites notebook_display progress "
-    "models ablations engine tasks protocols harness probes plants backends roles figures page "
+    "lazy_names errors invisible_characters atomic_replacement private_apis registry sites "
+    "notebook_display progress models ablations engine tasks protocols harness probes plants "
+    "backends roles figures page "
     "sweep prune cli lm __main__"
 ).split()
 # These stand beside: they use nothing but what is named, and serve `harness` and all behind it; the

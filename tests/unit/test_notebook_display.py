@@ -14,7 +14,7 @@ import torch
 import layerroles as lr
 from layerroles import notebook_display
 from layerroles.ablations import EditContext
-from layerroles.errors import visible
+from layerroles.invisible_characters import visible
 from layerroles.plants import Plant
 from layerroles.results import SweepResult
 from tests.support.random_models import random_model

@@ -1,7 +1,7 @@
 """The tests run with the package's types and shapes checked at each call."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -59,6 +59,21 @@ def test_a_generator_is_checked_when_it_is_called_and_in_sizes_of_its_own() -> N
     with pytest.raises(TypeError, match="size of dimension n is 4"):
         _pairs(np.zeros(3), np.zeros(4))
     assert _read_in_two(np.zeros(5)) == 5
+
+
+def test_each_function_that_another_makes_is_checked_and_keeps_its_own_names() -> None:
+    def make_adder(n: int) -> Callable[[int], int]:
+        @make_checker(typechecker=None)
+        def add(x: int, *, twice: bool = False) -> int:
+            return x + n * (1 + twice)
+
+        return add
+
+    for n in (1, 2):
+        assert make_adder(n)(3) == 3 + n
+        assert make_adder(n)(3, twice=True) == 3 + 2 * n
+        with pytest.raises(TypeError, match="parameter x='one'"):
+            make_adder(n)("one")  # type: ignore[arg-type]
 
 
 def test_what_a_dataclass_is_given_is_checked() -> None:

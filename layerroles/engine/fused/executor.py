@@ -24,8 +24,8 @@ from layerroles.engine.fused.packed_attention import AttentionLayout
 from layerroles.engine.fused.prefill import IntactPass, LoadedRow, cut_pieces, record_intact
 from layerroles.engine.fused.prefix_packing import prompt_numbers, token_ids, token_marks
 from layerroles.engine.fused.readout import Scorer
+from layerroles.engine.fused.text_decoding import Writer
 from layerroles.engine.fused.twin_model import Twin
-from layerroles.engine.fused.writer import Writer
 from layerroles.engine.planning.memory import Budget
 from layerroles.engine.planning.plan import Computed, Group, Plan, make_plan
 from layerroles.engine.requests import Requests, Score, Scored, Writing, Written, split_requests

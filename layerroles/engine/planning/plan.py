@@ -135,7 +135,10 @@ class Plan:
 
     @property
     def tokens_read(self) -> float:
-        """Number of tokens to read; a token counts half if only half of the blocks run on it."""
+        """Number of tokens to read, summed over all conditions and the intact model.
+
+        A token counts half if only half of the blocks run on it.
+        """
         return sum((1 + sum(group.depths)) * group.n_tokens for group in self.groups)
 
     @property

@@ -132,7 +132,11 @@ def check_formats(formats: Sequence[str]) -> None:
 def _draw_files(
     printed: Mapping[str, go.Figure], formats: Sequence[str], dpi: int
 ) -> dict[tuple[str, str], bytes]:
-    """Draw all figures in all formats with one browser; map (name, format) to the file's bytes."""
+    """Draw all figures in all formats with one browser; map (name, format) to the file's bytes.
+
+    Raises:
+        InputError: no Chrome or Chromium starts, or it fails to draw a figure.
+    """
     if not formats or not printed:
         return {}
     import kaleido

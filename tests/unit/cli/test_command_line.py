@@ -88,6 +88,12 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
             ["probe", "--model", "m", "--out", "r", "--probe", "attention,attention"],
             "--probe 'attention,attention' names 'attention' more than once",
         ),
+        (
+            ["sweep", "--model", "m", "--out", ""],
+            "the value after '--out' is empty: give one, or leave it out",
+        ),
+        (["report", ""], "the value after 'report' is empty: give one, or leave it out"),
+        (["report", "r", "--out="], "'--out=' has no value: give one, or leave it out"),
     ],
 )
 def test_a_mistake_gets_one_line(

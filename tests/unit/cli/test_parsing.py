@@ -11,11 +11,11 @@ from layerroles.cli.parsing import (
     check_options,
     describe_parameters,
     first_line,
-    import_plugins,
     parse_parameters,
     split_list,
     split_settings,
 )
+from layerroles.cli.plugins import import_plugins
 from layerroles.errors import InputError
 
 

@@ -14,10 +14,10 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 import layerroles as lr
 from layerroles.ablations import Condition
 from layerroles.engine import executor_choice, executor_trial
-from layerroles.engine.decode import Decoding, NextTokens
+from layerroles.engine.decoding import Decoding, NextTokens
 from layerroles.engine.executor_trial import choose_condition, rounding_noise
 from layerroles.engine.fused import executor as fused_executor
-from layerroles.engine.fused import kv_cache, writer
+from layerroles.engine.fused import kv_cache, text_decoding
 from layerroles.engine.fused.executor import Fused
 from layerroles.engine.fused.partial_attention import AttentionRule
 from layerroles.engine.fused.twin_model import Twin
@@ -447,7 +447,7 @@ def test_in_bfloat16_texts_may_part_where_rounding_decides_and_nowhere_else(
         order = model(torch.tensor([tried.context]))[0, -1].argsort(descending=True)
     token = int(order[rank])
     engine = lr.Engine(model)
-    monkeypatch.setattr(writer, "Decoding", type("Other", (Decoding,), {"add": other}))
+    monkeypatch.setattr(text_decoding, "Decoding", type("Other", (Decoding,), {"add": other}))
     engine.generate_until(ASKED[:1], skips)
     assert engine.used == ({"fused"} if rank == 1 else {"hooked"})
 

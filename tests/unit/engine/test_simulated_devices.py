@@ -1,22 +1,27 @@
 """On one accelerator and on two, answers are the processor's; a decode step waits once.
 
 The accelerators are simulated (see `tests.support.simulated_device`), which changes a process for
-good: each group of cases runs in a process of its own, and prints what came out.
+good: all groups of cases run in one other process.
 """
 
 import json
-import subprocess
-import sys
-from collections.abc import Iterable
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.simulated_cases import ARCHITECTURES, BETWEEN_DEVICES, CONDITIONS, EXECUTORS
+from tests.support.simulated_cases import (
+    ARCHITECTURES,
+    BETWEEN_DEVICES,
+    CONDITIONS,
+    EXECUTORS,
+    run_case,
+)
 
-ROOT = Path(__file__).parents[3]
+Outcome = Callable[[str], dict[str, Any]]
 TOLERANCE = 1e-5  # nats
 
 # Kernel launches of a steady decode step when this was written, by layers, text and conditions.
@@ -32,19 +37,11 @@ LAUNCHES = {
 }
 
 
-@cache
-def outcome(case: str) -> dict[str, Any]:
-    """Return what a case of `tests.support.simulated_cases` prints."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.support.simulated_cases", case],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+@pytest.fixture(scope="module")
+def outcome() -> Iterator[Outcome]:
+    """Return what a case of `tests.support.simulated_cases` gives; each is run once."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        yield cache(lambda case: json.loads(process.submit(run_case, case).result()))
 
 
 def check_answers(found: dict[str, Any], conditions: Iterable[str]) -> None:
@@ -54,7 +51,7 @@ def check_answers(found: dict[str, Any], conditions: Iterable[str]) -> None:
     assert not found["differ"]  # texts, or what is said to have changed
 
 
-def test_one_device_gives_the_processors_answers() -> None:
+def test_one_device_gives_the_processors_answers(outcome: Outcome) -> None:
     found = outcome("one_device")
     for architecture in ARCHITECTURES:
         for executor in EXECUTORS:
@@ -63,7 +60,7 @@ def test_one_device_gives_the_processors_answers() -> None:
             assert answers["used"] == ["fused" if executor == "auto" else executor]
 
 
-def test_two_devices_give_the_processors_answers() -> None:
+def test_two_devices_give_the_processors_answers(outcome: Outcome) -> None:
     found = outcome("two_devices")
     for architecture in ARCHITECTURES:
         for executor in EXECUTORS:
@@ -73,12 +70,14 @@ def test_two_devices_give_the_processors_answers() -> None:
             assert answers["used"] == ["hooked" if executor == "auto" else executor]
 
 
-def test_probes_give_the_processors_numbers_on_two_devices() -> None:
+def test_probes_give_the_processors_numbers_on_two_devices(outcome: Outcome) -> None:
     for name, apart in outcome("probes_on_two_devices").items():
         assert apart == pytest.approx(0, abs=1e-4), name
 
 
-def test_two_devices_that_run_out_of_memory_answer_with_less_at_once_or_say_so() -> None:
+def test_two_devices_that_run_out_of_memory_answer_with_less_at_once_or_say_so(
+    outcome: Outcome,
+) -> None:
     found = outcome("out_of_memory")
     some, next_to_none = found.values()
     check_answers(some, BETWEEN_DEVICES)
@@ -87,7 +86,7 @@ def test_two_devices_that_run_out_of_memory_answer_with_less_at_once_or_say_so()
     assert "\n" not in next_to_none["error"]
 
 
-def test_a_device_without_float64_gives_the_processors_answers() -> None:
+def test_a_device_without_float64_gives_the_processors_answers(outcome: Outcome) -> None:
     found = outcome("without_float64")
     for executor in EXECUTORS:
         check_answers(found[executor], CONDITIONS)
@@ -98,16 +97,18 @@ def test_a_device_without_float64_gives_the_processors_answers() -> None:
 
 
 @pytest.mark.parametrize("step", LAUNCHES)
-def test_a_steady_decode_step_waits_once_and_launches_no_more_than_before(step: str) -> None:
+def test_a_steady_decode_step_waits_once_and_launches_no_more_than_before(
+    step: str, outcome: Outcome
+) -> None:
     found = outcome("decoding")[step]
     assert found["launches"]
     for waits in found["waits"]:
         assert [what for what, _ in waits] == ["copy to the CPU"]
-        assert waits[0][1].startswith("engine/decode.py")
+        assert waits[0][1].startswith("engine/decoding.py")
     assert max(found["launches"]) <= 1.05 * LAUNCHES[step]
 
 
 @pytest.mark.parametrize("step", [step for step in LAUNCHES if "each layer" in step])
-def test_the_plan_counts_the_launches_of_a_decode_step(step: str) -> None:
+def test_the_plan_counts_the_launches_of_a_decode_step(step: str, outcome: Outcome) -> None:
     found = outcome("decoding")[step]
     assert found["expected"] == pytest.approx(max(found["launches"]), rel=0.1)

@@ -586,7 +586,7 @@ def test_what_likelihood_hides_is_the_difference_of_harms(result: SweepResult) -
         high = np.array(trace.y) + np.array(trace.error_y.array)
         assert ((low > 0) | (high < 0)).all()
     # Word problems are not above chance by likelihood: no difference, and its panel says so.
-    assert text_of(figure).count("undefined: intact is not above chance") == 1
+    assert text_of(figure).count("undefined: intact is not shown to be above chance") == 1
     with pytest.raises(InputError, match="unknown protocol_a 'letter'"):
         figures.likelihood_hides(result, likelihood="letter")
 

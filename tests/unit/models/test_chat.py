@@ -14,7 +14,7 @@ from layerroles.models.loading import encode
 from layerroles.protocols import PROTOCOLS, LikelihoodProtocol, Turn, protocol
 from layerroles.protocols.generation import AskedWritings
 from layerroles.protocols.prompt_format import apply_template, join_turns
-from layerroles.protocols.thinking import Reply, opens_thinking, split_thinking
+from layerroles.protocols.thinking_parser import Reply, opens_thinking, split_thinking
 from tests.support.random_models import model_path, random_model, tokenizer
 
 # Written here once, so that a tokenizer which adds BOS would write it twice.

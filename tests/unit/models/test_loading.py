@@ -284,7 +284,7 @@ def test_a_file_that_is_no_gguf_is_refused(
 
 
 CONVERTS = """
-import pathlib, sys, time
+import multiprocessing, pathlib, sys, time
 from layerroles.models import gguf
 
 def slowly(file, folder):
@@ -294,35 +294,37 @@ def slowly(file, folder):
         (folder / name).write_text(name)
 
 gguf._dequantize = slowly
-file, gate = map(pathlib.Path, sys.argv[1:])
-print("ready", flush=True)
-while not gate.exists():
-    time.sleep(0.01)
-print(gguf.convert(file))
+forked = multiprocessing.get_context("fork")  # which import nothing again
+gate = forked.Barrier(2)
+
+def convert():
+    gate.wait()
+    print(gguf.convert(pathlib.Path(sys.argv[1])), flush=True)
+
+both = [forked.Process(target=convert) for _ in range(2)]
+for one in both:
+    one.start()
+for one in both:
+    one.join()
+sys.exit(any(one.exitcode for one in both))
 """
 
 
 def test_two_processes_that_convert_at_once_come_to_one_folder(tmp_path: Path) -> None:
-    file, gate, cache = tmp_path / "model.gguf", tmp_path / "gate", tmp_path / "cache"
+    file, cache = tmp_path / "model.gguf", tmp_path / "cache"
     file.write_bytes(b"a model")
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", CONVERTS, str(file), str(gate)],
-            env={**os.environ, gguf.CACHE_VARIABLE: str(cache)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    for one in both:
-        assert one.stdout is not None
-        assert one.stdout.readline() == "ready\n"
-    gate.touch()
-    found = {one.communicate(timeout=60)[0].strip() for one in both}
-    assert [one.returncode for one in both] == [0, 0]
-    (folder,) = map(Path, found)
-    assert {entry.name for entry in folder.iterdir()} == {"config.json", "model.safetensors"}
-    assert list(folder.parent.iterdir()) == [folder]
+    done = subprocess.run(
+        [sys.executable, "-c", CONVERTS, str(file)],
+        env={**os.environ, gguf.CACHE_VARIABLE: str(cache)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    one, other = map(Path, done.stdout.splitlines())
+    assert one == other
+    assert {entry.name for entry in one.iterdir()} == {"config.json", "model.safetensors"}
+    assert list(one.parent.iterdir()) == [one]
 
 
 def test_damaged_file_is_detected_by_its_hash(tmp_path: Path) -> None:

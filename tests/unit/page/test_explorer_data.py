@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from layerroles.errors import InputError, visible
+from layerroles.errors import InputError
+from layerroles.invisible_characters import visible
 from layerroles.page import render
 from layerroles.page.explorer_data import Run, lay_out_runs
 from layerroles.page.shortened_texts import TextLimits, Texts, choose_limits, start_of

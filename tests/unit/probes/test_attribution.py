@@ -10,6 +10,7 @@ from transformer_lens.tools.analysis.direct_logit_attribution import direct_logi
 from transformers import Gemma2Config
 
 import layerroles as lr
+from layerroles.probes.answering_position import make_batches
 from tests.support import random_models
 from tests.support.random_models import ALL_ARCHITECTURES, model_path, random_model
 
@@ -121,7 +122,7 @@ def test_padding_changes_nothing(task: lr.Task) -> None:
         pd.DataFrame([{"example": name, **row} for name, row in probe.rows(model, batch)])
         for probe in [lr.probes.DirectAttribution()]
         for example in task.examples(6, 0)
-        for batch in lr.probes.base.make_batches(model, [example])
+        for batch in make_batches(model, [example])
     )
     both = together.merge(alone, on=keys)
     assert len(both) == len(together)

@@ -12,7 +12,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 import layerroles as lr
 from layerroles.probes import PROBES, chunked
-from layerroles.probes.base import Batch, make_batches
+from layerroles.probes.answering_position import Batch, make_batches
 from layerroles.probes.frames import BUILT_IN, group_by_probe
 from layerroles.sites import NamedAt
 from layerroles.tasks.base import Example

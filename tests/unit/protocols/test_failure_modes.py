@@ -19,7 +19,7 @@ from layerroles.protocols.failure_modes import (
     make_details,
     repeated_share,
 )
-from layerroles.protocols.thinking import Reply
+from layerroles.protocols.thinking_parser import Reply
 from layerroles.tasks import Grade
 from tests.support.random_models import random_model
 

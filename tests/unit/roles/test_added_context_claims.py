@@ -111,13 +111,13 @@ def test_the_test_of_profiles_is_right_where_they_are_alike() -> None:
 def test_questions_that_are_not_shared_are_not_compared() -> None:
     result = Simulation(contexts(FLAT, FLAT), n=50).draw(0)
     assert result.differences().empty
-    assert CONTEXT not in set(localize(result, ablation="skip").claims["claim"])
+    assert CONTEXT not in set(claims_of(result)["claim"])
 
 
 def test_a_context_in_front_of_unlike_questions_is_no_augmentation() -> None:
     result = Simulation(contexts(FLAT, FLAT), n=50, shared=True).draw(0)
     result.examples["prompt"] = [f"prompt {i}" for i in range(len(result.examples))]
-    assert CONTEXT not in set(localize(result, ablation="skip").claims["claim"])
+    assert CONTEXT not in set(claims_of(result)["claim"])
     assert not result.differences().empty
 
 
@@ -141,12 +141,12 @@ def test_a_change_that_lacks_the_first_token_kept_says_so() -> None:
     bare, with_context = [0.5] + [0.05] * 8, [0.5] + [0.05] * 3 + [0.45] + [0.05] * 4
     truth = contexts(bare, with_context)
     whole = Simulation(truth, spared=truth, n=300, shared=True, kinds=("skip", "mean")).draw(0)
-    row = localize(whole, ablation="skip").claims.set_index("claim").loc[CONTEXT]
+    row = claims_of(whole).set_index("claim").loc[CONTEXT]
     assert row["status"] == "supported"
     lacking = (whole.frame["at"] == "after_first") & (whole.frame["ablation"] == "skip")
     lacking &= (whole.frame["layer"] == 0) & (whole.frame["task"] == TOLD)
     less = replace(whole, frame=whole.frame[~lacking].reset_index(drop=True))
-    row = localize(less, ablation="skip").claims.set_index("claim").loc[CONTEXT]
+    row = claims_of(less).set_index("claim").loc[CONTEXT]
     assert row["status"] == "not shown"
     assert row["reason"] == "not asked about all of it by skip with the first token kept"
 
@@ -158,7 +158,7 @@ def test_layers_that_change_only_because_of_the_sink_are_not_missing_questions()
     whole = Simulation(
         contexts(bare, with_context), spared=kept, n=2500, shared=True, kinds=("skip", "mean")
     ).draw(0)
-    row = localize(whole, ablation="skip").claims.set_index("claim").loc[CONTEXT]
+    row = claims_of(whole).set_index("claim").loc[CONTEXT]
     assert row["status"] == "not shown"
     assert "questions that would decide it" not in row["reason"], row["reason"]
     assert row["reason"] == "not shown by skip, mean with the first token kept"
@@ -168,7 +168,7 @@ def test_kinds_that_show_different_layers_say_so() -> None:
     bare = contexts(FLAT, [0.05] * 4 + [0.6] + [0.05] * 4)
     other = contexts(FLAT, [0.05] * 2 + [0.6] + [0.05] * 6)
     result = Simulation(bare, n=400, shared=True, other={"mean": other}).draw(0)
-    row = localize(result, ablation="skip").claims.set_index("claim").loc[CONTEXT]
+    row = claims_of(result).set_index("claim").loc[CONTEXT]
     assert row["status"] == "not shown"
     assert row["reason"] == "the kinds of ablation show it of different layers"
 

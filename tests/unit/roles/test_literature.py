@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import re
 from collections import Counter
 from dataclasses import replace
@@ -20,9 +21,9 @@ from benchmarks.simulated import (
 )
 from layerroles.results import SweepResult
 from layerroles.roles import localize
-from layerroles.roles.claim_findings import SMALLEST
-from layerroles.roles.claims_table import measure_kinds
-from layerroles.roles.literature import DEEP, ORDER, SHALLOW, literature_claims
+from layerroles.roles.ablation_kinds import measure_kinds
+from layerroles.roles.claim_findings import SMALLEST, Finding
+from layerroles.roles.literature import DEEP, ORDER, SHALLOW, _join_needs, literature_claims
 from layerroles.roles.protocol_claims import MORE
 from tests.support.scripted_result import scripted_result
 
@@ -149,7 +150,7 @@ def supported() -> SweepResult:
 
 
 def decided(result: SweepResult) -> pd.DataFrame:
-    claims = localize(result, ablation="skip").claims
+    claims = claims_of(result)
     return claims[claims["status"].isin(["supported", "contradicted"])]
 
 
@@ -169,11 +170,11 @@ def declared(result: SweepResult, name: str, mechanism: str) -> SweepResult:
 
 
 def test_two_kinds_decide_and_one_does_not(supported: SweepResult) -> None:
-    claims = localize(supported, ablation="skip").claims
+    claims = claims_of(supported)
     decided_rows = claims["status"].isin(["supported", "contradicted"])
     assert decided_rows.any()
     assert (claims["reason"].eq("") == decided_rows).all()
-    assert len(decided(supported)) >= 4
+    assert decided_rows.sum() >= 4
     alone = without(supported, "mean")
     assert decided(alone).empty
     claims = localize(alone).claims
@@ -222,7 +223,7 @@ def test_the_kind_that_was_not_asked_is_the_reason() -> None:
     found = Simulation(truth, n=N, other={"mean": truth}).draw(0)
     of_retrieval = found.frame["family"] == "retrieval"
     less = found.frame[(found.frame["ablation"] != "mean") | ~of_retrieval]
-    claims = localize(replace(found, frame=less), ablation="skip").claims.set_index("claim")
+    claims = claims_of(replace(found, frame=less)).set_index("claim")
     row = claims.loc[SHALLOW["retrieval"]]
     assert (row["status"], row["reason"]) == ("not shown", "not asked about all of it by mean")
 
@@ -239,14 +240,14 @@ def test_a_profile_like_copyings_leans_as_any_text_does() -> None:
     assert not any("more than any text" in text for text in words)
     # With so much harm the difference to copying takes more questions than 400 to be known.
     assert sum("leans; not shown to do so beyond copying" in text for text in words) >= 10
-    many = localize(Simulation(truth, n=3000).draw(0), ablation="skip").claims.iloc[0]
+    many = claims_of(Simulation(truth, n=3000).draw(0)).iloc[0]
     assert many["status"] == "contradicted"
     assert many["evidence"].endswith("no more than copying: leans, as any text does")
 
 
 def test_undecided_claim_states_the_number_of_questions_needed() -> None:
     truth = {("retrieval", G): [0.2] * 3 + [0.1] * 6, ("language", G): [0.1] * 9}
-    row = localize(Simulation(truth, n=100).draw(2), ablation="skip").claims.iloc[0]
+    row = claims_of(Simulation(truth, n=100).draw(2)).iloc[0]
     assert row["status"] == "not shown"
     assert row["smallest"] == SMALLEST
     assert "questions that would decide it if the numbers stand: skip about" in row["evidence"]
@@ -270,7 +271,7 @@ def test_tasks_of_the_same_documents_are_decided() -> None:
 def test_why_two_protocols_are_not_compared_is_true() -> None:
     flat = [0.1] * 6
     truth = {("knowledge[letters]", "letter"): flat, ("knowledge[written]", G): flat}
-    found = localize(Simulation(truth, n=100).draw(0), ablation="skip").claims
+    found = claims_of(Simulation(truth, n=100).draw(0))
     row = found.set_index("claim").loc[MORE]
     assert row["status"] == "not measurable"
     assert row["evidence"] == "no question of knowledge was asked under both"
@@ -301,7 +302,7 @@ def test_reasoning_that_needs_layers_only_because_of_sinks_says_so() -> None:
     truth = {("reasoning", G): needed, ("language", G): flat}
     kept = {("reasoning", G): flat, ("language", G): flat}
     asked = Simulation(truth, n=N, spared=kept, churn=0.0).draw(0)
-    claims = localize(asked, ablation="skip").claims.set_index("claim")
+    claims = claims_of(asked).set_index("claim")
     assert claims.loc[DEEP, "status"] == "not shown"
     assert claims.loc[DEEP, "reason"] == "not shown by skip, mean with the first token kept"
 
@@ -312,6 +313,43 @@ def test_claim_open_after_first_states_the_number_of_questions_needed() -> None:
     truth = {("reasoning", G): needed, ("language", G): flat}
     kept = {("reasoning", G): [0.0] * 3 + [0.12] * 6, ("language", G): flat}
     asked = Simulation(truth, n=100, spared=kept).draw(0)
-    claims = localize(asked, ablation="skip").claims.set_index("claim")
+    claims = claims_of(asked).set_index("claim")
     assert claims.loc[DEEP, "status"] == "not shown"
     assert re.search(r"if the numbers stand: skip about [1-9]", claims.loc[DEEP, "reason"])
+
+
+def finding(sign: int, needed: float = math.nan, **state: bool) -> Finding:
+    return Finding("skip", "deletion", sign, f"skip: {sign}", needed=needed, **state)
+
+
+OPEN, NEAR = {"is_open": True}, {"is_near": True}
+KEPT = {"is_open": True, "asks_kept": True}
+
+
+@pytest.mark.parametrize(
+    ("alone", "beyond", "sign", "state"),
+    [
+        (finding(1), finding(1), 1, {}),
+        (finding(-1), finding(0, 500.0, **OPEN), -1, {}),
+        (finding(0, 500.0, **OPEN), finding(-1), -1, {}),
+        (finding(1), finding(0, 500.0, **OPEN), 0, OPEN),
+        # The open one may still show that layers are not needed.
+        (finding(0, 900.0, **NEAR), finding(0, 500.0, **OPEN), 0, OPEN),
+        (finding(0, 900.0, **NEAR), finding(1), 0, NEAR),
+        (finding(0, 900.0, **NEAR), finding(0, 500.0, **NEAR), 0, NEAR),
+        (finding(0, 500.0, **KEPT), finding(1), 0, KEPT),
+        # To ask with the first token kept decides nothing while the other is open.
+        (finding(0, 500.0, **KEPT), finding(0, 900.0, **OPEN), 0, OPEN),
+        (finding(0, 500.0, **KEPT), finding(0, 900.0, **KEPT), 0, KEPT),
+    ],
+)
+def test_a_need_is_as_certain_as_the_less_certain_of_its_findings(
+    alone: Finding, beyond: Finding, sign: int, state: dict[str, bool]
+) -> None:
+    joined = _join_needs(replace(alone, words="skip: alone"), replace(beyond, words="skip: more"))
+    assert joined.words == "skip: more, alone"
+    assert joined.sign == sign
+    for name in ("is_open", "is_near", "asks_kept"):
+        assert getattr(joined, name) == state.get(name, False), name
+    counts = [one.needed for one in (alone, beyond) if not one.sign]
+    assert joined.needed == max(counts) if not sign else math.isnan(joined.needed)

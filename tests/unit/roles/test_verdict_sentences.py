@@ -6,9 +6,10 @@ sweeps drawn from it may contain the sentence. Statuses of claims at their borde
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import pytest
 
 from benchmarks.simulated import Simulation, Truth, claims_of
 from layerroles.roles import Roles, localize
@@ -23,12 +24,18 @@ DRAWS = 60
 SKIP = {"kinds": ("skip",), "n": 150}
 
 
-def count_draws(
-    simulation: Simulation, *false: Callable[[Roles], bool], draws: int = DRAWS
-) -> list[int]:
+def count_draws(simulation: Simulation, *false: Callable[[Roles], bool]) -> list[int]:
     """Count, for each of some statements, the sweeps drawn from a truth whose roles make it."""
-    found = [localize(simulation.draw(seed), ablation="skip") for seed in range(draws)]
-    return [sum(each(roles) for roles in found) for each in false]
+    return count_roles(draw_roles(simulation), *false)
+
+
+def count_roles(drawn: Sequence[Roles], *false: Callable[[Roles], bool]) -> list[int]:
+    """Count, for each of some statements, the roles that make it."""
+    return [sum(each(roles) for roles in drawn) for each in false]
+
+
+def draw_roles(simulation: Simulation) -> list[Roles]:
+    return [localize(simulation.draw(seed), ablation="skip") for seed in range(DRAWS)]
 
 
 def text(pattern: str) -> Callable[[Roles], bool]:
@@ -55,22 +62,26 @@ def some(layers: int = 6, **harm: float) -> list[float]:
 EVEN: Truth = {(family, G): [0.25] * 6 for family in ("retrieval", "knowledge", "language")}
 
 
-def test_no_depth_lean_is_reported_where_there_is_none() -> None:
+@pytest.fixture(scope="module")
+def even_roles() -> list[Roles]:
+    return draw_roles(Simulation(EVEN, **SKIP))
+
+
+def test_no_depth_lean_is_reported_where_there_is_none(even_roles: list[Roles]) -> None:
     patterns = (
         r"early layers matter more for",
         r"late layers matter more for",
         r"families differ in this",
     )
-    found = count_draws(Simulation(EVEN, **SKIP), *map(text, patterns))
+    found = count_roles(even_roles, *map(text, patterns))
     assert max(found) <= 0.05 * DRAWS, found
 
 
-def test_a_familys_row_says_that_it_leans_where_the_verdict_does() -> None:
+def test_a_familys_row_says_that_it_leans_where_the_verdict_does(even_roles: list[Roles]) -> None:
     """By intervals for all families; that of a single family excludes 0 more often."""
     in_verdict = text(r"(early|late) layers matter more for")
     n_excluding = n_said = 0
-    for seed in range(DRAWS):
-        roles = localize(Simulation(EVEN, **SKIP).draw(seed), ablation="skip")
+    for roles in even_roles:
         assert is_a_family_said_to_lean(roles) == in_verdict(roles)
         n_said += is_a_family_said_to_lean(roles)
         ends = roles.frame[["ci_low", "ci_high"]]

@@ -4,6 +4,7 @@ import itertools
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats as distributions
 
@@ -109,6 +110,16 @@ def test_other_scores_have_fiellers_interval() -> None:
 
 # As with HellaSwag's skill, and with the pull of looking only where there is skill.
 SUMS = [(64, 0.12, 0.25), (200, 0.12, 0.25), (32, 0.7, 0.0), (200, 0.35, 0.25), (400, 0.7, 0.0)]
+
+
+def test_a_part_of_weight_0_does_not_count_even_if_its_interval_has_no_end() -> None:
+    influence = pd.Series([0.1, -0.1], index=["a", "b"])
+    bounded = stats.Contrast(0.2, stats.Interval(0.1, 0.4), influence)
+    endless = stats.Contrast(0.5, stats.Interval(0.3, math.inf), influence)
+    assert stats.combined([bounded, endless], [1.0, 0.0]).numbers == (0.2, 0.1, 0.4)
+    half = stats.combined([bounded, endless], [0.5, 0.0])
+    assert half.numbers == pytest.approx((0.1, 0.05, 0.2))
+    assert stats.combined([bounded, endless], [1.0, 1.0]).interval.high == math.inf
 
 
 @pytest.mark.parametrize(("n", "skill", "chance"), SUMS)

@@ -6,6 +6,7 @@ import math
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -15,9 +16,11 @@ import layerroles as lr
 from benchmarks.played_sweeps import KEYS, as_decided, ask, plan_of
 from benchmarks.simulated import Simulation, Truth, claims_of
 from layerroles import stats
+from layerroles.plants import Plant
 from layerroles.results import INTACT, cells_of
+from layerroles.roles.ablation_kinds import AblationKind
 from layerroles.roles.added_context_claims import CONTEXT
-from layerroles.roles.claim_findings import AblationKind, Number, make_finding
+from layerroles.roles.claim_findings import Number, make_finding
 from layerroles.roles.harms import Harms
 from layerroles.roles.literature import DEEP, ORDER, SHALLOW
 from layerroles.sweep.example_counts import OpenDecision, Plan
@@ -95,7 +98,7 @@ def test_a_claim_at_its_border_is_left_before_the_second_kind() -> None:
 
 
 def _evidence(result: lr.SweepResult) -> str:
-    return str(lr.localize(result, ablation="skip").claims.loc[0, "evidence"])
+    return str(claims_of(result).loc[0, "evidence"])
 
 
 def test_kinds_that_disagree_end_a_claim() -> None:
@@ -208,7 +211,7 @@ def test_the_second_kind_alone_does_not_know_what_copying_does() -> None:
     unasked = (whole.frame["ablation"] == "mean") & (whole.frame["family"] == "language")
     part = dataclasses.replace(whole, frame=whole.frame[~unasked].reset_index(drop=True))
     for kind in ("skip", "mean"):
-        claims = lr.localize(part, ablation=kind).claims.set_index("claim")
+        claims = claims_of(part, kind).set_index("claim")
         assert claims.loc[RETRIEVAL, "status"] == "not shown"
 
 
@@ -254,12 +257,17 @@ def test_looking_supports_no_claim_at_its_border_more_often_than_it_may() -> Non
     assert found["not shown"] >= 22  # each way at most .025, by each of two kinds
 
 
+@cache
+def plant() -> Plant:
+    return lr.planted(n_layers=6, retrieval=(1, 2), reasoning=(4,), inert=(5,))
+
+
 def planted(
     *, until_claims: bool = True, minutes: float | None = None, limit: int = 24, n_tasks: int = 1
 ) -> lr.Sweep:
     """A sweep of a planted model, with a first look after so few questions that more follow."""
     until = lr.Decided(goal="claims", first=8, minutes=minutes) if until_claims else None
-    made = lr.planted(n_layers=6, retrieval=(1, 2), reasoning=(4,), inert=(5,))
+    made = plant()
     conditions = [
         *lr.each_layer(made.model, lr.Skip()),
         *lr.each_layer(made.model, lr.Skip(), at="after_first"),
@@ -355,7 +363,7 @@ def test_under_a_time_limit_the_nearer_half_of_the_claims_is_asked_at_a_time(
 
 
 def test_claims_take_two_kinds_of_ablation_of_each_layer() -> None:
-    made = lr.planted(n_layers=6)
+    made = plant()
     skip, mean = (lr.each_layer(made.model, kind) for kind in (lr.Skip(), lr.Mean(lr.Reference())))
     zero = lr.each_layer(made.model, lr.Zero())
     heads = lr.each_head(made.model, lr.Zero(), layers=[0])

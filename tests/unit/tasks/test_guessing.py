@@ -13,7 +13,7 @@ import pytest
 import layerroles as lr
 from layerroles.protocols import Generation
 from layerroles.sweep import work_units
-from layerroles.sweep.work_units import make_cells
+from layerroles.sweep.sweep_cells import make_cells
 from layerroles.tasks import Example, KVRetrieval, Task
 from layerroles.tasks.base import register
 from layerroles.tasks.guessing import Guess, Scorer, best_guess

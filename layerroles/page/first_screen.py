@@ -21,7 +21,7 @@ from layerroles.roles import (
 )
 
 
-def make_glance(roles: Roles, decided: str = "") -> dict[str, Any]:
+def make_first_screen(roles: Roles, decided: str = "") -> dict[str, Any]:
     """Return template data: `rows` and `layers` of the picture, and the `sentences`.
 
     There are three sentences; none before the run is finished. The sentence on how many verdicts
@@ -137,7 +137,7 @@ def _list_sinks(roles: Roles) -> str:
 def _say_certainty(roles: Roles, decided: str) -> str:
     """Return sentences on how many verdicts are undecided, and which claims are decided.
 
-    If `decided` (an argument of `make_glance`) is not empty, it replaces the first sentence.
+    If `decided` (an argument of `make_first_screen`) is not empty, it replaces the first sentence.
     """
     measured = roles.layers[roles.layers["verdict"] != NOT_MEASURABLE]
     undecided = int((measured["verdict"] == UNDECIDED).sum())

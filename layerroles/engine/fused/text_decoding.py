@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from layerroles.ablations import Condition
-from layerroles.engine.decode import Decoding, NextTokens, Stops
+from layerroles.engine.decoding import Decoding, NextTokens, Stops
 from layerroles.engine.fused.context_cache import ContextCache, Contexts
 from layerroles.engine.fused.edits import Edits, Stretch, TokenPass
 from layerroles.engine.fused.kv_cache import RowCache

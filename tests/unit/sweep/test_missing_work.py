@@ -9,8 +9,10 @@ import pytest
 import layerroles as lr
 from layerroles.sweep.missing_work import missing_units
 from layerroles.sweep.store import Key
+from layerroles.sweep.sweep_cells import make_cells
+from layerroles.sweep.sweep_conditions import distinct_conditions
 from layerroles.sweep.unit_sizes import UnitSizes, count_together
-from layerroles.sweep.work_units import Unit, distinct_conditions, make_cells
+from layerroles.sweep.work_units import Unit
 
 
 def keys(unit: Unit) -> list[tuple[Key, str]]:

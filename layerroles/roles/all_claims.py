@@ -1,7 +1,5 @@
-"""Decide the claims of the literature from a sweep, by its kinds of ablation.
+"""Gather all claims that a sweep can test, and tabulate what is decided about each.
 
-Verdicts on layers rest on one kind of ablation, here called the judged kind. A claim is decided
-only if a second kind with another mechanism (such as mean instead of deletion) agrees.
 `literature`, `protocol_claims`, `added_context_claims`, `base_model_claims` and `critical_heads`
 measure the numbers of the claims; `claim_status` has the rule that decides them.
 """
@@ -13,7 +11,6 @@ from dataclasses import replace
 import pandas as pd
 
 from layerroles import stats
-from layerroles.errors import InputError
 from layerroles.probes import group_by_probe
 from layerroles.results import (
     SweepResult,
@@ -21,7 +18,6 @@ from layerroles.results import (
     check_result,
     describe_answers,
     describe_decisions,
-    mechanisms,
 )
 from layerroles.roles import (
     added_context_claims,
@@ -31,10 +27,10 @@ from layerroles.roles import (
     probe_summary,
     protocol_claims,
 )
-from layerroles.roles.claim_findings import AblationKind
+from layerroles.roles.ablation_kinds import AblationKind, measure_kinds
 from layerroles.roles.claim_status import Claim
 from layerroles.roles.critical_heads import carried_by_few
-from layerroles.roles.harms import Harms, ablations_swept, has_one_setting, positions_swept
+from layerroles.roles.harms import ablations_swept
 
 CONTROL = "language"
 
@@ -138,44 +134,3 @@ def _lesser_skills(result: SweepResult) -> dict[str, str]:
         for family, skills in skills_of.items()
         if "" not in skills
     }
-
-
-def measure_kinds(
-    result: SweepResult, ablation: str | None, at: str | None = None
-) -> list[AblationKind]:
-    """Return the kind of ablation on which verdicts rest, then others at the same positions.
-
-    Other kinds that were swept at several settings, such as two noise scales, are left out.
-
-    Args:
-        result: a sweep.
-        ablation: the name of the ablation on which verdicts on layers rest; None if the sweep has
-            only one.
-        at: the positions at which the ablations act; None for the default of `Harms`.
-
-    Raises:
-        InputError: no condition ablates one whole layer, the ablation is unknown or was swept at
-            several settings, no condition acts at the positions `at`, or `ablation` is None and the
-            sweep has several.
-    """
-    names = ablations_swept(result)
-    if not names:
-        raise InputError(
-            "roles need conditions that ablate one whole layer each, and this result has none: "
-            "sweep each_layer(model, Skip()), or --sites all"
-        )
-    if ablation is None and len(names) > 1:
-        raise InputError(
-            f"the sweep has several ablations ({', '.join(names)}): "
-            f"name one, as in localize(result, ablation={names[0]!r})"
-        )
-    judged = Harms(result, names[0] if ablation is None else ablation, at)
-    others = [
-        Harms(result, name, judged.at)
-        for name in names
-        if name != judged.ablation
-        and judged.at in positions_swept(result, name)
-        and has_one_setting(result, name)
-    ]
-    mechanism_of = mechanisms(result)
-    return [AblationKind(harms, mechanism_of[harms.ablation]) for harms in (judged, *others)]

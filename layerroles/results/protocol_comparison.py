@@ -259,7 +259,10 @@ def harm_changes(one: stats.Contrast, two: stats.Contrast) -> "pd.Series[float]"
 
 
 def _shared_questions(one: Cell, two: Cell) -> tuple[list[str], list[str]]:
-    """Return the example ids, in each cell, of the questions with intact scores in both."""
+    """Return the example ids, in each cell, of the questions with intact scores in both.
+
+    Entries of the two lists at one index are of the same question.
+    """
     answered = [
         {
             cell.questions.get(str(example), str(example)): str(example)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence, Set
 
 from layerroles.ablations import Condition, Reference
 from layerroles.errors import InputError
-from layerroles.sweep.work_units import SweepCell
+from layerroles.sweep.sweep_cells import SweepCell
 from layerroles.tasks import Example, Task
 
 
