@@ -8,6 +8,7 @@ is fast.
 """
 
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -107,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _check_values(words: Sequence[str]) -> None:
-    """Check that no value is empty, as it is if a shell variable is not set.
+    """Refuse empty values, such as those of a shell variable that is not set.
 
     Raises:
         InputError: a value is empty. An empty path would be the current folder.
@@ -115,7 +116,7 @@ def _check_values(words: Sequence[str]) -> None:
     for before, word in zip(["layerroles", *words], words, strict=False):
         if not word:
             raise InputError(f"the value after {before!r} is empty: give one, or leave it out")
-        if word.startswith("--") and word.endswith("="):
+        if re.fullmatch(r"--[\w-]+=", word):
             raise InputError(f"{word!r} has no value: give one, or leave it out")
 
 

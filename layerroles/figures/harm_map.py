@@ -201,7 +201,7 @@ def why_undefined(line: dict[str, Any]) -> str:
     """Return the reason why the harm in `line`, a row of `SweepResult.effects`, is undefined.
 
     The reasons: the ablation acts on no token of the questions, the score has no chance level, no
-    example could be scored, or the intact model is not above chance.
+    example could be scored, or the intact model is not shown to be above chance.
     """
     if not ablates_tokens(line["at"], int(line["n_changed"])):
         return "no token of these questions stands where the ablation acts"

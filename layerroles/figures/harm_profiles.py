@@ -142,7 +142,7 @@ def _panel_title(name: str, result: SweepResult, profile: pd.DataFrame) -> str:
     base = intact[same_cell].iloc[0]
     details = f"intact {style.format_number(base['score'])}, n {int(base['n'])}"
     if profile["harm"].isna().all():
-        details += ", not shown above chance"
+        details += ", not shown to be above chance"
     return style.panel_title(cell["family"], name, details)
 
 

@@ -123,8 +123,8 @@ def likelihood_hides(
     protocol. Left: the harm of each layer under both protocols, joined by a line.
     Right: harm under generation minus harm under likelihood, with its 95% interval; the mark is
     filled if the interval excludes 0. Harm is `-effect / (intact - chance)`, so that protocols can
-    be compared. It is undefined where the intact model is not above chance; a panel without any
-    defined value says so.
+    be compared. It is undefined where the intact model is not shown to be above chance; a panel
+    without any defined value says so.
 
     Args:
         result: a sweep over single layers, run under both protocols.

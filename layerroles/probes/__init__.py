@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from layerroles.probes.emergence import emergence_depths as emergence_depths
     from layerroles.probes.emergence import find_lasting_layer as find_lasting_layer
     from layerroles.probes.emergence import median_bounds as median_bounds
-    from layerroles.probes.frames import group_by_probe as group_by_probe
-    from layerroles.probes.frames import read_saved as read_saved
-    from layerroles.probes.frames import select_one_condition as select_one_condition
     from layerroles.probes.heads import HeadScores as HeadScores
     from layerroles.probes.heads import RetrievalScore as RetrievalScore
     from layerroles.probes.lens import Lens as Lens
     from layerroles.probes.lens import LogitLens as LogitLens
+    from layerroles.probes.read_frames import group_by_probe as group_by_probe
+    from layerroles.probes.read_frames import read_saved as read_saved
+    from layerroles.probes.read_frames import select_one_condition as select_one_condition
     from layerroles.probes.save_frames import measure_into as measure_into
     from layerroles.probes.similarity import Similarity as Similarity
     from layerroles.probes.similarity import least_change as least_change

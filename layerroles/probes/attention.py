@@ -1,10 +1,10 @@
 """Attention: which tokens each head attends to, from the answering position or from every token.
 
 For each head, the probe takes its attention weights `a` from the answering position, which predicts
-the answer (see `base`). It reports the shares of attention on the evidence (the part of the prompt
-that the answer needs), on the question and on the first token (sums of `a` over the tokens of
-each), and the entropy `-sum a ln a`. Prompts are read a piece at a time, and only sums over the
-last position's weights are kept, so memory does not grow with layers x heads x length^2.
+the answer (see `answering_position`). It reports the shares of attention on the evidence (the part
+of the prompt that the answer needs), on the question and on the first token (sums of `a` over the
+tokens of each), and the entropy `-sum a ln a`. Prompts are read a piece at a time, and only sums
+over the last position's weights are kept, so memory does not grow with layers x heads x length^2.
 
 `head_patterns` returns the whole pattern of chosen heads on one text.
 

@@ -3,7 +3,8 @@
 A lens reads out the stream at each depth as if it were the last block's output (see `lens`). This
 probe restricts a lens to the options of a multiple-choice question (after Shi et al. 2026, arXiv
 2605.07271): at each depth, it compares only the options' tokens that follow the answering position
-(see `base`), not the rest of the vocabulary. The *choice* at a depth is the likeliest option, and
+(see `answering_position`), not the rest of the vocabulary. The *choice* at a depth is the likeliest
+option, and
 
     margin = log p(right option) - max over other options of log p(option)
 

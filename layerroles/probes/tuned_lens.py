@@ -139,8 +139,9 @@ class TunedLens(Lens):
             seed: the seed of the draws of texts and tokens.
 
         Raises:
-            InputError: `texts` is one string or has no text of two tokens or more, a number is not
-                above 0, or the model has no weights or cannot be read by a lens.
+            InputError: `texts` is one string or has no text of two tokens or more, `steps`,
+                `tokens` or `rate` is not above 0, or the model has no weights or cannot be read by
+                a lens.
         """
         fit_options = Fit(steps=steps, tokens=tokens, rate=rate, seed=seed)
         trained_maps = train_maps(model, texts, fit_options)

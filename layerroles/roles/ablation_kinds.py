@@ -1,4 +1,4 @@
-"""The kinds of ablation in a sweep: the one on which verdicts rest, and those that second it.
+"""The kinds of ablation in a sweep: the one on which verdicts rest, and those that may confirm it.
 
 Verdicts on layers rest on one kind of ablation, here called the judged kind. A claim is decided
 only if a second kind with another mechanism (such as mean instead of deletion) agrees.

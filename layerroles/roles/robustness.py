@@ -96,15 +96,20 @@ class Robustness:
             else "Set-ups are not shown to differ beyond sampling error (standard deviation "
             f"{value:.2f}{bounds})"
         )
-        factors = self.spread.dropna(subset=["range"])
+        named = self.spread.iloc[:-2]  # the last two are sampling error and the rest
+        factors = named.dropna(subset=["range"])
         if factors.empty:
             return f"{text}."
         widest = records(factors.nlargest(1, "range"))[0]
-        which = "the only factor" if len(factors) == 1 else f"the widest of {len(factors)} factors"
+        which, one_of = "the widest factor", "for one factor, "
+        if len(named) == 1:
+            which, one_of = "the only factor", ""
+        elif len(factors) < len(named):
+            which = f"the widest of the {len(factors)} factors that the set-ups separate"
         return (
             f"{text}; {which} is {widest.factor}, whose level means range over {widest.range:.2f} "
-            f"(for one factor, sampling error alone gives up to {widest.range_by_chance:.2f} in 95%"
-            " of cases)."
+            f"({one_of}sampling error alone gives up to {widest.range_by_chance:.2f} in 95% of "
+            "cases)."
         )
 
     def __repr__(self) -> str:

@@ -109,8 +109,8 @@ def combined(parts: Sequence[Contrast], weights: Sequence[float]) -> Contrast:
     """Return the weighted sum of contrasts.
 
     Its interval is combined from the intervals of the parts and the correlations between the parts.
-    Questions that several parts share are paired. Unknown (NaN) if a part is unknown or there are
-    no parts; parts of weight 0 do not count.
+    Questions that several parts share are paired. Parts of weight 0 do not count, even if unknown.
+    The sum is unknown (NaN) if another part is unknown, or no part is left.
     """
     # 0 times an interval without end would be NaN.
     parts = [part for part, weight in zip(parts, weights, strict=True) if weight]

@@ -213,7 +213,7 @@ def _measure_strip(cells: Sequence[Cell], conditions: Iterable[str | None]) -> _
     scores = [cell.scores.loc[INTACT].dropna() for cell in shown]
     n = sum(map(len, scores))
     chance = sum(cell.chance for cell in shown) / len(shown)
-    why = "" if with_skill else "not shown above chance"
+    why = "" if with_skill else "skill not shown"
     if math.isnan(chance):
         why = "no chance level"
     elif not n:

@@ -30,7 +30,7 @@ def distinct_conditions(conditions: Sequence[Condition]) -> list[Condition]:
         first_name = kept.setdefault(condition, name)
         if first_name != name:
             log.warning(
-                "conditions %r and %r are the same: it is asked as %r", first_name, name, first_name
+                "conditions %r and %r are the same; only %r is asked", first_name, name, first_name
             )
     return list(kept)
 

@@ -17,6 +17,8 @@ from layerroles.tasks.base import check_whole_number as check_whole_number
 from layerroles.tasks.base import has_answer_length as has_answer_length
 from layerroles.tasks.base import register as register
 from layerroles.tasks.base import task as task
+from layerroles.tasks.generated_and_listed import Generated as Generated
+from layerroles.tasks.generated_and_listed import shuffle_choices as shuffle_choices
 from layerroles.tasks.guessing import Guess as Guess
 from layerroles.tasks.guessing import best_choice as best_choice
 from layerroles.tasks.guessing import best_guess as best_guess
@@ -24,8 +26,6 @@ from layerroles.tasks.knowledge import Facts as Facts
 from layerroles.tasks.language_controls import Copying as Copying
 from layerroles.tasks.language_controls import PlainText as PlainText
 from layerroles.tasks.local import Local as Local
-from layerroles.tasks.question_sources import Generated as Generated
-from layerroles.tasks.question_sources import shuffle_choices as shuffle_choices
 from layerroles.tasks.reasoning import WordProblems as WordProblems
 from layerroles.tasks.retrieval import KVRetrieval as KVRetrieval
 from layerroles.tasks.retrieval import Needle as Needle

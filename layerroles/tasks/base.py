@@ -227,9 +227,9 @@ class Task(ABC):
         return None
 
     def n_reserved(self, seed: int) -> int:
-        """Return how many of the questions are reserved for `held_out` and never asked; default 0.
+        """Return how many questions are reserved for `held_out`, and never asked; 0 by default.
 
-        Also 0 for tasks that generate their questions: they reserve a share of them.
+        Tasks that generate questions reserve a share of all that they can draw, not a number.
         """
         return 0
 

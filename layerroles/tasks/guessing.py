@@ -21,8 +21,8 @@ from statistics import fmean
 
 from layerroles.errors import InputError
 from layerroles.tasks.base import Example, Task, normalize_text
+from layerroles.tasks.generated_and_listed import Generated
 from layerroles.tasks.grade_numbers import NUMBER
-from layerroles.tasks.question_sources import Generated
 
 # The score of a text as the answer to an example.
 Scorer = Callable[[Example, str], float]

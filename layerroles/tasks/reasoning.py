@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from layerroles.tasks.base import Example, Grade, check_whole_number, register
+from layerroles.tasks.generated_and_listed import Generated, shuffle_choices
 from layerroles.tasks.grade_numbers import grade_number
-from layerroles.tasks.question_sources import Generated, shuffle_choices
 from layerroles.tasks.story_arithmetic import Story
 from layerroles.tasks.story_templates import LEVELS, Template, answer_counts, load_templates
 from layerroles.tasks.word_problem_distractors import wrong_numbers

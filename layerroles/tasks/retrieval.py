@@ -41,6 +41,7 @@ from layerroles.tasks.base import (
     normalize_text,
     register,
 )
+from layerroles.tasks.generated_and_listed import Generated, shuffle_choices
 from layerroles.tasks.grade_known_words import (
     find_asked_key,
     find_question,
@@ -48,7 +49,6 @@ from layerroles.tasks.grade_known_words import (
     gives_value,
     is_refusal,
 )
-from layerroles.tasks.question_sources import Generated, shuffle_choices
 from layerroles.tasks.vocabulary import NAMES, NOUNS, PLACES
 from layerroles.tasks.wordings import KV_RETRIEVAL, check_template, reword
 

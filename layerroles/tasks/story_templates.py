@@ -56,10 +56,10 @@ class Sentence:
 
     Attributes:
         text: the sentence.
-        places: the numbers that it introduces, in digits or in words: 0 for the start, 1 to 3 for
-            the operations; empty if the answer does not depend on the sentence.
-        shown: the numbers that it shows in digits, in the order of its gaps; (0,) is the number of
-            a sentence without `places`.
+        places: indices of the numbers that it introduces, in digits or in words: 0 is the start, 1
+            to 3 are the operations; empty if the answer does not depend on the sentence.
+        shown: indices of the numbers that it shows in digits, in the order of its gaps; (0,) is the
+            number of a sentence without `places`.
     """
 
     text: str

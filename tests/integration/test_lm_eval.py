@@ -70,7 +70,7 @@ def manager(include_path: str | None) -> TaskManager:
 
 @pytest.fixture(autouse=True)
 def no_list_of_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else lm-eval asks pip at each evaluation which packages are installed, for a second."""
+    """Without this, each evaluation calls pip to list packages, which takes a second."""
     monkeypatch.setattr("torch.utils.collect_env.get_pretty_env_info", lambda: "")
 
 

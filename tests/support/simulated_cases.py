@@ -272,6 +272,10 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
 
 def run_case(case: str) -> str:
     """Return what a case gives, as JSON."""
+    devices = set_up()  # as the case before left it
+    devices.reset()
+    devices.without_float64.clear()
+    devices.most_bytes = None
     # A reference that the processor collected would be read from its file, and not collected again.
     statistics_cache.cache_folder = lambda: Path(mkdtemp())
     return json.dumps(CASES[case]())

@@ -19,10 +19,10 @@ from jaxtyping import AbstractArray, jaxtyped
 VIOLATION = TypeError
 _check_types = beartype(conf=BeartypeConf(violation_type=VIOLATION))
 
-# A nested function is made at each call of the one around it, and beartype takes a millisecond to
-# write its checks. By its module and code: its annotations, and its checked form, which holds it as
-# a default.
-_NESTED: dict[tuple[str, CodeType], tuple[dict[str, Any], Any]] = {}
+# A nested function is made anew at each call of the one around it, and beartype takes a millisecond
+# to generate its checks. Maps module and code of a function to its annotations and a function that
+# checks calls, from which the first nested function, a keyword default, is removed.
+_NESTED: dict[tuple[str, CodeType], tuple[dict[str, Any], FunctionType]] = {}
 _FUNCTION = "__beartype_func"
 
 
@@ -54,24 +54,28 @@ def _check_function(function: Callable[..., Any]) -> Callable[..., Any]:
     key = (function.__module__, function.__code__) if is_nested else None
     annotations = dict(function.__annotations__)
     if key in _NESTED:
-        before, checked = _NESTED[key]
+        before, template = _NESTED[key]
         if before == annotations:
-            return _check_another(checked, function)
+            return _check_another(template, function)
     hints = dict(_known_hints(function))
     function.__annotations__ = hints
     checked = _check_types(_as_plain_function(function))
     if any(map(_has_shape, hints.values())):
         return _OneShapeMemo()(checked)
-    if key and _FUNCTION in (getattr(checked, "__kwdefaults__", None) or {}):
-        _NESTED[key] = (annotations, checked)
+    defaults = getattr(checked, "__kwdefaults__", None) or {}
+    if key and _FUNCTION in defaults and checked.__closure__ is None:
+        template = FunctionType(checked.__code__, checked.__globals__)
+        template.__kwdefaults__ = {name: defaults[name] for name in defaults if name != _FUNCTION}
+        _NESTED[key] = (annotations, template)
     return checked
 
 
-def _check_another(checked: Any, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return another function of the same code, checked like the first that was made."""
-    again = FunctionType(checked.__code__, checked.__globals__)
-    again.__kwdefaults__ = {**checked.__kwdefaults__, _FUNCTION: _as_plain_function(function)}
-    return functools.update_wrapper(again, function)
+def _check_another(template: FunctionType, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the checked form of another function of the same code."""
+    checked = FunctionType(template.__code__, template.__globals__)
+    defaults = template.__kwdefaults__ or {}
+    checked.__kwdefaults__ = {**defaults, _FUNCTION: _as_plain_function(function)}
+    return functools.update_wrapper(checked, function)
 
 
 def _as_plain_function(function: Callable[..., Any]) -> Callable[..., Any]:

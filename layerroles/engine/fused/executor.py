@@ -8,7 +8,7 @@ decoded together are a *wave* (see `planning.plan`).
 First the intact model reads a row, and the streams that enter ablated blocks are stored (see
 `prefill`). Then the row is read under each condition, from the first ablated layer on. The scores
 of continuations come from the same pass (see `readout`). Texts are decoded for many conditions and
-requests together, with the edits of each condition (see `writer`).
+requests together, with the edits of each condition (see `text_decoding`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,9 +18,9 @@ from functools import partial
 import torch
 
 from layerroles.ablations import Condition, References
-from layerroles.engine.fused.context_cache import ContextCache, locate_contexts, take_contexts
 from layerroles.engine.fused.edits import Edits, refusal
 from layerroles.engine.fused.packed_attention import AttentionLayout
+from layerroles.engine.fused.packed_contexts import ContextCache, locate_contexts, take_contexts
 from layerroles.engine.fused.prefill import IntactPass, LoadedRow, cut_pieces, record_intact
 from layerroles.engine.fused.prefix_packing import prompt_numbers, token_ids, token_marks
 from layerroles.engine.fused.readout import Scorer

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from layerroles.ablations import Condition
 from layerroles.engine.decoding import Decoding, NextTokens, Stops
-from layerroles.engine.fused.context_cache import ContextCache, Contexts
 from layerroles.engine.fused.edits import Edits, Stretch, TokenPass
 from layerroles.engine.fused.kv_cache import RowCache
+from layerroles.engine.fused.packed_contexts import ContextCache, Contexts
 from layerroles.engine.fused.prefill import RowResult
 from layerroles.engine.fused.readout import choose_next
 from layerroles.engine.fused.twin_model import Twin

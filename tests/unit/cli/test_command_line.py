@@ -94,6 +94,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (["report", ""], "the value after 'report' is empty: give one, or leave it out"),
         (["report", "r", "--out="], "'--out=' has no value: give one, or leave it out"),
+        # An empty parameter is a value.
+        (["sweep", "--set=suffix="], "missing option '--model' (see layerroles sweep --help)"),
     ],
 )
 def test_a_mistake_gets_one_line(

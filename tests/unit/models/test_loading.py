@@ -294,11 +294,11 @@ def slowly(file, folder):
         (folder / name).write_text(name)
 
 gguf._dequantize = slowly
-forked = multiprocessing.get_context("fork")  # which import nothing again
+forked = multiprocessing.get_context("fork")  # forked processes import nothing again
 gate = forked.Barrier(2)
 
 def convert():
-    gate.wait()
+    gate.wait(60)
     print(gguf.convert(pathlib.Path(sys.argv[1])), flush=True)
 
 both = [forked.Process(target=convert) for _ in range(2)]

@@ -64,7 +64,7 @@ def test_the_spread_is_that_of_the_numbers_and_their_errors() -> None:
     value, interval = found.between_sd
     assert interval.low < np.std([0.2, 0.0, -0.2, 0.0] * 2, ddof=1) < interval.high
     assert value < found.observed_sd
-    assert "the widest of 2 factors is template, whose level means range over 0.4" in found.sentence
+    assert "the widest factor is template, whose level means range over 0.4" in found.sentence
     alone = judge_setups(setups(numbers, [0.0196] * 8), ["template"], claim="x", smallest=0.05)
     assert "the only factor is template, whose level means range" in alone.sentence
 

@@ -117,6 +117,9 @@ def test_a_part_of_weight_0_does_not_count_even_if_its_interval_has_no_end() -> 
     bounded = stats.Contrast(0.2, stats.Interval(0.1, 0.4), influence)
     endless = stats.Contrast(0.5, stats.Interval(0.3, math.inf), influence)
     assert stats.combined([bounded, endless], [1.0, 0.0]).numbers == (0.2, 0.1, 0.4)
+    assert stats.combined([bounded, stats.NO_CONTRAST], [1.0, 0.0]).numbers == (0.2, 0.1, 0.4)
+    assert not stats.combined([bounded, stats.NO_CONTRAST], [1.0, 1.0]).known
+    assert not stats.combined([bounded], [0.0]).known
     half = stats.combined([bounded, endless], [0.5, 0.0])
     assert half.numbers == pytest.approx((0.1, 0.05, 0.2))
     assert stats.combined([bounded, endless], [1.0, 1.0]).interval.high == math.inf

@@ -95,7 +95,7 @@ def test_a_row_says_how_many_questions_and_how_good_the_intact_model_is() -> Non
 def test_unmeasurable_harm_shows_the_reason() -> None:
     result = planted(protocols=["continuation", "answer_logprob"])
     reasons = {"knowledge answer_logprob": "no chance level"}
-    reasons["reasoning continuation"] = "not shown above chance"
+    reasons["reasoning continuation"] = "skill not shown"
     for lines in (printed(result), strip_lines(result)):
         rows = {" ".join(line.strip("\N{BLACK SQUARE} ").split()[:2]): line for line in lines}
         assert all(rows[key].endswith(reason) for key, reason in reasons.items())

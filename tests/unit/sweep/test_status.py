@@ -332,7 +332,7 @@ def test_a_terminal_gets_a_bar_and_strips(
     bar, title = last.splitlines()[1:3]
     assert bar.strip() == "\N{BOX DRAWINGS HEAVY HORIZONTAL}" * 60
     assert title.strip() == "Harm of each layer: skip at all"
-    assert "not shown above chance" in last
+    assert "skill not shown" in last
     assert readings == 2  # the first rows, and the last; those between came too soon
 
     monkeypatch.setattr("layerroles.cli.status._SECONDS_BETWEEN_READINGS", 0.0)

@@ -20,7 +20,7 @@ def test_a_condition_under_two_names_is_asked_once_and_said(
         kept = distinct_conditions([first, other, second])
     assert [condition.name for condition in kept] == ["first", "other"]
     assert caplog.messages == [
-        "conditions 'first' and 'second' are the same: it is asked as 'first'"
+        "conditions 'first' and 'second' are the same; only 'first' is asked"
     ]
 
 

@@ -10,8 +10,8 @@ from transformers.models.gptj import modeling_gptj
 import layerroles as lr
 from layerroles.engine import decoding
 from layerroles.engine.decoding import choose_greedy, highest_tokens
-from layerroles.engine.fused.context_cache import locate_contexts
 from layerroles.engine.fused.executor import Fused
+from layerroles.engine.fused.packed_contexts import locate_contexts
 from layerroles.engine.fused.prefix_packing import pack_row
 from layerroles.engine.fused.readout import _replace_in_sums, _summarize_logits, choose_next
 from layerroles.engine.fused.twin_model import Twin
