@@ -6,8 +6,8 @@ import pandas as pd
 
 from layerroles import stats
 from layerroles.results import SweepResult, find_deferred
-from layerroles.sweep.example_counts import Plan
 from layerroles.sweep.next_cells import next_cells
+from layerroles.sweep.next_counts import Plan
 
 KEYS = ["condition", "task", "protocol", "example"]
 # A condition, a task and a protocol.

@@ -85,7 +85,8 @@ class Registry(Generic[T]):
         """Return an instance of the class called `name`; its fields are set from `parameters`.
 
         Raises:
-            InputError: unknown name or parameter, or a value that the class does not take.
+            InputError: unknown name or parameter, a required parameter that is missing, or a value
+                that the class does not take.
         """
         cls = self[name]
         fields = {field.name: field for field in _fields(cls)}

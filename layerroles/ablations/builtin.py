@@ -73,7 +73,10 @@ class Skip(Ablation):
 @ablation("zero")
 @dataclass(frozen=True)
 class Zero(Ablation):
-    """Set the write to 0 (for a head, the write is `z`, the attention-weighted sum of values).
+    """Set the write to 0, so that the site adds nothing to the residual stream.
+
+    For a head, the write is `z`, the attention-weighted sum of values; for part `stream`, it is the
+    stream itself.
 
     Example:
         >>> import layerroles as lr

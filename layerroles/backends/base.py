@@ -84,7 +84,11 @@ class OpenBackend(ABC):
     @property
     @abstractmethod
     def workers(self) -> Workers:
-        """The description of the workers for the run's manifest."""
+        """The description of the workers for the run's manifest; may wait until one has started.
+
+        Raises:
+            InputError: no worker can be started.
+        """
 
     @abstractmethod
     def answer_jobs(self, jobs: Iterable[Job]) -> Iterator[tuple[int, JobPart]]:

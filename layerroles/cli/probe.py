@@ -61,9 +61,10 @@ def command(
     plugin: Plugins = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure probes on a task's prompts, keep the frames in a run folder, and summarize them.
+    """Measure probes on the prompts of tasks, store the frames in a run folder, and summarize them.
 
-    If the folder is that of a sweep and the tasks are its own, its report shows the probes too.
+    If the folder holds a sweep, its report shows the probes too. Measure the tasks of the sweep, so
+    that the report's verdicts and probes are about the same prompts.
 
     [bold]Example:[/bold]
     layerroles probe --model smollm2-135m --tasks facts --probe logit_lens --out runs/first

@@ -1,8 +1,8 @@
 """Answer requests to a model under many conditions, and estimate the time and memory needed."""
 
-from layerroles.engine.decoding import Decoding as Decoding
-from layerroles.engine.decoding import Stops as Stops
-from layerroles.engine.decoding import choose_greedy as choose_greedy
+from layerroles.engine.decoding_state import Decoding as Decoding
+from layerroles.engine.decoding_state import Stops as Stops
+from layerroles.engine.decoding_state import choose_greedy as choose_greedy
 from layerroles.engine.engine import Engine as Engine
 from layerroles.engine.engine import LogLikelihoods as LogLikelihoods
 from layerroles.engine.executor_choice import ExecutorName as ExecutorName

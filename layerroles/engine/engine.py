@@ -153,7 +153,7 @@ class Engine:
         """Return the log-likelihood of each continuation after its context, under each condition.
 
         Args:
-            requests: pairs of context and continuation; as in lm-eval, blanks at the end of a
+            requests: pairs of context and continuation; as in lm-eval, whitespace at the end of a
                 context move to the continuation.
             conditions: by default the intact model only.
             evidence: for each request, character spans `[start, end)` of its context; conditions

@@ -174,16 +174,18 @@ def encode_scored(
 
     Args:
         model: the model whose tokenizer is used.
-        pairs: pairs of a context and a continuation, as texts; as in lm-eval, blanks at the end of
-            a context move to the continuation.
+        pairs: pairs of a context and a continuation, as texts; as in lm-eval, whitespace at the end
+            of a context moves to the continuation. The BOS token, or else the end-of-text token,
+            stands for an empty context.
         evidence: for each pair, the character spans of its context that conditions with
             `at="evidence"` act on; None if not known.
         cut: the most tokens that a request may read; a longer one loses the start of its context,
             as in lm-eval. By default, a request longer than the model's context window is refused.
 
     Raises:
-        InputError: an item that is not a pair of texts, a continuation without tokens, a request
-            longer than the context window, or evidence that is not a list of spans per request.
+        InputError: an item that is not a pair of texts, a continuation without tokens, an empty
+            context if the tokenizer has neither token, a request longer than the context window, or
+            evidence that is not a list of spans per request.
     """
     pairs = check_pairs(pairs)
     spans = _check_evidence(evidence, len(pairs))

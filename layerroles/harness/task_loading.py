@@ -294,10 +294,14 @@ def _has_shots(member: Any) -> bool:
 
 
 def read_generation_options(given: Any, whose: str) -> dict[str, object]:
-    """Return `until` and `max_gen_toks` from lm-eval's generation arguments.
+    """Return `until` and `max_gen_toks` from lm-eval's generation arguments, normalized by lm-eval.
+
+    Args:
+        given: the arguments, such as a task's `generation_kwargs`; None for lm-eval's defaults.
+        whose: what they belong to, for the error message, such as "request 3".
 
     Raises:
-        InputError: they ask for sampling or beam search, not greedy decoding; it names `whose`.
+        InputError: the arguments ask for sampling or beam search, not greedy decoding.
     """
     from lm_eval.models.utils import normalize_gen_kwargs
 

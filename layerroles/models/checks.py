@@ -55,13 +55,16 @@ _TOLERANCE = {torch.float32: 1e-2, torch.float16: 0.1, torch.bfloat16: 0.35}
 
 @dataclass(frozen=True)
 class Checks:
-    """The outcome of checks 1 to 3 of the module's docstring (a failure of check 4 is an error).
+    """The outcome of checks 1 to 3 of the module's docstring.
+
+    A failure of check 4 is an error; so is one of check 3, unless the model is recurrent.
 
     Attributes:
         identity_error: per layer, the largest `|x + mixer + mlp - block(x)| / |block(x) - x|` over
-            positions; NaN where neither sublayer has a hook.
-        holds: per layer, whether `x + mixer + mlp` equals `block(x)` within rounding; false where
-            neither sublayer has a hook.
+            positions, with the terms and scales that the architecture adds; NaN where neither
+            sublayer has a hook.
+        holds: per layer, whether that error is at most 0.1% plus rounding at every position; false
+            where neither sublayer has a hook.
         unnamed: per layer, names of modules whose outputs may be missing in `x + mixer + mlp`.
         missing: for each part, the layers that have no hook for it.
         deaf: for each part, the layers that ignore the value that its hook returns.

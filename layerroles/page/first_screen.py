@@ -24,8 +24,8 @@ from layerroles.roles import (
 def make_first_screen(roles: Roles, decided: str = "") -> dict[str, Any]:
     """Return template data: `rows` and `layers` of the picture, and the `sentences`.
 
-    There are three sentences; none before the run is finished. The sentence on how many verdicts
-    are decided comes first if `decided` is given, else last.
+    `sentences` has three items of one or more sentences each, or none before the run is finished.
+    The item on how many verdicts are decided comes first if `decided` is given, else last.
 
     Args:
         roles: the roles of the run.

@@ -195,7 +195,12 @@ class Asked(ABC):
 
     @abstractmethod
     def judge(self, results: Sequence[Any]) -> list[Answer]:
-        """Return the scored answer to each example, from the model's results for all requests."""
+        """Return the scored answer to each example, in the order of the examples.
+
+        Args:
+            results: the model's results under one condition, in the order of `requests`: a `Score`
+                for each `Scored` request, a `Writing` for each `Written` one.
+        """
 
     def shuffled(self, results: Sequence[Any]) -> float | None:
         """Estimate the score of guessing: the mean score if answers are shuffled among examples.

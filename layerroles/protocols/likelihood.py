@@ -157,9 +157,9 @@ class Continuation(ChoiceProtocol):
     def evidence(
         self, example: Example, context: str | None = None
     ) -> list[tuple[int, int]] | None:
-        """Return the character spans of the evidence in the context; None for `unconditional`.
+        """Return the result of `Protocol.evidence`; always None for `unconditional`.
 
-        That norm also scores choices without the context, where there is no evidence.
+        With that norm, choices are also scored without the context, where there is no evidence.
         """
         return None if self.norm == "unconditional" else super().evidence(example, context)
 

@@ -10,8 +10,8 @@ import pandas as pd
 
 from layerroles import stats
 from layerroles.results.condition_verdicts import find_deferred, find_waiting
+from layerroles.results.read_run_folder import ROW, read_run
 from layerroles.results.result import SweepResult
-from layerroles.results.run_folder import ROW, read_run
 
 # Columns added in later versions come last.
 _LATER = ["strict", "form", "thought", "details"]

@@ -82,13 +82,15 @@ class Claim:
         }
 
     def open_finding(self, unasked: Sequence[Finding] = ()) -> Finding | None:
-        """Return the first finding that more questions may decide, if that may decide the claim.
+        """Return the first open finding on which the claim's status depends, if there is one.
 
-        None if the claim is not measurable, is supported or contradicted already, or can no longer
-        become so: either status takes two mechanisms that agree, and no kind that disagrees.
+        Open means that more questions may decide the finding. A claim is supported or contradicted
+        by two mechanisms that agree if none disagrees, so findings of a mechanism that is decided
+        already are skipped. None if the claim is decided or not measurable, or if more questions
+        can no longer decide it.
 
         Args:
-            unasked: open findings of further kinds, which were not run yet.
+            unasked: open findings that stand for kinds of ablation that were not run yet.
         """
         if self.missing or self.status in ("supported", "contradicted"):
             return None

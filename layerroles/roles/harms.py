@@ -331,11 +331,12 @@ class Harms:
         return self.harm(family, protocol, self.mean_over(self.swept))
 
     def precision(self) -> pd.DataFrame:
-        """Return a row per protocol and task with skill: its scores, and how small a drop is found.
+        """Return a row per protocol and task with skill: its scores and smallest detectable drop.
 
-        Columns: family, protocol, task, unit, n, clusters (the number of clusters of questions; 0
-        if there are none), intact, chance, and detectable: the median over conditions of the
-        smallest drop of the score that is detected with 80% power (NaN if no drop is).
+        Columns: family, protocol, task, unit, n (the number of examples), clusters (the number of
+        clusters of questions; 0 if there are none), intact, chance, and detectable: the median over
+        conditions of the smallest drop of the score that is detected with 80% power (NaN if no drop
+        is).
         """
         judged = self.effects[self.effects["at"] == self.at]
         smallest_drop = judged.groupby(["task", "protocol"])["detectable"].median()

@@ -35,7 +35,7 @@ def between_sd(
     *,
     level: float = LEVEL,
 ) -> IntervalEstimate:
-    """Return the standard deviation of the true values between set-ups, with its interval.
+    """Estimate the standard deviation of the true values between set-ups, with its interval.
 
     The estimate is 0 if the values spread no more than sampling error alone would spread them on
     average; the interval may then still reach above 0. NaN for fewer than two set-ups.

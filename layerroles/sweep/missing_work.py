@@ -14,7 +14,7 @@ from typing import Any
 from layerroles.ablations import Condition
 from layerroles.protocols import Asked
 from layerroles.results import find_deferred
-from layerroles.sweep.example_counts import count_first
+from layerroles.sweep.next_counts import count_first
 from layerroles.sweep.references_by_task import OpenReferences
 from layerroles.sweep.stopping_rule import Goal
 from layerroles.sweep.store import Key

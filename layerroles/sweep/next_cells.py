@@ -30,7 +30,7 @@ from layerroles.results import (
     find_deferred,
 )
 from layerroles.stats import Contrast
-from layerroles.sweep.example_counts import OpenDecision, Plan, Targets, count_first
+from layerroles.sweep.next_counts import OpenDecision, Plan, Targets, count_first
 from layerroles.sweep.store import Key
 from layerroles.sweep.undecided_claims import expected_for_claims, open_claims, sum_by_task
 

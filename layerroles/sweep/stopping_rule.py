@@ -112,10 +112,10 @@ def make_until(given: object, limit: int) -> Decided | None:
 
 
 def check_chance(cells: Sequence[SweepCell]) -> None:
-    """Check that the scores of all cells (task x protocol) have a chance level, as verdicts need.
+    """Check that all cells (task x protocol) are scored by accuracy, for which harm is defined.
 
     Raises:
-        InputError: the scores of a protocol, such as those in nats, have no chance level.
+        InputError: a protocol's scores have another unit, such as nats.
     """
     for cell in cells:
         if cell.protocol.unit != "accuracy":

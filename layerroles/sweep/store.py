@@ -1,4 +1,4 @@
-"""Write a run folder; `results.run_folder` reads it.
+"""Write a run folder; `results.read_run_folder` reads it.
 
 Answers that were computed together are written in one transaction, so a run that was killed at any
 moment resumes with what is missing. One process writes at a time, under a lock that is released
@@ -170,8 +170,8 @@ def lock_folder(folder: Path) -> Iterator[None]:
     """Lock a run folder against other writers in the `with` block; create the folder if missing.
 
     Raises:
-        InputError: the folder cannot be written, another process is writing to it, or this system
-            has no file locks that end with their process.
+        InputError: the folder cannot be written, another process is writing to it, or the system
+            has no `fcntl` locks (Windows).
     """
     try:
         import fcntl

@@ -28,7 +28,7 @@ from layerroles.results import (
     find_waiting,
 )
 from layerroles.roles import Claim, Finding, claims_on_layers
-from layerroles.sweep.example_counts import Plan, Targets, count_first
+from layerroles.sweep.next_counts import Plan, Targets, count_first
 
 # A cell, and the names of the conditions under which to ask its questions: those that act at all
 # positions, and those that act `after_first`.

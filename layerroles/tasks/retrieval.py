@@ -345,9 +345,14 @@ def _count_sentences_before(depth: int, sentences: int) -> int:
 def _other_places(place: int, compared: range, sentences: int) -> list[int]:
     """Return at least three places for wrong choices, none of them the needle's `place`.
 
-    A place is a sentence's index in the text with the needle. Returned are the places that a needle
-    would have at the depths in `compared`. If these are too few, as in a short text, places around
-    and between them are added.
+    A place is a sentence's index in the text with the needle. The result holds the places that a
+    needle would have at the depths in `compared`. If these are too few, as in a short text, places
+    around and between them are added.
+
+    Args:
+        place: the needle's place.
+        compared: depths, 0 to 8.
+        sentences: the number of sentences other than the needle.
     """
     places = sorted({_count_sentences_before(depth, sentences) for depth in compared})
     if len(places) < 4:  # in a short text, depths share places

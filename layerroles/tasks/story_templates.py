@@ -75,11 +75,13 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Slot:
-    """One step of a story template.
+    """One operation of a story template.
 
     Attributes:
-        operation: the arithmetic operation.
-        bounds: the range from which its second number is drawn; None if that is not drawn.
+        operation: the operation; if `bounds` is given, a story replaces its `by`.
+        bounds: the least and the largest value of the operation's other number; for `~`, of the
+            operation's result. None if the template fixes the other number, as a word ("twice")
+            or as an earlier result.
     """
 
     operation: Operation

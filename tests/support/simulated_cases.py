@@ -19,7 +19,7 @@ from transformers import LlamaConfig
 
 import layerroles as lr
 from layerroles.ablations import statistics_cache
-from layerroles.engine.decoding import Decoding
+from layerroles.engine.decoding_state import Decoding
 from layerroles.engine.fused.text_decoding import Writer
 from layerroles.engine.requests import encode_written
 from tests.support.random_models import CONFIGS, LLAMA_LIKE, random_model

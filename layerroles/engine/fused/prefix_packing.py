@@ -160,13 +160,13 @@ def pack_rows(
 ) -> list[PackedRow]:
     """Pack different sequences into rows of at most `max_tokens` tokens.
 
-    Sequences are sorted first, so that those with common prefixes are packed together. A sequence
-    longer than `max_tokens` starts a new row, which may also hold sequences that share most of
-    their tokens with it and add few.
+    Sequences are sorted first, so that those with common prefixes are packed together. A row whose
+    first sequence is longer than `max_tokens` may have up to 1.25 times as many tokens as that
+    sequence; each later sequence then shares at least 75% of its tokens with the one before it.
 
     Args:
         sequences: the sequences; repeated ones are packed once.
-        max_tokens: the most tokens of a row, a single longer sequence excepted.
+        max_tokens: the most tokens of a row, unless its first sequence alone is longer.
         max_sequences: the most sequences of a row, where only those in `counted` count; None for
             any number.
         counted: the sequences that count; by default all.

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from layerroles.engine.decoding import (
+from layerroles.engine.decoding_state import (
     NextTokens,
     all_finite,
     choose_greedy,

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from layerroles.ablations import Condition
-from layerroles.engine.decoding import Decoding, NextTokens, Stops
+from layerroles.engine.decoding_state import Decoding, NextTokens, Stops
 from layerroles.engine.fused.edits import Edits, Stretch, TokenPass
 from layerroles.engine.fused.kv_cache import RowCache
 from layerroles.engine.fused.packed_contexts import ContextCache, Contexts

@@ -14,7 +14,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 import layerroles as lr
 from layerroles.ablations import Condition
 from layerroles.engine import executor_choice, executor_trial
-from layerroles.engine.decoding import Decoding, NextTokens
+from layerroles.engine.decoding_state import Decoding, NextTokens
 from layerroles.engine.executor_trial import choose_condition, rounding_noise
 from layerroles.engine.fused import executor as fused_executor
 from layerroles.engine.fused import kv_cache, text_decoding

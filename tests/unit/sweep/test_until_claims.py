@@ -23,8 +23,8 @@ from layerroles.roles.added_context_claims import CONTEXT
 from layerroles.roles.claim_findings import Number, make_finding
 from layerroles.roles.harms import Harms
 from layerroles.roles.literature import DEEP, ORDER, SHALLOW
-from layerroles.sweep.example_counts import OpenDecision, Plan
 from layerroles.sweep.next_cells import ask_for, next_cells, open_decisions
+from layerroles.sweep.next_counts import OpenDecision, Plan
 from layerroles.sweep.store import Key
 from tests.support.interruptions import run_with_interruptions
 

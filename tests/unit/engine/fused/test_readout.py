@@ -8,8 +8,8 @@ import torch
 from transformers.models.gptj import modeling_gptj
 
 import layerroles as lr
-from layerroles.engine import decoding
-from layerroles.engine.decoding import choose_greedy, highest_tokens
+from layerroles.engine import decoding_state
+from layerroles.engine.decoding_state import choose_greedy, highest_tokens
 from layerroles.engine.fused.executor import Fused
 from layerroles.engine.fused.packed_contexts import locate_contexts
 from layerroles.engine.fused.prefix_packing import pack_row
@@ -49,7 +49,7 @@ def test_contexts_see_their_trunks_and_their_own(seed: int) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_the_likeliest_token_is_the_first_of_the_best(dtype: torch.dtype) -> None:
-    n = 2 * decoding._CHUNK + 5
+    n = 2 * decoding_state._CHUNK + 5
     logits = torch.randn(n, 40, generator=torch.Generator().manual_seed(0)).to(dtype)
     logits[:, [7, 30]] = 9.0
     logits[3, 4], logits[n - 1, 4], logits[5, 6] = float("nan"), float("inf"), float("-inf")
