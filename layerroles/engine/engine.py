@@ -154,7 +154,7 @@ class Engine:
 
         Args:
             requests: pairs of context and continuation; as in lm-eval, whitespace at the end of a
-                context move to the continuation.
+                context moves to the continuation.
             conditions: by default the intact model only.
             evidence: for each request, character spans `[start, end)` of its context; conditions
                 with `at="evidence"` act on the tokens in these spans.
