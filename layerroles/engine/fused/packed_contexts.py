@@ -53,13 +53,8 @@ def locate_contexts(
     `contexts` are sequences of the row. `dtype` is that of the attention bias, `device` the device
     of all tensors.
     """
-    segments = packed.segments
-    trunks_of = [packed.trunks(ids) for ids in contexts]
-    places_of: dict[tuple[bool, ...], list[int]] = {}
-    for trunk in sorted({trunk for trunks in trunks_of for trunk in trunks}):
-        places = places_of.setdefault(tuple(trunk in trunks for trunks in trunks_of), [])
-        places += range(segments[trunk].start, segments[trunk].start + segments[trunk].n)
-    rows = [packed.own_places(ids) for ids in contexts]
+    parts = packed.split_contexts(contexts)
+    rows, trunks = parts.own, parts.trunks
     longest = max(map(len, rows))
     own = torch.tensor(
         np.stack([np.concatenate([np.full(longest - len(row), row[0]), row]) for row in rows])
@@ -70,11 +65,11 @@ def locate_contexts(
     return Contexts(
         own=own.to(device),
         bias=bias.to(device) if any(len(row) < longest for row in rows) else None,
-        trunks=tuple(torch.tensor(places, device=device) for places in places_of.values()),
-        on_trunk=np.array(list(places_of), dtype=bool).reshape(len(places_of), len(contexts)),
+        trunks=tuple(torch.tensor(places, device=device) for places in trunks.values()),
+        on_trunk=np.array(list(trunks), dtype=bool).reshape(len(trunks), len(contexts)),
         ends=own[:, -1].to(device),
         positions=torch.tensor(packed.positions, device=device),
-        trunk_starts=tuple(packed.positions[places[0]] for places in places_of.values()),
+        trunk_starts=tuple(packed.positions[places[0]] for places in trunks.values()),
         shortest=min(map(len, contexts)),
         longest=max(map(len, contexts)),
     )

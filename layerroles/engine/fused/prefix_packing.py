@@ -13,7 +13,8 @@ holds the prompt's index.
 """
 
 from bisect import bisect_right
-from collections.abc import Container, Iterable, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -141,9 +142,44 @@ class PackedRow:
         """Return the indices of the trunks that a sequence begins with, outermost first."""
         return self.segments[self.segment_of[ids]].trunks
 
-    def own_places(self, ids: Ids) -> Int[np.ndarray, " place"]:
-        """Return the indices, in the row, of those tokens of a sequence that are in no trunk."""
-        return self.paths[ids][sum(self.segments[trunk].n for trunk in self.trunks(ids)) :]
+    def split_contexts(self, contexts: Sequence[Ids]) -> "ContextParts":
+        """Split these sequences into the trunks that several of them share, and their other tokens.
+
+        A trunk that only one of them begins with saves nothing, so its tokens count as the others.
+        """
+        n_sharing = Counter(trunk for ids in contexts for trunk in self.trunks(ids))
+        trunks_of = [
+            {trunk for trunk in self.trunks(ids) if n_sharing[trunk] > 1} for ids in contexts
+        ]
+        trunks: dict[tuple[bool, ...], list[int]] = {}
+        for trunk in sorted(set().union(*trunks_of)):
+            segment = self.segments[trunk]
+            sharing = tuple(trunk in shared for shared in trunks_of)
+            trunks.setdefault(sharing, []).extend(range(segment.start, segment.start + segment.n))
+        own = [
+            self.paths[ids][sum(self.segments[trunk].n for trunk in shared) :]
+            for ids, shared in zip(contexts, trunks_of, strict=True)
+        ]
+        return ContextParts(trunks, own)
+
+
+@dataclass(frozen=True)
+class ContextParts:
+    """Contexts of a packed row, split into shared trunks and the other tokens of each.
+
+    Attributes:
+        trunks: for each trunk, the indices of its tokens in the row; the key says for each context
+            whether it begins with the trunk. Trunks of the same contexts are joined into one.
+        own: for each context, the indices of its other tokens in the row.
+    """
+
+    trunks: Mapping[tuple[bool, ...], Sequence[int]]
+    own: Sequence[Int[np.ndarray, " place"]]
+
+    @property
+    def n_in_trunks(self) -> int:
+        """Number of tokens of all trunks."""
+        return sum(map(len, self.trunks.values()))
 
 
 def shared_lengths(ordered: Sequence[Ids]) -> list[int]:

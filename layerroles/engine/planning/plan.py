@@ -20,7 +20,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from layerroles.ablations import Condition, Prompt
-from layerroles.engine.fused.prefix_packing import Ids, PackedRow, SequenceEncoder, pack_rows
+from layerroles.engine.fused.prefix_packing import (
+    ContextParts,
+    Ids,
+    PackedRow,
+    SequenceEncoder,
+    pack_rows,
+)
 from layerroles.engine.planning.cost import Speed, Work
 from layerroles.engine.planning.memory import Budget, Shape, bytes_between_pieces
 from layerroles.engine.requests import Requests, Scored, Written, max_new_tokens
@@ -262,7 +268,8 @@ def _plan_group(
     contexts = [sequences[index] for index in asked if max_new_tokens(requests[index])]
     # The memory for the intact model's keys and values of contexts: that of a condition which
     # changes them at all layers.
-    intact_bytes = condition_bytes(0, packed, contexts, 0, shape) if contexts else 0
+    parts = packed.split_contexts(contexts)
+    intact_bytes = condition_bytes(0, parts, 0, shape) if contexts else 0
     piece = budget.piece_tokens(shape, n, intact_bytes)
     n_bytes = n * shape.n_bytes * n_recorded * shape.d_model + piece * shape.n_bytes * shape.inner
     n_bytes += budget.logit_bytes(shape) + intact_bytes
@@ -270,7 +277,7 @@ def _plan_group(
     row_bytes = 0
     if contexts:
         left = budget.for_tensors - n_bytes if piece < n else budget.for_rows
-        sizes = [condition_bytes(first, packed, contexts, n_new, shape) for first in firsts]
+        sizes = [condition_bytes(first, parts, n_new, shape) for first in firsts]
         waves = _cut_waves(firsts, sizes, min(budget.for_rows, max(0, left)))
         row_bytes = max((sum(sizes[place] for place in wave) for wave in waves), default=0)
     scores = any(isinstance(requests[index], Scored) for index in asked)
@@ -319,22 +326,17 @@ def _cut_waves(firsts: list[int], sizes: list[int], max_bytes: int) -> list[list
     return waves
 
 
-def condition_bytes(
-    first_own: int, packed: PackedRow, contexts: Sequence[Ids], n_new: int, shape: Shape
-) -> int:
+def condition_bytes(first_own: int, parts: ContextParts, n_new: int, shape: Shape) -> int:
     """Return the bytes of keys and values that are stored for one condition during decoding.
 
     Args:
         first_own: the first layer at which the contexts' keys and values differ from the intact
             model's; at earlier layers the intact model's are used.
-        packed: the row that holds the contexts.
-        contexts: the contexts of the requests that are decoded, as sequences of the row.
+        parts: the contexts of the requests that are decoded.
         n_new: the most tokens generated for each.
         shape: the model's sizes.
     """
-    trunks = {trunk for ids in contexts for trunk in packed.trunks(ids)}
-    n_in_trunks = sum(packed.segments[trunk].n for trunk in trunks)
-    n_own = max(len(packed.own_places(ids)) for ids in contexts)
+    n_own = max(map(len, parts.own))
     token_bytes, own_token_bytes = sum(shape.kv), sum(shape.kv[first_own:])
     row_bytes = token_bytes * n_new + own_token_bytes * n_own
-    return len(contexts) * row_bytes + own_token_bytes * n_in_trunks
+    return len(parts.own) * row_bytes + own_token_bytes * parts.n_in_trunks

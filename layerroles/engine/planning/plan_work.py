@@ -82,7 +82,6 @@ def _decoding_cost(
 
     The first tokens are computed in the pass over the contexts.
     """
-    packed = group.packed
     contexts = [
         ids
         for index, ids in zip(group.asked, group.sequences, strict=True)
@@ -90,24 +89,19 @@ def _decoding_cost(
     ]
     n_steps = generated * (group.n_new - 1)
     n_written = round(1 + n_steps / 2)  # on average over the steps
-    n_own = sum(len(packed.own_places(ids)) for ids in contexts)
+    parts = group.packed.split_contexts(contexts)
+    n_own = sum(map(len, parts.own))
     n_rows = len(wave) * len(contexts)
-    trunks_of = [packed.trunks(ids) for ids in contexts]
-    # Trunks that belong to the same contexts are joined into one.
-    joined = {
-        tuple(trunk in trunks for trunks in trunks_of)
-        for trunk in {trunk for trunks in trunks_of for trunk in trunks}
-    }
     firsts = [first_changed_cache(conditions[index], shape.n_layers) for index in wave]
-    kv = sum(condition_bytes(first, packed, contexts, n_written, shape) for first in firsts)
+    kv = sum(condition_bytes(first, parts, n_written, shape) for first in firsts)
     return writing_cost(
         shape,
         times=n_steps,
         rows=n_rows,
-        trunks=len(joined),
+        trunks=len(parts.trunks),
         shared=float(len(wave) * (sum(map(len, contexts)) - n_own)),
         own=float(len(wave) * n_own + n_rows * n_written),
-        kv=float(kv + condition_bytes(0, packed, contexts, 0, shape)),
+        kv=float(kv + condition_bytes(0, parts, 0, shape)),
         edits=sum(conditions[index].acts_in_answer for index in wave),
     )
 

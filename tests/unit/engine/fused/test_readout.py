@@ -47,6 +47,21 @@ def test_contexts_see_their_trunks_and_their_own(seed: int) -> None:
     assert {len(packed.trunks(ids)) for ids in asked} == {2}
 
 
+def test_a_trunk_of_one_context_counts_as_its_own_tokens() -> None:
+    """Attention to a trunk takes operations of its own, which pay only if contexts share it."""
+    shared, one, two = tuple(range(40)), tuple(range(100, 200)), tuple(range(200, 300))
+    asked = [shared + one + (1,) * 30, shared + two + (1,) * 30]
+    endings = [shared + start + (n,) * 90 for start in (one, two) for n in (2, 3)]
+    packed = pack_row([*asked, *endings])
+    assert [len(packed.trunks(ids)) for ids in asked] == [2, 2]
+    contexts = locate_contexts(packed, asked, torch.float32, torch.device("cpu"))
+    assert [len(trunk) for trunk in contexts.trunks] == [40]
+    assert contexts.own.shape == (2, 130)
+    alone = locate_contexts(packed, asked[:1], torch.float32, torch.device("cpu"))
+    assert not alone.trunks and alone.own.shape == (1, 170)
+    assert alone.own[0].tolist() == packed.paths[asked[0]].tolist()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_the_likeliest_token_is_the_first_of_the_best(dtype: torch.dtype) -> None:
     n = 2 * decoding_state._CHUNK + 5
