@@ -18,6 +18,9 @@ _CONDITIONS_AT_ONCE = 64
 # A task with fewer floating-point operations than this has units of the largest size, and does not
 # need a measurement of the device's speed.
 _TINY = 4e10
+# A unit is halved if it is expected to take more than this many times the wanted seconds. With a
+# factor of 1, units would take from half of these seconds to all of them.
+_LONGEST = 1.25
 # In a small unit, an example may cost at most this many times what it costs in a large unit.
 _MOST_REPEATED = 1.15
 # The number of a task's examples that are asked in the first round; each later round doubles the
@@ -123,7 +126,7 @@ def choose_size(
             the task under the first `k` conditions.
         n_examples: the largest `n` that `call` takes.
         n_conditions: the largest `k` that `call` takes.
-        seconds: the time that a unit may take.
+        seconds: about how long a unit should take.
         most: the largest number of rows per cell in a unit.
 
     Returns:
@@ -139,7 +142,7 @@ def choose_size(
         requests = [request for of_cell in one.requests for request in of_cell]
         return engine.planned(requests, one.conditions, speed=speed)
 
-    speed = None
+    speed, longest = None, _LONGEST * seconds
     try:
         if expect(n_examples, n_conditions).work.flops < _TINY:
             return TaskSize(most)
@@ -155,13 +158,13 @@ def choose_size(
             rows = n_conditions * int(n_examples * seconds / whole)
             return TaskSize(min(most, rows), None, each)
         examples = _halve_while(
-            lambda n: take(n, n_conditions), n_examples, seconds, whole / n_examples
+            lambda n: take(n, n_conditions), n_examples, longest, whole / n_examples
         )
         left = take(examples, n_conditions)
-        if left <= seconds:
+        if left <= longest:
             return TaskSize(min(most, n_conditions * examples), None, each)
         conditions = _halve_while(
-            lambda n: take(examples, n), n_conditions, seconds, left / n_conditions
+            lambda n: take(examples, n), n_conditions, longest, left / n_conditions
         )
     except InputError:
         return TaskSize(most)
@@ -177,7 +180,7 @@ def _halve_while(take: Callable[[int], float], n: int, seconds: float, each: flo
     Args:
         take: returns the seconds for a number of items.
         n: the number of items to begin with.
-        seconds: the time to reach.
+        seconds: the most seconds to reach.
         each: the seconds per item in a large unit.
     """
     while n > 1 and take(n) > seconds:
