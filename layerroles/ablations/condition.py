@@ -21,7 +21,7 @@ from layerroles.ablations.base import (
     declared_reference,
     with_reference,
 )
-from layerroles.ablations.content_identity import fingerprint
+from layerroles.ablations.fingerprints import fingerprint
 from layerroles.ablations.positions import At, at_name, identify, position_mask
 from layerroles.ablations.reference import ONLY_IN_SWEEP, Reference
 from layerroles.errors import InputError

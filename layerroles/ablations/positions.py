@@ -8,7 +8,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from layerroles.ablations.base import EditContext
-from layerroles.ablations.content_identity import describe_callable
+from layerroles.ablations.fingerprints import describe_callable
 from layerroles.errors import InputError
 from layerroles.sites import ATS, NamedAt
 

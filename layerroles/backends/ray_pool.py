@@ -135,8 +135,8 @@ class Pool(OpenBackend):
         no job has succeeded.
 
         Raises:
-            InputError: a job failed every time, a worker reported an input error, or no worker is
-                left.
+            InputError: a job failed every time or cannot be sent to a worker, a worker reported an
+                input error or holds another model, or no worker is left.
         """
         remaining_jobs, n_done = enumerate(jobs), 0
         n_attempts, failures = Counter[int](), list[str]()

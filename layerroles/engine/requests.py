@@ -180,7 +180,8 @@ def encode_scored(
         evidence: for each pair, the character spans of its context that conditions with
             `at="evidence"` act on; None if not known.
         cut: the most tokens that a request may read; a longer one loses the start of its context,
-            as in lm-eval. By default, a request longer than the model's context window is refused.
+            as in lm-eval, unless no token of the context would remain. By default, nothing is cut.
+            In either case, a request longer than the model's context window is refused.
 
     Raises:
         InputError: an item that is not a pair of texts, a continuation without tokens, an empty
@@ -205,16 +206,19 @@ def encode_written(
 
     Args:
         model: the model whose tokenizer is used.
-        asked: pairs of a context and options: `until` (strings), `max_gen_toks` (256 by default).
+        asked: pairs of a context and options: `until` (a string or a list of strings) and
+            `max_gen_toks` (256 by default). The BOS token, or else the end-of-text token, stands
+            for an empty context.
         evidence: for each pair, the character spans of its context that conditions with
             `at="evidence"` act on; None if not known.
         cut: the most tokens that a request may read and generate; a longer one loses the start of
-            its context. By default, a request longer than the model's context window is refused.
+            its context, unless no token of the context would remain. By default, nothing is cut. In
+            either case, a request longer than the model's context window is refused.
 
     Raises:
         InputError: an item that is not a pair of a text and options, an unknown or invalid option,
-            a request longer than the context window, or evidence that is not a list of spans for
-            each request.
+            an empty context if the tokenizer has neither token, a request longer than the context
+            window, or evidence that is not a list of spans for each request.
     """
     asked = check_pairs(asked)
     spans = _check_evidence(evidence, len(asked))

@@ -61,9 +61,10 @@ def part_modules(block: nn.Module) -> dict[Part, str]:
 
 
 def other_writes(model: TransformerBridge, layer: int) -> dict[str, float]:
-    """Map the hooks of what a block adds to the stream, besides mixer and MLP, to their factors.
+    """Return hook names and factors of a block's known writes other than those of mixer and MLP.
 
-    The block adds the value at the hook, multiplied by the factor, to the stream.
+    These are the outputs of Granite's experts and of Gemma 4's per-layer embeddings. The block adds
+    the value at each hook, multiplied by its factor, to the stream.
     """
     block = model.blocks[layer]
     names = module_names(block)

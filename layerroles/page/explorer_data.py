@@ -130,7 +130,7 @@ def _lay_out_run(run: Run, effects: pd.DataFrame, book: Book) -> dict[str, Any]:
     ):
         cell = answers[key[:2]]
         sites = [
-            _lay_out_site(line, cell, judged_layers, judged=not interim)
+            _lay_out_site(line, cell, judged_layers, is_finished=not interim)
             for line in records(_sort_by_depth(rows))
         ]
         slices.append({"key": list(map(visible, key)), "sites": sites})
@@ -286,7 +286,7 @@ def _lay_out_site(
     cell: NumberedAnswers,
     judged_layers: dict[tuple[str, ...], tuple[str, float]],
     *,
-    judged: bool,
+    is_finished: bool,
 ) -> dict[str, Any]:
     """Return the explorer's data of a condition: its effect, verdict and answers.
 
@@ -294,14 +294,15 @@ def _lay_out_site(
         line: the condition's row of effects, with the column `kind` of `_add_kind`.
         cell: the answers of the row's task and protocol.
         judged_layers: verdicts on layers, as `_collect_verdicts` returns them.
-        judged: whether the run is finished; if false, the verdict is "undecided".
+        is_finished: whether the run is finished. If not, the verdict is "undecided", or "not
+            measurable" if the harm is undefined.
     """
     of_roles = None
     if line.kind == "block":
         key = (line.ablation, line.at, line.family, line.protocol, str(line.layer))
         of_roles = judged_layers.get(key)
     verdict, needed = of_roles or _judge_site(line)
-    if not judged:
+    if not is_finished:
         verdict, needed = UNDECIDED, math.nan
     undefined = pd.isna(line.harm)
     return {

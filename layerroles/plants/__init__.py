@@ -11,8 +11,8 @@ a verdict about roles, such as that of `localize`, can be compared with the trut
 How it works: see `layerroles.plants.wiring`.
 """
 
-from layerroles.plants.plant import Plant as Plant
-from layerroles.plants.plant import planted as planted
+from layerroles.plants.planted_model import Plant as Plant
+from layerroles.plants.planted_model import planted as planted
 from layerroles.plants.questions import Chain as Chain
 from layerroles.plants.questions import Echo as Echo
 from layerroles.plants.questions import Fact as Fact

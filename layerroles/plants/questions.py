@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from layerroles.errors import InputError
+from layerroles.plants.planted_language import ECHO, FIND, FOLLOW, RECALL, SUBJECTS, WORDS, fact_of
 from layerroles.plants.role_layout import check_share
-from layerroles.plants.words import ECHO, FIND, FOLLOW, RECALL, SUBJECTS, WORDS, fact_of
 from layerroles.tasks import Example, Generated, register, shuffle_choices
 
 _N_KINDS = 100

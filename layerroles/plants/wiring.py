@@ -50,8 +50,7 @@ from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.plants import kv_cached_model
-from layerroles.plants.role_layout import PlantedStep, RoleLayout, StepKind
-from layerroles.plants.words import (
+from layerroles.plants.planted_language import (
     END,
     FIND,
     FOLLOW,
@@ -65,6 +64,7 @@ from layerroles.plants.words import (
     WORDS,
     fact_of,
 )
+from layerroles.plants.role_layout import PlantedStep, RoleLayout, StepKind
 from layerroles.sites import Site
 
 _N, _M = len(WORDS), len(SUBJECTS)

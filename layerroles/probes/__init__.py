@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from layerroles.probes.heads import RetrievalScore as RetrievalScore
     from layerroles.probes.lens import Lens as Lens
     from layerroles.probes.lens import LogitLens as LogitLens
-    from layerroles.probes.read_frames import group_by_probe as group_by_probe
-    from layerroles.probes.read_frames import read_saved as read_saved
-    from layerroles.probes.read_frames import select_one_condition as select_one_condition
-    from layerroles.probes.save_frames import measure_into as measure_into
+    from layerroles.probes.read_probe_tables import group_by_probe as group_by_probe
+    from layerroles.probes.read_probe_tables import read_saved as read_saved
+    from layerroles.probes.read_probe_tables import select_one_condition as select_one_condition
+    from layerroles.probes.save_probe_tables import measure_into as measure_into
     from layerroles.probes.similarity import Similarity as Similarity
     from layerroles.probes.similarity import least_change as least_change
     from layerroles.probes.tuned_lens import TunedLens as TunedLens

@@ -83,7 +83,10 @@ def _name_by_example(
 
 
 def _share_questions(one: Mapping[str, _Question], two: Mapping[str, _Question]) -> bool:
-    """Return whether two tasks share question ids and give the same answers to all shared ones."""
+    """Return whether two tasks share example ids, with known and equal answers for all of these.
+
+    Questions that a task names itself (`is_given`) are ignored.
+    """
     answers, others = (
         {each.name: each.answer for each in by_example.values() if not each.is_given}
         for by_example in (one, two)

@@ -29,7 +29,7 @@ from layerroles.stats.contrast import (
     spanning,
 )
 from layerroles.stats.corrections import benjamini_hochberg, holm
-from layerroles.stats.factorial_designs import fractional_factorial
+from layerroles.stats.fractional_designs import fractional_factorial
 from layerroles.stats.heterogeneity import between_sd, factor_spread
 from layerroles.stats.interim_looks import Looks
 from layerroles.stats.intervals import (

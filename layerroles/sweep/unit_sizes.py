@@ -19,7 +19,8 @@ _CONDITIONS_AT_ONCE = 64
 # need a measurement of the device's speed.
 _TINY = 4e10
 # A unit is halved if it is expected to take more than this many times the wanted seconds. With a
-# factor of 1, units would take from half of these seconds to all of them.
+# factor of 1, units would take from half of these seconds to all of them, and smaller units repeat
+# more of the work.
 _LONGEST = 1.25
 # In a small unit, an example may cost at most this many times what it costs in a large unit.
 _MOST_REPEATED = 1.15
@@ -142,7 +143,7 @@ def choose_size(
         requests = [request for of_cell in one.requests for request in of_cell]
         return engine.planned(requests, one.conditions, speed=speed)
 
-    speed, longest = None, _LONGEST * seconds
+    speed, max_seconds = None, _LONGEST * seconds
     try:
         if expect(n_examples, n_conditions).work.flops < _TINY:
             return TaskSize(most)
@@ -158,13 +159,13 @@ def choose_size(
             rows = n_conditions * int(n_examples * seconds / whole)
             return TaskSize(min(most, rows), None, each)
         examples = _halve_while(
-            lambda n: take(n, n_conditions), n_examples, longest, whole / n_examples
+            lambda n: take(n, n_conditions), n_examples, max_seconds, whole / n_examples
         )
         left = take(examples, n_conditions)
-        if left <= longest:
+        if left <= max_seconds:
             return TaskSize(min(most, n_conditions * examples), None, each)
         conditions = _halve_while(
-            lambda n: take(examples, n), n_conditions, longest, left / n_conditions
+            lambda n: take(examples, n), n_conditions, max_seconds, left / n_conditions
         )
     except InputError:
         return TaskSize(most)
@@ -180,7 +181,7 @@ def _halve_while(take: Callable[[int], float], n: int, seconds: float, each: flo
     Args:
         take: returns the seconds for a number of items.
         n: the number of items to begin with.
-        seconds: the most seconds to reach.
+        seconds: the most seconds that `take(n)` may return.
         each: the seconds per item in a large unit.
     """
     while n > 1 and take(n) > seconds:

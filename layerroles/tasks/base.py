@@ -327,9 +327,11 @@ def as_tasks(given: Iterable[Task]) -> list[Task]:
 def grade_text(line: str, example: Example) -> Grade:
     """Grade a line as a short text, by the rules of `Task.grade`.
 
-    If the answer is one capital letter, a longer line gives it only by a capital that is not itself
-    a word, as the article "A" and "I" are (see `_AS_LETTER`). An answer that consists only of
-    characters that `normalize_text` strips is right only as the whole line.
+    If the answer is one capital letter, a longer line contains it only where the letter stands at
+    the start of the line, before ")" or ".", at the end, or after "answer is" (see `_AS_LETTER`).
+    At the start, "A" and "I" count only before punctuation, or before "is", "because" or "since",
+    since they may be words. An answer that consists only of characters that `normalize_text` strips
+    is right only as the whole line.
     """
     response, answer = normalize_text(line), normalize_text(example.answer)
     strict = response == answer if answer else line.strip() == example.answer.strip()

@@ -42,7 +42,7 @@ from layerroles.tasks.base import (
     register,
 )
 from layerroles.tasks.generated_and_listed import Generated, shuffle_choices
-from layerroles.tasks.grade_known_words import (
+from layerroles.tasks.grade_retrieval import (
     find_asked_key,
     find_question,
     gives_password,

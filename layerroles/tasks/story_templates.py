@@ -10,8 +10,8 @@ sentence:
   `01*` gives the start and the first operation in one sentence.
 - `1*=2`: the sentence says the number in words ("twice"). `2+@0` adds the start to the result so
   far (`@1`: the result of operation 1) and needs no sentence.
-- `<` before the mark: an alternative sentence for the same numbers, which comes last in the story
-  and replaces the other one.
+- `<` before the mark: an alternative sentence for the same numbers, which replaces the other one
+  and comes after all others on which the answer depends.
 - `?` is the question, `?2` the question of a story of two operations.
 - `.` is a sentence on which the answer does not depend.
 
@@ -98,8 +98,9 @@ class Template:
         start: the range of the number at the start.
         slots: the three operations.
         lines: the sentences that give start and operations.
-        late: alternative sentences. The first one whose operations are all in the story may
-            replace the sentence of `lines` with the same numbers, and comes last in the story.
+        late: alternative sentences. In a story of two or three operations, the first one whose
+            operations are all in the story may replace the sentence of `lines` with the same
+            numbers. It then comes after all other sentences of `lines`.
         idle: sentences on which the answer does not depend, each with the range of its number.
         questions: the question by number of operations; the key 0 has the default.
     """

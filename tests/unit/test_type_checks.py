@@ -9,7 +9,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from layerroles.stats import paired_binary
-from layerroles.tasks.grade_known_words import first_paragraph
+from layerroles.tasks.grade_retrieval import first_paragraph
 from tests.support.type_checks import make_checker
 
 

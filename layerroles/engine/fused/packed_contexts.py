@@ -22,12 +22,12 @@ class Contexts:
     """The requests' contexts in a packed row.
 
     Attributes:
-        own: indices in the packed row of each context's tokens after its trunks, padded on the left
-            with the first of these.
+        own: indices in the packed row of each context's tokens after its shared trunks, padded on
+            the left with the first of these.
         bias: attention bias: minus infinity at the pads of `own`, else 0; None without pads.
-        trunks: indices in the packed row of each trunk's tokens; trunks that belong to the same
-            contexts are joined into one.
-        on_trunk: whether each request's context contains each trunk.
+        trunks: indices in the packed row of the tokens of each trunk that several contexts share;
+            trunks that belong to the same contexts are joined into one.
+        on_trunk: whether each request's context continues beyond each trunk.
         ends: index in the packed row of each context's last token.
         positions: for each token of the packed row, its position in its context.
         trunk_starts: for each trunk, the position of its first token in the contexts.
@@ -82,8 +82,8 @@ class ContextCache:
     A trunk is a prefix that several contexts share; its keys and values are stored once.
 
     Attributes:
-        own: keys and values of each context's tokens after its trunks, padded on the left, both
-            `[request head n_own d_head]`.
+        own: keys and values of each context's tokens after its shared trunks, padded on the left,
+            both `[request head n_own d_head]`.
         trunks: keys and values of each trunk, both `[head pos d_head]`.
     """
 

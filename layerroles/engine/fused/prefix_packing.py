@@ -145,20 +145,21 @@ class PackedRow:
     def split_contexts(self, contexts: Sequence[Ids]) -> "ContextParts":
         """Split these sequences into the trunks that several of them share, and their other tokens.
 
-        A trunk that only one of them begins with saves nothing, so its tokens count as the others.
+        A trunk that only one of them begins with saves nothing, so its tokens are counted among the
+        other tokens of that sequence.
         """
         n_sharing = Counter(trunk for ids in contexts for trunk in self.trunks(ids))
-        trunks_of = [
+        shared_trunks = [
             {trunk for trunk in self.trunks(ids) if n_sharing[trunk] > 1} for ids in contexts
         ]
         trunks: dict[tuple[bool, ...], list[int]] = {}
-        for trunk in sorted(set().union(*trunks_of)):
+        for trunk in sorted(set().union(*shared_trunks)):
             segment = self.segments[trunk]
-            sharing = tuple(trunk in shared for shared in trunks_of)
+            sharing = tuple(trunk in shared for shared in shared_trunks)
             trunks.setdefault(sharing, []).extend(range(segment.start, segment.start + segment.n))
         own = [
             self.paths[ids][sum(self.segments[trunk].n for trunk in shared) :]
-            for ids, shared in zip(contexts, trunks_of, strict=True)
+            for ids, shared in zip(contexts, shared_trunks, strict=True)
         ]
         return ContextParts(trunks, own)
 
@@ -168,13 +169,13 @@ class ContextParts:
     """Contexts of a packed row, split into shared trunks and the other tokens of each.
 
     Attributes:
-        trunks: for each trunk, the indices of its tokens in the row; the key says for each context
-            whether it begins with the trunk. Trunks of the same contexts are joined into one.
+        trunks: indices in the row of the tokens of each shared trunk. The key says for each context
+            whether it continues beyond the trunk. Trunks with equal keys are joined into one.
         own: for each context, the indices of its other tokens in the row.
     """
 
     trunks: Mapping[tuple[bool, ...], Sequence[int]]
-    own: Sequence[Int[np.ndarray, " place"]]
+    own: Sequence[Int[np.ndarray, " _"]]
 
     @property
     def n_in_trunks(self) -> int:

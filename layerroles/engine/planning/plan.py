@@ -332,7 +332,8 @@ def condition_bytes(first_own: int, parts: ContextParts, n_new: int, shape: Shap
     Args:
         first_own: the first layer at which the contexts' keys and values differ from the intact
             model's; at earlier layers the intact model's are used.
-        parts: the contexts of the requests that are decoded.
+        parts: the contexts of the requests that are decoded, from `PackedRow.split_contexts`; at
+            least one.
         n_new: the most tokens generated for each.
         shape: the model's sizes.
     """

@@ -18,7 +18,7 @@ from layerroles.figures import style
 from layerroles.figures.print.captions import read_meta
 from layerroles.figures.print.layout import Sizes, lay_out
 from layerroles.figures.print.text import wrap
-from layerroles.figures.print.vector_shapes import draw_heat_maps, fit_texts, hatch_bars
+from layerroles.figures.print.vector_heat_maps import draw_heat_maps, fit_texts, hatch_bars
 
 WIDTHS = {"column": 3.25, "full": 6.75}  # inches
 PER_INCH = 96  # pixels of a browser

@@ -14,7 +14,15 @@ import layerroles as lr
 from layerroles.models.loading import prepared
 from layerroles.models.provenance import provenance
 from layerroles.plants import Plant
-from layerroles.plants.words import END, ID, LAST, SUBJECTS, WORDS, fact_of, make_tokenizer
+from layerroles.plants.planted_language import (
+    END,
+    ID,
+    LAST,
+    SUBJECTS,
+    WORDS,
+    fact_of,
+    make_tokenizer,
+)
 from layerroles.probes import Attention, LogitLens, RetrievalScore, chunked
 from layerroles.tasks import FAMILIES
 

@@ -13,7 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 import layerroles as lr
 from layerroles.probes import PROBES, chunked
 from layerroles.probes.answering_position import Batch, make_batches
-from layerroles.probes.read_frames import BUILT_IN, group_by_probe
+from layerroles.probes.read_probe_tables import BUILT_IN, group_by_probe
 from layerroles.sites import NamedAt
 from layerroles.tasks.base import Example
 from tests.support.probe_questions import QUESTIONS, Listed

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import layerroles as lr
-from layerroles.plants.plant import Plant
+from layerroles.plants.planted_model import Plant
 
 FACTORS = {"strength": [1.0, 0.5], "ablation": [lr.Skip(), lr.Mean(lr.Reference(limit=8))]}
 

@@ -4,6 +4,7 @@ Once with blocks as they are, into which the short requests here fit whole, and 
 ones, so that what the requests share becomes trunks, as it does in requests of real length.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 import pytest
@@ -14,6 +15,7 @@ from layerroles.engine.fused.executor import Fused
 from layerroles.engine.fused.twin_model import Twin
 from layerroles.engine.plain import Plain
 from layerroles.engine.planning.memory import Budget
+from layerroles.engine.planning.plan import make_plan
 from layerroles.engine.requests import Score, collect_answers, encode_scored, encode_written
 from tests.support.block_sizes import blocks_as_they_are, small_blocks
 from tests.support.random_models import ALL_ARCHITECTURES, WINDOWS, random_model
@@ -83,3 +85,37 @@ def test_answers_are_the_references(architecture: str, kind: str) -> None:
                 assert one.logprob == pytest.approx(two.logprob, abs=1e-4)
                 assert (one.is_greedy, one.changed) == (two.is_greedy, two.changed)
             assert choices(found[place]) == choices(expected)
+
+
+@pytest.mark.parametrize("architecture", ["llama", *WINDOWS])
+def test_a_beginning_that_only_endings_share_with_a_text_is_its_own_context(
+    architecture: str,
+) -> None:
+    """Three texts share a trunk; beyond it, one shares a trunk with two endings but no text."""
+    model = random_model(architecture)
+    asked = conditions("skip", model.cfg.n_layers)
+    begun = BRANCH + "one of them goes on for long "
+    pairs = encode_scored(model, [(begun, one + "and so it goes on and on. " * 2) for one in "xy"])
+    options = {"max_gen_toks": 6}
+    texts = encode_written(
+        model, [(begun + "q", options), (BRANCH + "q", options), (BRANCH + "a b c", options)]
+    )
+    fused = Fused(Twin(model), {}, Budget(2**28))
+    with small_blocks() as looked:
+        (group,) = make_plan([*pairs, *texts], asked, fused.twin.shape, fused.budget).groups
+        n_sharing = Counter(
+            trunk for ids in group.sequences[len(pairs) :] for trunk in group.packed.trunks(ids)
+        )
+        assert min(n_sharing.values()) == 1 < max(n_sharing.values())
+        answers = {
+            (number, condition): found
+            for number, condition, found in fused.answer([pairs, texts], asked)
+        }
+    assert min(looked.values()) > 0
+    plain = Plain(model, {}, batch_size=1, use_cache=False)
+    for number, condition, found in plain.answer([pairs, texts], asked):
+        if number:
+            assert answers[number, condition] == found
+        else:
+            for one, two in zip(answers[number, condition], found, strict=True):
+                assert one.logprob == pytest.approx(two.logprob, abs=1e-4)

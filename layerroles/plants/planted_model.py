@@ -22,6 +22,7 @@ from layerroles.ablations import INTACT, Condition, Skip, Zero, applied
 from layerroles.errors import InputError
 from layerroles.models import encode, forward, prepare
 from layerroles.notebook_display import html_block, html_paragraph, html_table
+from layerroles.plants.planted_language import ID, SUBJECTS, WORDS, make_tokenizer
 from layerroles.plants.questions import Chain, Echo, Fact, LookUp, PlantedQuestion
 from layerroles.plants.role_layout import (
     LEAST_STRENGTH,
@@ -33,7 +34,6 @@ from layerroles.plants.role_layout import (
     check_share,
 )
 from layerroles.plants.wiring import Wiring, build_wiring
-from layerroles.plants.words import ID, SUBJECTS, WORDS, make_tokenizer
 from layerroles.sites import Site
 from layerroles.tasks import Task
 

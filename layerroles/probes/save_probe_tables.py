@@ -1,4 +1,4 @@
-"""Store probe frames in a run folder, so that a report can be drawn again without the model."""
+"""Store probe tables (frames) in a run folder, so that a report can be drawn without the model."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from layerroles.ablations import INTACT, Condition, as_condition
 from layerroles.errors import InputError
 from layerroles.models import Provenance, first_difference, provenance
 from layerroles.probes.base import Probe
-from layerroles.probes.read_frames import SAVED_IN, read_table
+from layerroles.probes.read_probe_tables import SAVED_IN, read_table
 from layerroles.tasks import Task, as_tasks
 
 

@@ -1,6 +1,7 @@
-"""Frames from `Probe.measure`: read them from a run folder, group them by probe, select their rows.
+"""Read probe tables from a run folder, group them by probe, and select their rows.
 
-Nothing here imports PyTorch, so that the frames of a run are read and drawn within seconds.
+A probe table is the pandas frame that `Probe.measure` returns. Nothing here imports PyTorch, so
+that the tables of a run are read and drawn within seconds.
 
 >>> import pandas as pd
 >>> list(group_by_probe([pd.DataFrame({"probe": ["attention"]})]))
