@@ -26,7 +26,7 @@ from layerroles.ablations.hooks import applied as applied
 from layerroles.ablations.hooks import resolve_references as resolve_references
 from layerroles.ablations.model_swap import Swap as Swap
 from layerroles.ablations.positions import At as At
-from layerroles.ablations.reference import Reference as Reference
+from layerroles.ablations.reference_prompts import Reference as Reference
 from layerroles.ablations.token_marks import Prompt as Prompt
 from layerroles.ablations.write_statistics import SiteReference as SiteReference
 from layerroles.ablations.write_statistics import pad_left as pad_left

@@ -31,7 +31,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.ablations.reference import Reference
+from layerroles.ablations.reference_prompts import Reference
 from layerroles.ablations.token_marks import EVIDENCE, IN_PROMPT, LAST, UNKNOWN, Prompt
 from layerroles.ablations.write_statistics import Kind, SiteReference
 from layerroles.errors import InputError

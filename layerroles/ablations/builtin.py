@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from layerroles.ablations.base import Ablation, EditContext, ablation, declared_reference
-from layerroles.ablations.reference import Reference
+from layerroles.ablations.reference_prompts import Reference
 from layerroles.ablations.write_statistics import Donors, Kind, SiteReference
 from layerroles.errors import InputError
 from layerroles.sites import NUMBERED, Site

@@ -23,7 +23,7 @@ from layerroles.ablations.base import (
 )
 from layerroles.ablations.fingerprints import fingerprint
 from layerroles.ablations.positions import At, at_name, identify, position_mask
-from layerroles.ablations.reference import ONLY_IN_SWEEP, Reference
+from layerroles.ablations.reference_prompts import ONLY_IN_SWEEP, Reference
 from layerroles.errors import InputError
 from layerroles.models import check_sites
 from layerroles.registry import nearest_name

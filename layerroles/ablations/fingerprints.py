@@ -32,6 +32,7 @@ _FIRST_MODULES = {
     "ablations.builtin.Zero": "ablations.simple",
     "ablations.hooks.ablated": "ablations.apply",
     "ablations.model_swap.Swap": "ablations.swap",
+    "ablations.reference_prompts.Reference": "ablations.reference",
     "ablations.token_marks.Prompt": "ablations.prompts",
 }
 

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.ablations.reference import Reference
+from layerroles.ablations.reference_prompts import Reference
 from layerroles.ablations.write_statistics import Donors, Kind, SiteReference, collect
 from layerroles.atomic_replacement import replace_atomically
 from layerroles.models import (

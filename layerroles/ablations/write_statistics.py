@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.ablations.reference import Reference
+from layerroles.ablations.reference_prompts import Reference
 from layerroles.errors import InputError
 from layerroles.models import (
     can_batch,

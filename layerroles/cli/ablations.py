@@ -2,7 +2,7 @@
 
 from layerroles.cli.options import AsJson, Plugins
 from layerroles.cli.parsing import describe_parameters, first_line
-from layerroles.cli.plugins import import_plugins
+from layerroles.cli.plugin_files import import_plugins
 
 
 def command(plugin: Plugins = None, as_json: AsJson = False) -> None:

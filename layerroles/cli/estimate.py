@@ -26,7 +26,7 @@ from layerroles.cli.options import (
     Until,
 )
 from layerroles.cli.parsing import check_options, split_settings
-from layerroles.cli.plugins import import_plugins
+from layerroles.cli.plugin_files import import_plugins
 from layerroles.cli.printing import print_json
 from layerroles.cli.sweep import (
     TASKS,

@@ -19,7 +19,7 @@ from layerroles.cli.options import (
     Tasks,
 )
 from layerroles.cli.parsing import check_options, split_list
-from layerroles.cli.plugins import import_plugins
+from layerroles.cli.plugin_files import import_plugins
 from layerroles.cli.printing import exit_on_interrupt, print_json, print_line
 from layerroles.cli.sweep import make_tasks
 from layerroles.errors import InputError

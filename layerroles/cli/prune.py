@@ -19,7 +19,7 @@ from layerroles.cli.options import (
     Tasks,
 )
 from layerroles.cli.parsing import check_options, split_list
-from layerroles.cli.plugins import import_plugins
+from layerroles.cli.plugin_files import import_plugins
 from layerroles.cli.printing import (
     STOPPED,
     exit_on_interrupt,

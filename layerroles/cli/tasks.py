@@ -7,7 +7,7 @@ import typer
 from layerroles.cli import complete
 from layerroles.cli.options import AsJson, Plugins, Seed
 from layerroles.cli.parsing import describe_parameters, first_line
-from layerroles.cli.plugins import import_plugins
+from layerroles.cli.plugin_files import import_plugins
 from layerroles.errors import InputError
 
 if TYPE_CHECKING:

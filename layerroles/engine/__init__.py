@@ -1,8 +1,5 @@
 """Answer requests to a model under many conditions, and estimate the time and memory needed."""
 
-from layerroles.engine.decoding_state import Decoding as Decoding
-from layerroles.engine.decoding_state import Stops as Stops
-from layerroles.engine.decoding_state import choose_greedy as choose_greedy
 from layerroles.engine.engine import Engine as Engine
 from layerroles.engine.engine import LogLikelihoods as LogLikelihoods
 from layerroles.engine.executor_choice import ExecutorName as ExecutorName
@@ -13,9 +10,9 @@ from layerroles.engine.executor_trial import TRIAL_CONTEXT as TRIAL_CONTEXT
 from layerroles.engine.executor_trial import TRIAL_CONTINUATION as TRIAL_CONTINUATION
 from layerroles.engine.executor_trial import ConditionKind as ConditionKind
 from layerroles.engine.executor_trial import condition_kind as condition_kind
-from layerroles.engine.planning.cost import Speed as Speed
-from layerroles.engine.planning.cost import Work as Work
-from layerroles.engine.planning.cost import reading_cost as reading_cost
+from layerroles.engine.greedy_decoding import Decoding as Decoding
+from layerroles.engine.greedy_decoding import Stops as Stops
+from layerroles.engine.greedy_decoding import choose_greedy as choose_greedy
 from layerroles.engine.planning.measured_speed import measure_speed as measure_speed
 from layerroles.engine.planning.measured_speed import (
     measure_text_seconds as measure_text_seconds,
@@ -25,6 +22,9 @@ from layerroles.engine.planning.memory import Budget as Budget
 from layerroles.engine.planning.memory import Shape as Shape
 from layerroles.engine.planning.memory import memory_budget as memory_budget
 from layerroles.engine.planning.memory import parse_memory as parse_memory
+from layerroles.engine.planning.pass_cost import Speed as Speed
+from layerroles.engine.planning.pass_cost import Work as Work
+from layerroles.engine.planning.pass_cost import reading_cost as reading_cost
 from layerroles.engine.planning.plan import Computed as Computed
 from layerroles.engine.planning.plan import Plan as Plan
 from layerroles.engine.planning.published_speeds import BANDWIDTH_SHARE as BANDWIDTH_SHARE

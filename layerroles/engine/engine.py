@@ -11,7 +11,6 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations import INTACT, Condition, as_conditions
 from layerroles.engine.executor_choice import ExecutorName, Executors
-from layerroles.engine.planning.cost import Speed
 from layerroles.engine.planning.memory import (
     Budget,
     Shape,
@@ -19,8 +18,9 @@ from layerroles.engine.planning.memory import (
     out_of_memory,
     peak_bytes,
 )
+from layerroles.engine.planning.pass_cost import Speed
 from layerroles.engine.planning.plan import Computed, Plan, make_plan
-from layerroles.engine.planning.plan_work import add_work
+from layerroles.engine.planning.plan_cost import add_work
 from layerroles.engine.requests import (
     Options,
     Requests,

@@ -11,7 +11,7 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations import Applied, Condition, References, applied, pad_left
-from layerroles.engine.decoding_state import Decoding, Stops, choose_greedy
+from layerroles.engine.greedy_decoding import Decoding, Stops, choose_greedy
 from layerroles.engine.logprobs import read_out
 from layerroles.engine.requests import (
     AnyRequest,

@@ -19,12 +19,6 @@ from layerroles.models.hf_config import depends_on_length as depends_on_length
 from layerroles.models.hf_config import first_difference as first_difference
 from layerroles.models.hf_config import first_shared_keys as first_shared_keys
 from layerroles.models.hf_config import text_config as text_config
-from layerroles.models.loaded_weights import is_spread as is_spread
-from layerroles.models.loaded_weights import lend_tensors as lend_tensors
-from layerroles.models.loaded_weights import named_tensors as named_tensors
-from layerroles.models.loaded_weights import tensor_bytes as tensor_bytes
-from layerroles.models.loaded_weights import weights_cache as weights_cache
-from layerroles.models.loaded_weights import weights_stamp as weights_stamp
 from layerroles.models.loading import Origin as Origin
 from layerroles.models.loading import check_sites as check_sites
 from layerroles.models.loading import check_weights as check_weights
@@ -40,3 +34,9 @@ from layerroles.models.provenance import provenance as provenance
 from layerroles.models.registered_hooks import hook_ids as hook_ids
 from layerroles.models.temporary_forward import constant_forward as constant_forward
 from layerroles.models.temporary_forward import replace_forward as replace_forward
+from layerroles.models.weights import is_spread as is_spread
+from layerroles.models.weights import lend_tensors as lend_tensors
+from layerroles.models.weights import named_tensors as named_tensors
+from layerroles.models.weights import tensor_bytes as tensor_bytes
+from layerroles.models.weights import weights_cache as weights_cache
+from layerroles.models.weights import weights_stamp as weights_stamp

@@ -21,8 +21,8 @@ from typing import Any
 import pandas as pd
 
 from layerroles.roles.claim_findings import SMALLEST, Finding, Key
-from layerroles.roles.family_sentences import explain_unmeasurable
 from layerroles.roles.harms import Harms
+from layerroles.roles.sentences_per_family import explain_unmeasurable
 
 COLUMNS = ["claim", "family", "protocol", "smallest", "status", "reason", "evidence", "numbers"]
 # Larger counts of needed questions are reported as "more than" this.

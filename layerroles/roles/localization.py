@@ -13,17 +13,17 @@ from layerroles.roles import probe_summary
 from layerroles.roles.ablation_kinds import measure_kinds
 from layerroles.roles.all_claims import CONTROL, decide_claims, describe_decided
 from layerroles.roles.critical_heads import heads_of
-from layerroles.roles.family_sentences import (
-    describe_agreement,
-    describe_family,
-    explain_unmeasurable,
-)
 from layerroles.roles.harms import Harms
 from layerroles.roles.layer_verdicts import tabulate_verdicts
 from layerroles.roles.protocol_claims import mean_harm_apart
 from layerroles.roles.redundancy import effective_number, measure_pairs
 from layerroles.roles.result import Roles, Sentence
 from layerroles.roles.sentence_parts import Setting, sign_of
+from layerroles.roles.sentences_per_family import (
+    describe_agreement,
+    describe_family,
+    explain_unmeasurable,
+)
 from layerroles.roles.verdict_sentences import interim_sentence, verdict_sentences
 
 # Label of the difference: harm under ablation at `Harms.at` minus at all positions but the first.

@@ -1,7 +1,7 @@
 """The verdict: what can be claimed from the numbers, one sentence at a time.
 
 This module has the sentences on the setting, the comparisons between protocols, the claims of the
-literature, and what the probes measured. Those on a single protocol are in `protocol_sentences`.
+literature, and what the probes measured. Those on one protocol are in `sentences_per_protocol`.
 """
 
 import math
@@ -17,7 +17,6 @@ from layerroles.roles import (
     probe_summary,
     protocol_claims,
 )
-from layerroles.roles.protocol_sentences import protocol_sentences
 from layerroles.roles.result import Roles, Sentence
 from layerroles.roles.sentence_parts import (
     Setting,
@@ -25,6 +24,7 @@ from layerroles.roles.sentence_parts import (
     format_bounds,
     format_estimate,
 )
+from layerroles.roles.sentences_per_protocol import protocol_sentences
 
 # Topic of the sentence on each claim of the literature; `depth` for those not listed.
 _DECIDED_BY = {

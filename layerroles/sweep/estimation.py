@@ -1,8 +1,8 @@
 """Estimate the tokens, operations, memory and time that a sweep takes, without running it.
 
 The engine plans every call that a run would make. The forward passes of each plan are counted (see
-`engine.planning.cost`), and the speed of a device turns the counts into seconds. No weights are
-needed:
+`engine.planning.pass_cost`), and the speed of a device turns the counts into seconds. No weights
+are needed:
 
     model = load("meta-llama/Llama-3.1-8B", dtype="bfloat16", device="meta")
     sweep = Sweep(model, [task("facts")], each_layer(model, Skip()), protocols=["letter"])

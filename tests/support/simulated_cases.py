@@ -19,8 +19,8 @@ from transformers import LlamaConfig
 
 import layerroles as lr
 from layerroles.ablations import statistics_cache
-from layerroles.engine.decoding_state import Decoding
 from layerroles.engine.fused.text_decoding import Writer
+from layerroles.engine.greedy_decoding import Decoding
 from layerroles.engine.requests import encode_written
 from tests.support.random_models import CONFIGS, LLAMA_LIKE, random_model
 from tests.support.simulated_device import SimulatedDevices, random_bridge, set_up

@@ -14,16 +14,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from layerroles.engine.decoding_state import (
+from layerroles.engine.fused.prefill import RowResult
+from layerroles.engine.fused.prefix_packing import Ids, PackedRow
+from layerroles.engine.fused.twin_model import Twin
+from layerroles.engine.greedy_decoding import (
     NextTokens,
     all_finite,
     choose_greedy,
     highest_tokens,
     split_rows,
 )
-from layerroles.engine.fused.prefill import RowResult
-from layerroles.engine.fused.prefix_packing import Ids, PackedRow
-from layerroles.engine.fused.twin_model import Twin
 from layerroles.engine.requests import Score, Scored
 
 # Rows whose float32 logits are held at once: few, so that they stay in the processor's cache.

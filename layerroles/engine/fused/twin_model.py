@@ -21,9 +21,9 @@ from transformers import AttentionInterface, AttentionMaskInterface, AutoModelFo
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from layerroles.engine.fused.partial_attention import AttentionRule
-from layerroles.engine.planning.cost import Speed
 from layerroles.engine.planning.measured_speed import measure_speed
 from layerroles.engine.planning.memory import Shape
+from layerroles.engine.planning.pass_cost import Speed
 from layerroles.errors import InputError
 from layerroles.models import (
     constant_forward,

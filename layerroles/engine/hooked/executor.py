@@ -14,7 +14,7 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations import Condition, Prompt, References, applied
-from layerroles.engine.decoding_state import Decoding, Stops, choose_greedy
+from layerroles.engine.greedy_decoding import Decoding, Stops, choose_greedy
 from layerroles.engine.hooked.replay import (
     Recording,
     State,

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from layerroles.engine.fused.partial_attention import AttentionRule, attend_partially
-from layerroles.engine.planning.cost import Speed
 from layerroles.engine.planning.memory import Shape
+from layerroles.engine.planning.pass_cost import Speed
 
 # Sizes of measured operations: rows of a matrix product, tokens that attend to each other, numbers
 # multiplied elementwise. So small that some repetitions are not interrupted by other programs.

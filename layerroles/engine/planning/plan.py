@@ -27,8 +27,8 @@ from layerroles.engine.fused.prefix_packing import (
     SequenceEncoder,
     pack_rows,
 )
-from layerroles.engine.planning.cost import Speed, Work
 from layerroles.engine.planning.memory import Budget, Shape, bytes_between_pieces
+from layerroles.engine.planning.pass_cost import Speed, Work
 from layerroles.engine.requests import Requests, Scored, Written, max_new_tokens
 from layerroles.engine.unchanged_layers import (
     first_changed_cache,
@@ -114,7 +114,7 @@ class Plan:
         verb: `"loglikelihood"`, `"generate_until"`, or both.
         n_requests, n_conditions: number of requests and of conditions.
         groups: the requests, grouped by the row that they are packed into.
-        work: the passes and their cost; empty unless added by `plan_work.add_work`.
+        work: the passes and their cost; empty unless added by `plan_cost.add_work`.
         speed: speed of the device, for the expected time; None if it is unknown.
     """
 

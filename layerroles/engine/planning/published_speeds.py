@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from layerroles.engine.planning.cost import Speed
+from layerroles.engine.planning.pass_cost import Speed
 from layerroles.errors import InputError
 from layerroles.models import resolve_device, resolve_dtype
 from layerroles.registry import nearest_name

@@ -15,7 +15,7 @@ from layerroles.cli.parsing import (
     split_list,
     split_settings,
 )
-from layerroles.cli.plugins import import_plugins
+from layerroles.cli.plugin_files import import_plugins
 from layerroles.errors import InputError
 
 

@@ -14,13 +14,13 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 import layerroles as lr
 from layerroles.ablations import Condition
 from layerroles.engine import executor_choice, executor_trial
-from layerroles.engine.decoding_state import Decoding, NextTokens
 from layerroles.engine.executor_trial import choose_condition, rounding_noise
 from layerroles.engine.fused import executor as fused_executor
 from layerroles.engine.fused import kv_cache, text_decoding
 from layerroles.engine.fused.executor import Fused
 from layerroles.engine.fused.partial_attention import AttentionRule
 from layerroles.engine.fused.twin_model import Twin
+from layerroles.engine.greedy_decoding import Decoding, NextTokens
 from layerroles.engine.plain import Plain
 from layerroles.engine.requests import (
     Scored,

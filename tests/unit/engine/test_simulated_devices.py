@@ -104,7 +104,7 @@ def test_a_steady_decode_step_waits_once_and_launches_no_more_than_before(
     assert found["launches"]
     for waits in found["waits"]:
         assert [what for what, _ in waits] == ["copy to the CPU"]
-        assert waits[0][1].startswith("engine/decoding_state.py")
+        assert waits[0][1].startswith("engine/greedy_decoding.py")
     assert max(found["launches"]) <= 1.05 * LAUNCHES[step]
 
 

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 import layerroles as lr
-from layerroles.models.loaded_weights import lend_tensors
+from layerroles.models.weights import lend_tensors
 from layerroles.prune.checkpoint import (
     _are_built_alike,
     _build_smaller,

@@ -13,9 +13,9 @@ from layerroles.page import render
 from layerroles.results import SweepResult
 from layerroles.roles import Roles, localize
 from layerroles.roles.probe_summary import emergence_layers
-from layerroles.roles.protocol_sentences import fewest_examples
 from layerroles.roles.result import Sentence
 from layerroles.roles.sentence_parts import format_layers, round_up
+from layerroles.roles.sentences_per_protocol import fewest_examples
 from layerroles.stats import Contrast, Interval, difference_of, harm_interval, minimum_detectable
 from tests.support.synthetic import synthetic_attention, synthetic_lens, synthetic_result
 

@@ -8,13 +8,13 @@ import torch
 from transformers.models.gptj import modeling_gptj
 
 import layerroles as lr
-from layerroles.engine import decoding_state
-from layerroles.engine.decoding_state import choose_greedy, highest_tokens
+from layerroles.engine import greedy_decoding
 from layerroles.engine.fused.executor import Fused
 from layerroles.engine.fused.packed_contexts import locate_contexts
 from layerroles.engine.fused.prefix_packing import pack_row
 from layerroles.engine.fused.readout import _replace_in_sums, _summarize_logits, choose_next
 from layerroles.engine.fused.twin_model import Twin
+from layerroles.engine.greedy_decoding import choose_greedy, highest_tokens
 from layerroles.engine.planning.memory import Budget
 from layerroles.engine.requests import collect_answers, encode_scored
 from tests.support.families import family_model
@@ -64,7 +64,7 @@ def test_a_trunk_of_one_context_counts_as_its_own_tokens() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_the_likeliest_token_is_the_first_of_the_best(dtype: torch.dtype) -> None:
-    n = 2 * decoding_state._CHUNK + 5
+    n = 2 * greedy_decoding._CHUNK + 5
     logits = torch.randn(n, 40, generator=torch.Generator().manual_seed(0)).to(dtype)
     logits[:, [7, 30]] = 9.0
     logits[3, 4], logits[n - 1, 4], logits[5, 6] = float("nan"), float("inf"), float("-inf")

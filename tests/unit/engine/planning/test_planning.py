@@ -16,8 +16,8 @@ import layerroles as lr
 from layerroles.engine.fused.prefix_packing import pack_row, pack_rows
 from layerroles.engine.fused.twin_model import Twin
 from layerroles.engine.planning import memory
-from layerroles.engine.planning.cost import Speed
 from layerroles.engine.planning.memory import Budget, Shape, memory_budget
+from layerroles.engine.planning.pass_cost import Speed
 from layerroles.engine.planning.plan import make_plan
 from layerroles.engine.requests import Scored, Written
 from tests.support.random_models import random_model

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from layerroles.ablations import Condition
 from layerroles.engine.fused.packed_attention import count_pairs
-from layerroles.engine.planning.cost import PassCost, Speed, Work, reading_cost, writing_cost
 from layerroles.engine.planning.memory import Shape
+from layerroles.engine.planning.pass_cost import PassCost, Speed, Work, reading_cost, writing_cost
 from layerroles.engine.planning.plan import Group, Plan, condition_bytes
 from layerroles.engine.requests import Requests, Scored, max_new_tokens
 from layerroles.engine.unchanged_layers import first_changed_cache

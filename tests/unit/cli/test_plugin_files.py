@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from layerroles.cli.plugins import import_plugins
+from layerroles.cli.plugin_files import import_plugins
 from layerroles.errors import InputError
 
 

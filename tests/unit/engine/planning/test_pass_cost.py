@@ -16,7 +16,7 @@ from layerroles.cli import main
 from layerroles.engine.fused.packed_attention import count_pairs
 from layerroles.engine.fused.prefix_packing import pack_row
 from layerroles.engine.fused.twin_model import Twin
-from layerroles.engine.planning.cost import PassCost, Speed, Work, reading_cost
+from layerroles.engine.planning.pass_cost import PassCost, Speed, Work, reading_cost
 from layerroles.engine.planning.published_speeds import DEVICES
 from layerroles.engine.requests import Scored, Written
 from tests.support.random_models import ALL_ARCHITECTURES, model_path, random_model
