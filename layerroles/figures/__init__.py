@@ -8,8 +8,8 @@ or PNG with captions, `caption` returns the caption alone.
 """
 
 from layerroles.figures.answers_spent import answers_spent as answers_spent
-from layerroles.figures.attention import attention_map as attention_map
 from layerroles.figures.attention_patterns import attention_pattern as attention_pattern
+from layerroles.figures.attention_to_evidence import attention_map as attention_map
 from layerroles.figures.catalogue import PROBES_DRAWN as PROBES_DRAWN
 from layerroles.figures.catalogue import every as every
 from layerroles.figures.catalogue import iter_drawings as iter_drawings

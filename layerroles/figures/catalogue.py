@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from layerroles.errors import InputError, check_several
 from layerroles.figures import select
 from layerroles.figures.answers_spent import answers_spent
-from layerroles.figures.attention import attention_map
+from layerroles.figures.attention_to_evidence import attention_map
 from layerroles.figures.decision_margin import decision_margin
 from layerroles.figures.depth_contrasts import depth_contrasts
 from layerroles.figures.depth_profile import depth_profile

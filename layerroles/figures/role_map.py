@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 
 from layerroles import stats
 from layerroles.figures import select, style
-from layerroles.figures.attention import attention_means, head_hover_text
+from layerroles.figures.attention_to_evidence import attention_means, head_hover_text
 from layerroles.figures.harm_map import why_undefined
 from layerroles.figures.lens import lens_axis, lens_summary, lens_traces
 from layerroles.probes import group_by_probe

@@ -9,6 +9,8 @@ above chance is lost, a negative harm that the ablation helps.
 """
 
 from layerroles.notebook_display import detectable_line as detectable_line
+from layerroles.results.ablation_mechanisms import BUILT_IN as BUILT_IN
+from layerroles.results.ablation_mechanisms import mechanisms as mechanisms
 from layerroles.results.cells import INTACT as INTACT
 from layerroles.results.cells import Cell as Cell
 from layerroles.results.cells import ablates_tokens as ablates_tokens
@@ -31,8 +33,6 @@ from layerroles.results.condition_verdicts import group_by_family as group_by_fa
 from layerroles.results.condition_verdicts import judge as judge
 from layerroles.results.condition_verdicts import mean_harm as mean_harm
 from layerroles.results.condition_verdicts import verdict_levels as verdict_levels
-from layerroles.results.distinct_ablations import BUILT_IN as BUILT_IN
-from layerroles.results.distinct_ablations import mechanisms as mechanisms
 from layerroles.results.effects import ambiguous_rows as ambiguous_rows
 from layerroles.results.effects import check_unambiguous as check_unambiguous
 from layerroles.results.effects import clustered_p as clustered_p

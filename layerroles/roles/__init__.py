@@ -32,6 +32,8 @@ from layerroles.results import CRITICAL as CRITICAL
 from layerroles.results import UNDECIDED as UNDECIDED
 from layerroles.results import count_needed as count_needed
 from layerroles.results import judge_interval as judge_interval
+from layerroles.roles.agreement_with_probes import probe_agreement as probe_agreement
+from layerroles.roles.agreement_with_probes import rank_stability as rank_stability
 from layerroles.roles.all_claims import CONTROL as CONTROL
 from layerroles.roles.all_claims import claims_on_layers as claims_on_layers
 from layerroles.roles.all_claims import describe_decided as describe_decided
@@ -46,8 +48,6 @@ from layerroles.roles.head_search import FoundHeads as FoundHeads
 from layerroles.roles.head_search import HeadSearch as HeadSearch
 from layerroles.roles.localization import localize as localize
 from layerroles.roles.probe_summary import summarize_probes as summarize_probes
-from layerroles.roles.rank_agreement import probe_agreement as probe_agreement
-from layerroles.roles.rank_agreement import rank_stability as rank_stability
 from layerroles.roles.result import Roles as Roles
 from layerroles.roles.robustness import Robustness as Robustness
 from layerroles.roles.robustness import judge_setups as judge_setups

@@ -1,6 +1,6 @@
 """Gather all claims that a sweep can test, and tabulate what is decided about each.
 
-`literature`, `protocol_claims`, `added_context_claims`, `base_model_claims` and `critical_heads`
+`literature`, `protocol_claims`, `added_context_claims`, `distillation_claims` and `critical_heads`
 measure the numbers of the claims; `claim_status` has the rule that decides them.
 """
 
@@ -21,8 +21,8 @@ from layerroles.results import (
 )
 from layerroles.roles import (
     added_context_claims,
-    base_model_claims,
     claim_status,
+    distillation_claims,
     literature,
     probe_summary,
     protocol_claims,
@@ -109,7 +109,7 @@ def decide_claims(
         *carried_by_few(result, kinds[0].harms.at),
     ]
     if base is not None:
-        claims += base_model_claims.claims_against_base(result, base, kinds)
+        claims += distillation_claims.claims_against_base(result, base, kinds)
     rows = [claim.row() for claim in claims]
     if (similarity := group_by_probe(probes).get("similarity")) is not None:
         rows += probe_summary.claims_on_neighbours(similarity)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from layerroles.sweep.harm_as_text import strip_lines as strip_lines
     from layerroles.sweep.result_subset import name_in_result as name_in_result
     from layerroles.sweep.result_subset import select_asked as select_asked
-    from layerroles.sweep.robustness_setups import robustness as robustness
+    from layerroles.sweep.robustness_sweeps import robustness as robustness
     from layerroles.sweep.status import Status as Status
     from layerroles.sweep.status import describe_unfinished as describe_unfinished
     from layerroles.sweep.status import read_status as read_status

@@ -14,8 +14,8 @@ from typing import Any
 from layerroles.ablations import Condition
 from layerroles.protocols import Asked
 from layerroles.results import find_deferred
+from layerroles.sweep.held_out_references import OpenReferences
 from layerroles.sweep.next_counts import count_first
-from layerroles.sweep.references_by_task import OpenReferences
 from layerroles.sweep.stopping_rule import Goal
 from layerroles.sweep.store import Key
 from layerroles.sweep.sweep_cells import SweepCell

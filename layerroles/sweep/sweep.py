@@ -28,8 +28,8 @@ from layerroles.results import SweepResult, read
 from layerroles.sweep import noise_floor, report_file
 from layerroles.sweep.command_and_packages import command_line, package_versions
 from layerroles.sweep.execution import Execution
+from layerroles.sweep.held_out_references import OpenReferences
 from layerroles.sweep.missing_work import Work
-from layerroles.sweep.references_by_task import OpenReferences
 from layerroles.sweep.stopping_rule import (
     Decided,
     check_chance,

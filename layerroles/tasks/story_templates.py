@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
+from layerroles.tasks.story_operations import Operation, Story, compute, work_out
 from layerroles.tasks.vocabulary import NAMES, PLACES, THINGS
-from layerroles.tasks.word_problem_stories import Operation, Story, compute, work_out
 
 LEVELS = (1, 2, 3)
 LARGEST = 100

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from layerroles.tasks.word_problem_stories import Operation, Story, work_out
+from layerroles.tasks.story_operations import Operation, Story, work_out
 
 WRONG = 3
 

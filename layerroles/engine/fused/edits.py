@@ -5,7 +5,7 @@ one condition form a *stretch*. The hooked modules are those of the *twin*, a co
 shares its weights (see `twin_model`).
 
 An ablation that edits writes is called in a hook, with the tokens of its stretch. An ablation that
-replaces weights is applied by `swapped_weights`.
+replaces weights is applied by `donated_modules`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from layerroles.ablations import Ablation, Condition, Edit, Prompt, References
-from layerroles.engine.fused.swapped_weights import DonatedModules, use_donated
+from layerroles.engine.fused.donated_modules import DonatedModules, use_donated
 from layerroles.engine.fused.twin_model import NoTwin, Twin
 from layerroles.sites import Site
 

@@ -14,7 +14,7 @@ import pytest
 from layerroles import figures
 from layerroles.errors import InputError
 from layerroles.figures import style
-from layerroles.figures.attention import attention_means, strongest_heads
+from layerroles.figures.attention_to_evidence import attention_means, strongest_heads
 from layerroles.figures.lens import lens_summary
 from layerroles.results import SweepResult, judge_interval
 from layerroles.stats import Interval
