@@ -36,9 +36,9 @@ from setting import Options, conclude, make_layer_conditions, run
 import layerroles as lr
 from layerroles.models import Provenance, provenance
 from layerroles.roles import SMALLEST, describe_decided
-from layerroles.roles.added_context_claims import CONTEXT
 from layerroles.roles.literature import DEEP, ORDER, SHALLOW
 from layerroles.roles.protocol_claims import MORE, STRICTER, WRITING
+from layerroles.roles.retrieval_augmentation_claims import CONTEXT
 
 # Facts in contexts are a sweep of their own: its tasks are one set of questions, asked three times.
 IN_CONTEXTS = "contexts"

@@ -34,9 +34,9 @@ from layerroles.models.provenance import provenance as provenance
 from layerroles.models.registered_hooks import hook_ids as hook_ids
 from layerroles.models.temporary_forward import constant_forward as constant_forward
 from layerroles.models.temporary_forward import replace_forward as replace_forward
-from layerroles.models.weights import is_spread as is_spread
-from layerroles.models.weights import lend_tensors as lend_tensors
-from layerroles.models.weights import named_tensors as named_tensors
-from layerroles.models.weights import tensor_bytes as tensor_bytes
-from layerroles.models.weights import weights_cache as weights_cache
-from layerroles.models.weights import weights_stamp as weights_stamp
+from layerroles.models.weight_access import is_spread as is_spread
+from layerroles.models.weight_access import lend_tensors as lend_tensors
+from layerroles.models.weight_access import named_tensors as named_tensors
+from layerroles.models.weight_access import tensor_bytes as tensor_bytes
+from layerroles.models.weight_access import weights_cache as weights_cache
+from layerroles.models.weight_access import weights_stamp as weights_stamp

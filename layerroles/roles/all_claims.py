@@ -1,7 +1,7 @@
 """Gather all claims that a sweep can test, and tabulate what is decided about each.
 
-`literature`, `protocol_claims`, `added_context_claims`, `distillation_claims` and `critical_heads`
-measure the numbers of the claims; `claim_status` has the rule that decides them.
+`literature`, `protocol_claims`, `retrieval_augmentation_claims`, `distillation_claims` and
+`critical_heads` measure the numbers of the claims; `claim_status` has the rule that decides them.
 """
 
 from collections import Counter
@@ -20,12 +20,12 @@ from layerroles.results import (
     describe_decisions,
 )
 from layerroles.roles import (
-    added_context_claims,
     claim_status,
     distillation_claims,
     literature,
     probe_summary,
     protocol_claims,
+    retrieval_augmentation_claims,
 )
 from layerroles.roles.ablation_kinds import AblationKind, measure_kinds
 from layerroles.roles.claim_status import Claim
@@ -58,7 +58,7 @@ def _claims_on_layers(result: SweepResult, kinds: Sequence[AblationKind]) -> Ite
     by_families = sorted(kinds, key=lambda kind: -len(kind.harms.keys))
     yield from literature.literature_claims(by_families, CONTROL)
     yield from protocol_claims.claims_on_protocols(by_families)
-    yield from added_context_claims.claims_on_contexts(result, kinds)
+    yield from retrieval_augmentation_claims.claims_on_contexts(result, kinds)
 
 
 def describe_decided(result: SweepResult) -> str:

@@ -2,9 +2,10 @@
 
 The claims are those of "Demystifying the Roles of LLM Layers in Retrieval, Knowledge, and
 Reasoning" (arXiv 2510.02091). `claim_status` has the rule that decides them. Claims on protocols
-are in `protocol_claims`, on heads in `critical_heads`, on contexts in `added_context_claims`, and
-on a model and its base in `distillation_claims`. A family leans on shallow layers if its mean harm
-is larger over the first third of layers than over the last third.
+are in `protocol_claims`, on heads in `critical_heads`, on contexts in
+`retrieval_augmentation_claims`, and on a model and its base in `distillation_claims`. A family
+leans on shallow layers if its mean harm is larger over the first third of layers than over the last
+third.
 """
 
 import math

@@ -11,11 +11,11 @@ import pandas as pd
 
 from layerroles.results import records
 from layerroles.roles import (
-    added_context_claims,
     critical_heads,
     literature,
     probe_summary,
     protocol_claims,
+    retrieval_augmentation_claims,
 )
 from layerroles.roles.result import Roles, Sentence
 from layerroles.roles.sentence_parts import (
@@ -33,7 +33,7 @@ _DECIDED_BY = {
         (protocol_claims.MORE, protocol_claims.STRICTER, protocol_claims.WRITING), "protocols"
     ),
     critical_heads.FEW: "heads",
-    added_context_claims.CONTEXT: "protocols",
+    retrieval_augmentation_claims.CONTEXT: "protocols",
     probe_summary.ALIKE: "similarity",
 }
 # If rounding changes a larger share of answers than this, the verdict says so.

@@ -15,11 +15,11 @@ from layerroles.ablations import Condition
 from layerroles.protocols import Asked
 from layerroles.results import find_deferred
 from layerroles.sweep.held_out_references import OpenReferences
+from layerroles.sweep.manifest_conditions import describe_condition
 from layerroles.sweep.next_counts import count_first
 from layerroles.sweep.stopping_rule import Goal
 from layerroles.sweep.store import Key
 from layerroles.sweep.sweep_cells import SweepCell
-from layerroles.sweep.sweep_conditions import describe_condition
 from layerroles.sweep.unit_sizes import UnitSizes, count_together
 from layerroles.sweep.work_units import Unit
 from layerroles.tasks import Example

@@ -29,6 +29,7 @@ from layerroles.sweep import noise_floor, report_file
 from layerroles.sweep.command_and_packages import command_line, package_versions
 from layerroles.sweep.execution import Execution
 from layerroles.sweep.held_out_references import OpenReferences
+from layerroles.sweep.manifest_conditions import describe_condition, distinct_conditions
 from layerroles.sweep.missing_work import Work
 from layerroles.sweep.stopping_rule import (
     Decided,
@@ -39,7 +40,6 @@ from layerroles.sweep.stopping_rule import (
 )
 from layerroles.sweep.store import Key, lock_folder, open_store
 from layerroles.sweep.sweep_cells import SweepCell, make_cells
-from layerroles.sweep.sweep_conditions import describe_condition, distinct_conditions
 from layerroles.sweep.unit_sizes import TaskSize, choose_size, count_together
 from layerroles.sweep.work_units import EngineCall
 from layerroles.tasks import Example, Task, as_tasks

@@ -17,8 +17,8 @@ from layerroles.tasks.base import check_whole_number as check_whole_number
 from layerroles.tasks.base import has_answer_length as has_answer_length
 from layerroles.tasks.base import register as register
 from layerroles.tasks.base import task as task
-from layerroles.tasks.generated_and_listed import Generated as Generated
-from layerroles.tasks.generated_and_listed import shuffle_choices as shuffle_choices
+from layerroles.tasks.few_shot_bases import Generated as Generated
+from layerroles.tasks.few_shot_bases import shuffle_choices as shuffle_choices
 from layerroles.tasks.guessing import Guess as Guess
 from layerroles.tasks.guessing import best_choice as best_choice
 from layerroles.tasks.guessing import best_guess as best_guess

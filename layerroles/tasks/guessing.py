@@ -21,7 +21,7 @@ from statistics import fmean
 
 from layerroles.errors import InputError
 from layerroles.tasks.base import Example, Task, normalize_text
-from layerroles.tasks.generated_and_listed import Generated
+from layerroles.tasks.few_shot_bases import Generated
 from layerroles.tasks.grade_numbers import NUMBER
 
 # The score of a text as the answer to an example.

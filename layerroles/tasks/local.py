@@ -42,7 +42,7 @@ from layerroles.tasks.base import (
     grade_text,
     register,
 )
-from layerroles.tasks.generated_and_listed import Listed
+from layerroles.tasks.few_shot_bases import Listed
 from layerroles.tasks.grade_numbers import grade_number, is_number
 
 _OF_THE_FILE = "of the file"

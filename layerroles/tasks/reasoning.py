@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from layerroles.tasks.base import Example, Grade, check_whole_number, register
-from layerroles.tasks.generated_and_listed import Generated, shuffle_choices
+from layerroles.tasks.few_shot_bases import Generated, shuffle_choices
 from layerroles.tasks.grade_numbers import grade_number
 from layerroles.tasks.story_operations import Story
 from layerroles.tasks.story_templates import LEVELS, Template, answer_counts, load_templates

@@ -41,7 +41,7 @@ from layerroles.tasks.base import (
     normalize_text,
     register,
 )
-from layerroles.tasks.generated_and_listed import Generated, shuffle_choices
+from layerroles.tasks.few_shot_bases import Generated, shuffle_choices
 from layerroles.tasks.grade_retrieval import (
     find_asked_key,
     find_question,

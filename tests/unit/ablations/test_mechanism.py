@@ -8,7 +8,7 @@ import torch
 
 import layerroles as lr
 from layerroles.models.checks import find_massive_writes
-from layerroles.sweep.sweep_conditions import describe_condition
+from layerroles.sweep.manifest_conditions import describe_condition
 from tests.support.random_models import model_path, random_model
 
 

@@ -7,10 +7,10 @@ from typing import ClassVar
 import pytest
 
 import layerroles as lr
+from layerroles.sweep.manifest_conditions import distinct_conditions
 from layerroles.sweep.missing_work import missing_units
 from layerroles.sweep.store import Key
 from layerroles.sweep.sweep_cells import make_cells
-from layerroles.sweep.sweep_conditions import distinct_conditions
 from layerroles.sweep.unit_sizes import UnitSizes, count_together
 from layerroles.sweep.work_units import Unit
 

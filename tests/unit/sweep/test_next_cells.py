@@ -8,9 +8,9 @@ import pytest
 
 import layerroles as lr
 from layerroles.results import cells_of, describe_answers, find_waiting
+from layerroles.sweep.manifest_conditions import describe_condition
 from layerroles.sweep.next_cells import Plan, expected_next, next_cells
 from layerroles.sweep.store import Key
-from layerroles.sweep.sweep_conditions import describe_condition
 from tests.support import lm_eval_data
 from tests.support.interruptions import run_with_interruptions
 from tests.support.random_models import random_model

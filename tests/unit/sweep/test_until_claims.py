@@ -19,10 +19,10 @@ from layerroles import stats
 from layerroles.plants import Plant
 from layerroles.results import INTACT, cells_of
 from layerroles.roles.ablation_kinds import AblationKind
-from layerroles.roles.added_context_claims import CONTEXT
 from layerroles.roles.claim_findings import Number, make_finding
 from layerroles.roles.harms import Harms
 from layerroles.roles.literature import DEEP, ORDER, SHALLOW
+from layerroles.roles.retrieval_augmentation_claims import CONTEXT
 from layerroles.sweep.next_cells import ask_for, next_cells, open_decisions
 from layerroles.sweep.next_counts import OpenDecision, Plan
 from layerroles.sweep.store import Key

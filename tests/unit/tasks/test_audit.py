@@ -132,7 +132,7 @@ def test_what_does_not_apply_is_left_out() -> None:
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A file whose right answers are the longest; one prompt thrice, with two answers."""
-    monkeypatch.setattr("layerroles.tasks.generated_and_listed.n_reserved", lambda n: 0)
+    monkeypatch.setattr("layerroles.tasks.few_shot_bases.n_reserved", lambda n: 0)
     rows = [
         {"prompt": f"Item {at} is", "answer": "long one", "choices": ["a", "long one", "b"]}
         for at in range(30)

@@ -16,7 +16,7 @@ from layerroles.sweep import sweep_cells
 from layerroles.sweep.sweep_cells import make_cells
 from layerroles.tasks import Example, KVRetrieval, Task
 from layerroles.tasks.base import register
-from layerroles.tasks.generated_and_listed import Generated
+from layerroles.tasks.few_shot_bases import Generated
 from layerroles.tasks.guessing import Guess, Scorer, best_guess
 from tests.support.random_models import random_model
 

@@ -15,7 +15,7 @@ from benchmarks.simulated import (
     without_any_answer,
 )
 from layerroles.roles import localize
-from layerroles.roles.added_context_claims import CONTEXT
+from layerroles.roles.retrieval_augmentation_claims import CONTEXT
 
 G = "generation"
 BARE, TOLD = "knowledge", "knowledge[context]"

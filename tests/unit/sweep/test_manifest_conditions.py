@@ -5,7 +5,7 @@ import logging
 import pytest
 
 import layerroles as lr
-from layerroles.sweep.sweep_conditions import distinct_conditions
+from layerroles.sweep.manifest_conditions import distinct_conditions
 
 
 def test_a_condition_under_two_names_is_asked_once_and_said(
