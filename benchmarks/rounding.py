@@ -32,7 +32,7 @@ from layerroles.engine.fused.partial_attention import (
     PartialAttention,
     attend_partially,
 )
-from layerroles.engine.fused.twin_model import Twin
+from layerroles.engine.fused.transformers_twin import Twin
 from layerroles.private_apis import flash_attention
 
 # Groups, heads, queries and keys of the parts that attention is computed in.

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from layerroles.results import BUILT_IN, SweepResult
-from layerroles.roles.ablation_kinds import measure_kinds
 from layerroles.roles.all_claims import decide_claims
+from layerroles.roles.confirming_ablations import measure_kinds
 
 # Task and protocol -> harm per layer.
 Truth = Mapping[tuple[str, str], Sequence[float]]

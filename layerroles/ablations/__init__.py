@@ -11,6 +11,7 @@ from layerroles.ablations.condition import Condition as Condition
 from layerroles.ablations.condition import Conditions as Conditions
 from layerroles.ablations.condition import as_condition as as_condition
 from layerroles.ablations.condition import as_conditions as as_conditions
+from layerroles.ablations.cross_model_swap import Swap as Swap
 from layerroles.ablations.grids import cumulative as cumulative
 from layerroles.ablations.grids import each_head as each_head
 from layerroles.ablations.grids import each_kv_group as each_kv_group
@@ -24,7 +25,6 @@ from layerroles.ablations.hooks import References as References
 from layerroles.ablations.hooks import ablated as ablated
 from layerroles.ablations.hooks import applied as applied
 from layerroles.ablations.hooks import resolve_references as resolve_references
-from layerroles.ablations.model_swap import Swap as Swap
 from layerroles.ablations.positions import At as At
 from layerroles.ablations.reference_prompts import Reference as Reference
 from layerroles.ablations.token_marks import Prompt as Prompt

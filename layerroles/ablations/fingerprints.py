@@ -31,7 +31,7 @@ _FIRST_MODULES = {
     "ablations.builtin.Skip": "ablations.simple",
     "ablations.builtin.Zero": "ablations.simple",
     "ablations.hooks.ablated": "ablations.apply",
-    "ablations.model_swap.Swap": "ablations.swap",
+    "ablations.cross_model_swap.Swap": "ablations.swap",
     "ablations.reference_prompts.Reference": "ablations.reference",
     "ablations.token_marks.Prompt": "ablations.prompts",
 }

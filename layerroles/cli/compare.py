@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from layerroles.cli import complete
+from layerroles.cli import shell_completion
 from layerroles.cli.options import AsJson, Run
 
 
@@ -13,7 +13,9 @@ def command(
     first: Run,
     second: Annotated[
         Path,
-        typer.Argument(metavar="RUN", help="Another run folder.", autocompletion=complete.runs),
+        typer.Argument(
+            metavar="RUN", help="Another run folder.", autocompletion=shell_completion.runs
+        ),
     ],
     top: Annotated[
         int | None,

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from layerroles.cli import complete
+from layerroles.cli import shell_completion
 from layerroles.cli.options import (
     Ablations,
     AsJson,
@@ -61,7 +61,7 @@ def command(
             help="cpu or measured (the device of this machine), which are measured; a100-40gb, "
             "a100-80gb, h100, h200, l4, l40s, rtx4090, of which half of the published peak is "
             "assumed.",
-            autocompletion=complete.one_of(complete.TARGETS),
+            autocompletion=shell_completion.one_of(shell_completion.TARGETS),
         ),
     ] = "measured",
     generated: Annotated[

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from layerroles.cli import complete
+from layerroles.cli import shell_completion
 from layerroles.cli.options import AsJson, Run, Width
 from layerroles.cli.parsing import split_list
 from layerroles.cli.printing import print_json, print_line
@@ -19,7 +19,7 @@ def command(
             "--format",
             metavar="FORMAT,...",
             help="pdf, svg, png (these need the extra `export` and Chromium) or html.",
-            autocompletion=complete.list_of(complete.FORMATS),
+            autocompletion=shell_completion.list_of(shell_completion.FORMATS),
         ),
     ] = "pdf",
     width: Width = "column",
@@ -28,7 +28,7 @@ def command(
         typer.Option(
             metavar="NAME,...",
             help="Some figures, as in depth_profile,harm_map; by default all that the run allows.",
-            autocompletion=complete.list_of(complete.FIGURES),
+            autocompletion=shell_completion.list_of(shell_completion.FIGURES),
         ),
     ] = None,
     title: Annotated[

@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from layerroles.cli import complete
+from layerroles.cli import shell_completion
 from layerroles.sites import ATS
 
 Run = Annotated[
-    Path, typer.Argument(metavar="RUN", help="A run folder.", autocompletion=complete.runs)
+    Path, typer.Argument(metavar="RUN", help="A run folder.", autocompletion=shell_completion.runs)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Width = Annotated[
@@ -17,14 +17,14 @@ Width = Annotated[
     typer.Option(
         metavar="WIDTH",
         help="column (3.25 in), full (6.75 in), or a width of your own: 5.5, 5.5in, 89mm.",
-        autocompletion=complete.one_of(complete.WIDTHS),
+        autocompletion=shell_completion.one_of(shell_completion.WIDTHS),
     ),
 ]
 Model = Annotated[
     str,
     typer.Option(
         help="A Hugging Face name, a local folder, a .gguf file, or the built-in smollm2-135m.",
-        autocompletion=complete.models,
+        autocompletion=shell_completion.models,
     ),
 ]
 Tasks = Annotated[
@@ -33,7 +33,7 @@ Tasks = Annotated[
         metavar="TASK,...",
         help="What is asked, parameters in brackets: facts, kv_retrieval\\[pairs=20], "
         "local:FILE.jsonl, lm_eval:NAME. See: layerroles tasks.",
-        autocompletion=complete.list_of(complete.TASKS),
+        autocompletion=shell_completion.list_of(shell_completion.TASKS),
     ),
 ]
 Ablations = Annotated[
@@ -41,7 +41,7 @@ Ablations = Annotated[
     typer.Option(
         metavar="NAME,...",
         help="What is done. See: layerroles ablations.",
-        autocompletion=complete.list_of(complete.ABLATIONS),
+        autocompletion=shell_completion.list_of(shell_completion.ABLATIONS),
     ),
 ]
 Sites = Annotated[
@@ -58,7 +58,7 @@ Positions = Annotated[
         metavar="AT,...",
         help="At which positions: all; after_first, which spares the attention sink; prompt; "
         "generated; evidence; last (of the prompt).",
-        autocompletion=complete.list_of(ATS),
+        autocompletion=shell_completion.list_of(ATS),
     ),
 ]
 Protocols = Annotated[
@@ -68,7 +68,7 @@ Protocols = Annotated[
         help="How it is asked, parameters in brackets: generation, exact, letter, "
         "answer_logprob, chain_logprob, continuation\\[norm=byte]; its norms are sum, token, "
         "byte and unconditional. plain_text is always asked under text_logprob.",
-        autocompletion=complete.list_of(complete.PROTOCOLS),
+        autocompletion=shell_completion.list_of(shell_completion.PROTOCOLS),
     ),
 ]
 Chat = Annotated[
@@ -123,7 +123,7 @@ Until = Annotated[
         "64, 96, ... examples; easy layers then cost little. claims: until each claim of the "
         "literature is decided; of two ablations, the second is asked only where a claim depends "
         "on it.",
-        autocompletion=complete.one_of(complete.UNTIL),
+        autocompletion=shell_completion.one_of(shell_completion.UNTIL),
     ),
 ]
 NumFewshot = Annotated[
@@ -136,7 +136,7 @@ Dtype = Annotated[
     typer.Option(
         metavar="DTYPE",
         help="auto, float32, bfloat16 or float16.",
-        autocompletion=complete.one_of(complete.DTYPES),
+        autocompletion=shell_completion.one_of(shell_completion.DTYPES),
     ),
 ]
 Device = Annotated[
@@ -144,14 +144,14 @@ Device = Annotated[
     typer.Option(
         metavar="DEVICE",
         help="cpu, cuda, cuda:1; by default the best.",
-        autocompletion=complete.one_of(complete.DEVICES),
+        autocompletion=shell_completion.one_of(shell_completion.DEVICES),
     ),
 ]
 Revision = Annotated[
     str | None, typer.Option(metavar="REV", help="A branch, tag or commit of the hub.")
 ]
 OtherModel = Annotated[
-    str, typer.Option(help="Any model that `sweep` takes.", autocompletion=complete.models)
+    str, typer.Option(help="Any model that `sweep` takes.", autocompletion=shell_completion.models)
 ]
 Plugins = Annotated[
     list[Path] | None,

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from layerroles.cli import complete
+from layerroles.cli import shell_completion
 from layerroles.errors import InputError
 from layerroles.registry import describe_unknown
 from layerroles.sites import check_words
@@ -66,17 +66,19 @@ def check_options(
     """
     if limit is not None and limit < 1:
         raise InputError(f"--limit {limit} asks for nothing: give 1 or more")
-    if until is not None and until not in complete.UNTIL:
-        raise InputError(f"--until {until!r} is unknown: known are {', '.join(complete.UNTIL)}")
+    if until is not None and until not in shell_completion.UNTIL:
+        raise InputError(
+            f"--until {until!r} is unknown: known are {', '.join(shell_completion.UNTIL)}"
+        )
     if until == "claims" and "," not in ablation:
         raise InputError(
             f"--until claims takes two kinds of ablation, and --ablation {ablation!r} is one: such "
             f"as --ablation skip,mean"
         )
-    if until is not None and limit is not None and limit < complete.FIRST_LOOK:
+    if until is not None and limit is not None and limit < shell_completion.FIRST_LOOK:
         raise InputError(
-            f"--limit {limit} is less than the {complete.FIRST_LOOK} questions before the first "
-            f"look at what is decided"
+            f"--limit {limit} is less than the {shell_completion.FIRST_LOOK} questions before the "
+            f"first look at what is decided"
         )
     if minutes is not None and not minutes > 0:
         raise InputError(f"--minutes {minutes:g} leaves no time: give more than 0")
@@ -84,11 +86,11 @@ def check_options(
     if "torch" in sys.modules:
         return
     for kind, option, text, known in (
-        ("protocol", "--protocols", protocols, complete.PROTOCOLS),
-        ("ablation", "--ablation", ablation, complete.ABLATIONS),
-        ("probe", "--probe", probe, (*complete.PROBES, "tuned_lens")),
-        ("executor", "--executor", executor, complete.EXECUTORS),
-        ("backend", "--backend", backend, complete.BACKENDS),
+        ("protocol", "--protocols", protocols, shell_completion.PROTOCOLS),
+        ("ablation", "--ablation", ablation, shell_completion.ABLATIONS),
+        ("probe", "--probe", probe, (*shell_completion.PROBES, "tuned_lens")),
+        ("executor", "--executor", executor, shell_completion.EXECUTORS),
+        ("backend", "--backend", backend, shell_completion.BACKENDS),
     ):
         for word in split_list(text, option) if text else ():
             name = word.partition("[")[0]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from layerroles.cli import complete
+from layerroles.cli import shell_completion
 from layerroles.cli.options import (
     AsJson,
     Device,
@@ -42,7 +42,7 @@ def command(
             metavar="NAME,...",
             help="What is measured, parameters in brackets. An unknown name is answered with all "
             "known ones.",
-            autocompletion=complete.list_of(complete.PROBES),
+            autocompletion=shell_completion.list_of(shell_completion.PROBES),
         ),
     ] = "logit_lens,attention",
     tuned_lens: Annotated[

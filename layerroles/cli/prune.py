@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from layerroles.cli import complete
+from layerroles.cli import shell_completion
 from layerroles.cli.options import (
     AsJson,
     Device,
@@ -44,7 +44,7 @@ def command(
         typer.Option(
             metavar="FAMILY,...",
             help="Families (or tasks) of --tasks that are to lose least.",
-            autocompletion=complete.list_of(complete.FAMILIES),
+            autocompletion=shell_completion.list_of(shell_completion.FAMILIES),
         ),
     ] = "reasoning",
     tasks: Tasks = "kv_retrieval,facts,word_problems",
@@ -54,7 +54,7 @@ def command(
             metavar="NAME",
             help="How layers are chosen: role_aware, or for comparison likelihood, "
             "block_influence, angular, random.",
-            autocompletion=complete.one_of(complete.METHODS),
+            autocompletion=shell_completion.one_of(shell_completion.METHODS),
         ),
     ] = "role_aware",
     protocols: Annotated[
@@ -62,7 +62,7 @@ def command(
         typer.Option(
             metavar="NAME,...",
             help="How it is asked; generation by default, continuation for likelihood.",
-            autocompletion=complete.list_of(complete.PROTOCOLS),
+            autocompletion=shell_completion.list_of(shell_completion.PROTOCOLS),
         ),
     ] = None,
     screen: Annotated[

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from layerroles.cli import complete
+from layerroles.cli import shell_completion
 from layerroles.cli.options import Run
 
 
@@ -20,7 +20,7 @@ def command(
         typer.Option(
             metavar="RUN",
             help="Another run, shown side by side on the same page.",
-            autocompletion=complete.runs,
+            autocompletion=shell_completion.runs,
         ),
     ] = None,
 ) -> None:

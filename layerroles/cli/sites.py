@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from layerroles.cli import complete
+from layerroles.cli import shell_completion
 from layerroles.cli.options import AsJson
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def command(
         typer.Argument(
             metavar="MODEL",
             help="A Hugging Face name, a local folder, a .gguf file, or the built-in smollm2-135m.",
-            autocompletion=complete.models,
+            autocompletion=shell_completion.models,
         ),
     ],
     as_json: AsJson = False,

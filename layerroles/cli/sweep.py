@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from layerroles.cli import complete
+from layerroles.cli import shell_completion
 from layerroles.cli.options import (
     Ablations,
     AsJson,
@@ -115,7 +115,7 @@ def command(
             metavar="NAME",
             help="auto, the fastest that gives what the reference gives; plain, the reference; "
             "hooked or fused.",
-            autocompletion=complete.one_of(complete.EXECUTORS),
+            autocompletion=shell_completion.one_of(shell_completion.EXECUTORS),
         ),
     ] = "auto",
     memory: Memory = None,
@@ -125,7 +125,7 @@ def command(
             metavar="NAME",
             help="local, this process; ray, workers of a Ray cluster, each with a model of its "
             "own (this process then holds none).",
-            autocompletion=complete.one_of(complete.BACKENDS),
+            autocompletion=shell_completion.one_of(shell_completion.BACKENDS),
         ),
     ] = "local",
     address: Annotated[

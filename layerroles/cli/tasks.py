@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from layerroles.cli import complete
+from layerroles.cli import shell_completion
 from layerroles.cli.options import AsJson, Plugins, Seed
 from layerroles.cli.parsing import describe_parameters, first_line
 from layerroles.cli.plugin_files import import_plugins
@@ -21,7 +21,7 @@ def command(
             metavar="TASK",
             help="Check one task in place of the list: whether its choices give answers away, "
             "duplicates, clusters, lengths. As in --tasks: facts, local:FILE.jsonl, lm_eval:NAME.",
-            autocompletion=complete.one_of(complete.TASKS),
+            autocompletion=shell_completion.one_of(shell_completion.TASKS),
         ),
     ] = None,
     limit: Annotated[int, typer.Option(metavar="N", help="Questions that --check reads.")] = 2000,
@@ -31,7 +31,7 @@ def command(
         typer.Option(
             help="Model whose tokenizer and context length --check measures prompts by; only its "
             "config.json and tokenizer are read.",
-            autocompletion=complete.models,
+            autocompletion=shell_completion.models,
         ),
     ] = None,
     plugin: Plugins = None,

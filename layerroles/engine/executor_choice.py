@@ -21,12 +21,12 @@ from layerroles.engine.executor_trial import (
     find_disagreement,
 )
 from layerroles.engine.fused.executor import Fused
-from layerroles.engine.fused.twin_model import WHOLE_LENGTH, Twin
-from layerroles.engine.hooked.executor import MAX_TOKENS, Hooked
+from layerroles.engine.fused.transformers_twin import WHOLE_LENGTH, Twin
 from layerroles.engine.hooked.replay import can_replay
-from layerroles.engine.plain import Plain
+from layerroles.engine.hooked.replay_executor import MAX_TOKENS, Hooked
 from layerroles.engine.planning.memory import Budget, empty_cache, keep_pages
 from layerroles.engine.planning.plan import Computed, make_plan
+from layerroles.engine.reference_executor import Plain
 from layerroles.engine.requests import Requests, Written, max_length
 from layerroles.errors import InputError
 from layerroles.models import (

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from layerroles.ablations import INTACT, Condition
 from layerroles.engine.executor_interface import Executor
-from layerroles.engine.plain import Plain
 from layerroles.engine.planning.memory import out_of_memory
+from layerroles.engine.reference_executor import Plain
 from layerroles.engine.requests import (
     Requests,
     Score,

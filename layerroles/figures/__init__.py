@@ -18,6 +18,7 @@ from layerroles.figures.decision_margin import decision_margin as decision_margi
 from layerroles.figures.depth_contrasts import depth_contrasts as depth_contrasts
 from layerroles.figures.depth_profile import depth_profile as depth_profile
 from layerroles.figures.direct_against_total import direct_against_total as direct_against_total
+from layerroles.figures.harm_and_probes import role_map as role_map
 from layerroles.figures.harm_map import harm_map as harm_map
 from layerroles.figures.harm_map import saturation as saturation
 from layerroles.figures.harm_map import why_undefined as why_undefined
@@ -30,12 +31,11 @@ from layerroles.figures.pair_excess import pair_excess as pair_excess
 from layerroles.figures.print.captions import caption as caption
 from layerroles.figures.print.files import check_formats as check_formats
 from layerroles.figures.print.files import save as save
-from layerroles.figures.print.paper import paper as paper
-from layerroles.figures.print.paper import parse_width as parse_width
+from layerroles.figures.print.screen_to_print import paper as paper
+from layerroles.figures.print.screen_to_print import parse_width as parse_width
 from layerroles.figures.protocols import likelihood_hides as likelihood_hides
 from layerroles.figures.protocols import protocols as protocols
 from layerroles.figures.pruned_harm import pruned_harm as pruned_harm
-from layerroles.figures.role_map import role_map as role_map
 from layerroles.figures.similarity import influence_profile as influence_profile
 from layerroles.figures.similarity import similarity_triangle as similarity_triangle
 from layerroles.figures.style import themed as themed

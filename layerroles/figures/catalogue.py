@@ -20,6 +20,7 @@ from layerroles.figures.decision_margin import decision_margin
 from layerroles.figures.depth_contrasts import depth_contrasts
 from layerroles.figures.depth_profile import depth_profile
 from layerroles.figures.direct_against_total import direct_against_total, intact_rows
+from layerroles.figures.harm_and_probes import role_map
 from layerroles.figures.harm_map import harm_map
 from layerroles.figures.head_harms import head_harms
 from layerroles.figures.head_map import head_map
@@ -27,7 +28,6 @@ from layerroles.figures.lens import lens_trajectories
 from layerroles.figures.outcome_profile import outcome_profile
 from layerroles.figures.pair_excess import pair_excess
 from layerroles.figures.protocols import likelihood_hides
-from layerroles.figures.role_map import role_map
 from layerroles.figures.similarity import influence_profile, similarity_triangle
 from layerroles.probes import group_by_probe, select_one_condition
 from layerroles.registry import describe_unknown

@@ -42,7 +42,7 @@ from layerroles.models.checks import (
     find_massive_writes,
     library_versions,
 )
-from layerroles.models.registered_hooks import hook_ids
+from layerroles.models.user_hooks import hook_ids
 from layerroles.private_apis import rename_cache_arguments
 from layerroles.sites import Site, size_of
 

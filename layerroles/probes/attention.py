@@ -29,7 +29,7 @@ from layerroles.errors import InputError
 from layerroles.models import check_sites, check_weights, encode, prepared
 from layerroles.probes.answering_position import Batch, mark_positions, shift_spans
 from layerroles.probes.base import Probe, register
-from layerroles.probes.chunked import read_patterns
+from layerroles.probes.chunked_prefill import read_patterns
 from layerroles.sites import Site
 from layerroles.tasks import Example
 

@@ -45,7 +45,7 @@ from layerroles.errors import InputError
 from layerroles.models import check_weights, prepared, with_float64
 from layerroles.probes.answering_position import Batch, mark_positions, shift_spans
 from layerroles.probes.base import Probe, register
-from layerroles.probes.chunked import read_patterns
+from layerroles.probes.chunked_prefill import read_patterns
 from layerroles.tasks import Example
 
 KINDS = ("previous", "duplicate", "induction")

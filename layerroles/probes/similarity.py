@@ -30,7 +30,7 @@ from layerroles.errors import InputError
 from layerroles.models import with_float64
 from layerroles.probes.answering_position import Batch
 from layerroles.probes.base import Probe, register
-from layerroles.probes.chunked import read_in_pieces
+from layerroles.probes.chunked_prefill import read_in_pieces
 from layerroles.sites import ENTRY, EXIT
 
 POSITIONS = ("last", "all")

@@ -11,6 +11,10 @@ from layerroles.protocols.base import Unit as Unit
 from layerroles.protocols.base import protocol as protocol
 from layerroles.protocols.base import register as register
 from layerroles.protocols.chain_logprob import ChainLogprob as ChainLogprob
+from layerroles.protocols.coherence_by_likelihood import WrittenText as WrittenText
+from layerroles.protocols.coherence_by_likelihood import add_coherence as add_coherence
+from layerroles.protocols.coherence_by_likelihood import find_written_texts as find_written_texts
+from layerroles.protocols.coherence_by_likelihood import score_coherence as score_coherence
 from layerroles.protocols.failure_modes import OUTCOMES as OUTCOMES
 from layerroles.protocols.failure_modes import make_details as make_details
 from layerroles.protocols.failure_modes import outcome as outcome
@@ -22,10 +26,6 @@ from layerroles.protocols.likelihood import Exact as Exact
 from layerroles.protocols.likelihood import Letter as Letter
 from layerroles.protocols.likelihood import LikelihoodProtocol as LikelihoodProtocol
 from layerroles.protocols.prompt_format import Turn as Turn
-from layerroles.protocols.text_coherence import WrittenText as WrittenText
-from layerroles.protocols.text_coherence import add_coherence as add_coherence
-from layerroles.protocols.text_coherence import find_written_texts as find_written_texts
-from layerroles.protocols.text_coherence import score_coherence as score_coherence
 from layerroles.protocols.text_logprob import TextLogprob as TextLogprob
 from layerroles.protocols.thinking_parser import Reply as Reply
 from layerroles.protocols.thinking_parser import opens_thinking as opens_thinking

@@ -9,8 +9,8 @@ from itertools import combinations
 
 import pandas as pd
 
-from layerroles.results.cells import INTACT
 from layerroles.results.result import SweepResult
+from layerroles.results.task_protocol_cells import INTACT
 
 # Mechanisms of the built-in ablations, for results whose manifest does not name them.
 BUILT_IN = {

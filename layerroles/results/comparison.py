@@ -18,10 +18,10 @@ from layerroles import stats
 from layerroles.errors import InputError
 from layerroles.notebook_display import as_html, as_text, detectable_line
 from layerroles.results import effects
-from layerroles.results.cells import FAMILY, INTACT
 from layerroles.results.condition_verdicts import count_deferred
 from layerroles.results.matching import Match, match
 from layerroles.results.result import SweepResult, check_result
+from layerroles.results.task_protocol_cells import FAMILY, INTACT
 
 COLUMNS = [
     *("condition", "ablation", "at", "site", "layer", "part", "head"),

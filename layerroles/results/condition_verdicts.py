@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 
 from layerroles import stats
-from layerroles.results.cells import INTACT, Cell
+from layerroles.results.task_protocol_cells import INTACT, Cell
 from layerroles.results.verdict_thresholds import CRITICAL, UNDECIDED, count_needed, judge_interval
 
 AFTER_FIRST = "after_first"

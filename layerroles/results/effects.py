@@ -16,8 +16,8 @@ from jaxtyping import Float
 
 from layerroles import stats
 from layerroles.errors import InputError
-from layerroles.results.cells import CELL, CONDITION, FAMILY, INTACT, Cell
 from layerroles.results.condition_verdicts import count_deferred, verdict_levels
+from layerroles.results.task_protocol_cells import CELL, CONDITION, FAMILY, INTACT, Cell
 
 NUMBERS = [
     *("n", "intact", "chance", "score", "score_low", "score_high"),

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from layerroles import stats
-from layerroles.results.cells import INTACT, Cell, nearer_of_both_chances
 from layerroles.results.result import SweepResult, cells_of
+from layerroles.results.task_protocol_cells import INTACT, Cell, nearer_of_both_chances
 
 _MATCHED_BY = ["ablation", "at", "site"]
 _MOST_NAMED = 5

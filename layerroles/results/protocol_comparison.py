@@ -19,8 +19,8 @@ import pandas as pd
 from jaxtyping import Float
 
 from layerroles import stats
-from layerroles.results.cells import CONDITION, INTACT, Cell, nearer_of_both_chances
 from layerroles.results.condition_verdicts import count_deferred
+from layerroles.results.task_protocol_cells import CONDITION, INTACT, Cell, nearer_of_both_chances
 
 PAIR = ["task", "task_b", "family", "protocol_a", "protocol_b"]
 AGREEMENT = ["ablation", "at", "part", *PAIR, "n_sites", "n", "spearman", "low", "high", "p"]

@@ -14,7 +14,6 @@ from layerroles import stats
 from layerroles.errors import InputError
 from layerroles.notebook_display import as_html, as_text, detectable_line
 from layerroles.registry import describe_unknown, nearest_name
-from layerroles.results.cells import CELL, CONDITION, INTACT, Cell, make_cells
 from layerroles.results.condition_verdicts import tabulate_decisions
 from layerroles.results.effects import (
     label_conditions,
@@ -24,6 +23,7 @@ from layerroles.results.effects import (
 )
 from layerroles.results.protocol_comparison import tabulate_agreement, tabulate_differences
 from layerroles.results.run_progress import describe_progress, is_past_first_look
+from layerroles.results.task_protocol_cells import CELL, CONDITION, INTACT, Cell, make_cells
 
 # Columns by which a result is narrowed; for labels see `label_conditions`.
 _NARROWED = ("task", "family", "protocol", "condition", "label")

@@ -5,8 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from layerroles.results.cells import Cell
 from layerroles.results.condition_verdicts import find_deferred
+from layerroles.results.task_protocol_cells import Cell
 
 
 def is_past_first_look(manifest: Mapping[str, Any], cells: Sequence[Cell]) -> bool:

@@ -44,13 +44,13 @@ from layerroles.roles.critical_heads import carried_by_few as carried_by_few
 from layerroles.roles.critical_heads import heads_of as heads_of
 from layerroles.roles.harms import Harms as Harms
 from layerroles.roles.harms import single_site_conditions as single_site_conditions
-from layerroles.roles.head_search import FoundHeads as FoundHeads
-from layerroles.roles.head_search import HeadSearch as HeadSearch
-from layerroles.roles.localization import localize as localize
+from layerroles.roles.head_screening import FoundHeads as FoundHeads
+from layerroles.roles.head_screening import HeadSearch as HeadSearch
 from layerroles.roles.probe_summary import summarize_probes as summarize_probes
 from layerroles.roles.result import Roles as Roles
 from layerroles.roles.robustness import Robustness as Robustness
 from layerroles.roles.robustness import judge_setups as judge_setups
+from layerroles.roles.roles_from_sweep import localize as localize
 from layerroles.roles.sentence_parts import describe_needed as describe_needed
 from layerroles.roles.sentence_parts import format_layers as format_layers
 from layerroles.roles.sentence_parts import round_up as round_up

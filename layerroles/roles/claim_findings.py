@@ -18,7 +18,7 @@ from typing import Any
 
 from layerroles import stats
 from layerroles.results import AFTER_FIRST
-from layerroles.roles.ablation_kinds import AblationKind
+from layerroles.roles.confirming_ablations import AblationKind
 from layerroles.roles.harms import Harms
 from layerroles.roles.sentence_parts import format_estimate, sign_of
 

@@ -3,9 +3,9 @@
 The claims are those of "Demystifying the Roles of LLM Layers in Retrieval, Knowledge, and
 Reasoning" (arXiv 2510.02091). `claim_status` has the rule that decides them. Claims on protocols
 are in `protocol_claims`, on heads in `critical_heads`, on contexts in
-`retrieval_augmentation_claims`, and on a model and its base in `distillation_claims`. A family
-leans on shallow layers if its mean harm is larger over the first third of layers than over the last
-third.
+`retrieval_augmentation_claims`, and on a model and its base in `distillation_robustness_claims`. A
+family leans on shallow layers if its mean harm is larger over the first third of layers than over
+the last third.
 """
 
 import math
@@ -15,7 +15,6 @@ from functools import partial
 
 from layerroles import stats
 from layerroles.results import AFTER_FIRST, CRITICAL
-from layerroles.roles.ablation_kinds import AblationKind
 from layerroles.roles.claim_findings import (
     SMALLEST,
     Finding,
@@ -30,6 +29,7 @@ from layerroles.roles.claim_findings import (
     measure_number,
 )
 from layerroles.roles.claim_status import Claim, decide_status, describe_unmeasured_families
+from layerroles.roles.confirming_ablations import AblationKind
 from layerroles.roles.harms import Harms
 from layerroles.roles.sentence_parts import format_estimate, format_layers
 

@@ -13,7 +13,6 @@ from functools import partial
 
 from layerroles import stats
 from layerroles.results import CellPair, cells_of, nearer_of_both_chances, pairs_of
-from layerroles.roles.ablation_kinds import AblationKind
 from layerroles.roles.claim_findings import (
     Finding,
     Number,
@@ -22,6 +21,7 @@ from layerroles.roles.claim_findings import (
     measure_number,
 )
 from layerroles.roles.claim_status import Claim, decide_status, describe_unmeasured_families
+from layerroles.roles.confirming_ablations import AblationKind
 from layerroles.roles.harms import Harms
 
 MORE = "Generation needs more of the depth than likelihood"

@@ -16,9 +16,9 @@ import pandas as pd
 
 from layerroles import stats
 from layerroles.results import CellPair, SweepResult, cells_of, pairs_of
-from layerroles.roles.ablation_kinds import AblationKind
 from layerroles.roles.claim_findings import SMALLEST, Finding, make_record
 from layerroles.roles.claim_status import Claim
+from layerroles.roles.confirming_ablations import AblationKind
 from layerroles.roles.harms import Harms, Place
 from layerroles.roles.sentence_parts import format_estimate, format_layers
 

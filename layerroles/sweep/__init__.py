@@ -8,8 +8,6 @@ if TYPE_CHECKING:
     from layerroles.sweep.estimation import Estimate as Estimate
     from layerroles.sweep.estimation import TaskEstimate as TaskEstimate
     from layerroles.sweep.estimation import estimate as estimate
-    from layerroles.sweep.harm_as_text import layer_strips as layer_strips
-    from layerroles.sweep.harm_as_text import strip_lines as strip_lines
     from layerroles.sweep.result_subset import name_in_result as name_in_result
     from layerroles.sweep.result_subset import select_asked as select_asked
     from layerroles.sweep.robustness_sweeps import robustness as robustness
@@ -18,5 +16,7 @@ if TYPE_CHECKING:
     from layerroles.sweep.status import read_status as read_status
     from layerroles.sweep.stopping_rule import Decided as Decided
     from layerroles.sweep.sweep import Sweep as Sweep
+    from layerroles.sweep.text_harm_map import layer_strips as layer_strips
+    from layerroles.sweep.text_harm_map import strip_lines as strip_lines
 else:
     __getattr__ = lazy_getattr(__name__)

@@ -26,7 +26,6 @@ from layerroles.protocols import Answer, Asked, add_coherence
 from layerroles.results import ROW, SweepResult, find_waiting, read
 from layerroles.sweep import noise_floor
 from layerroles.sweep.cpu_contention import Contention
-from layerroles.sweep.harm_as_text import layer_strips, strip_lines
 from layerroles.sweep.missing_work import Work
 from layerroles.sweep.next_cells import (
     ask_for,
@@ -38,7 +37,8 @@ from layerroles.sweep.next_cells import (
 from layerroles.sweep.remaining_time import Pace
 from layerroles.sweep.status import write_progress
 from layerroles.sweep.store import Key, Store
-from layerroles.sweep.sweep_cells import SweepCell
+from layerroles.sweep.task_protocol_cells import SweepCell
+from layerroles.sweep.text_harm_map import layer_strips, strip_lines
 from layerroles.sweep.work_units import Unit
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence, Set
 
 from layerroles.ablations import Condition, Reference
 from layerroles.errors import InputError
-from layerroles.sweep.sweep_cells import SweepCell
+from layerroles.sweep.task_protocol_cells import SweepCell
 from layerroles.tasks import Example, Task
 
 

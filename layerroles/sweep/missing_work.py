@@ -19,7 +19,7 @@ from layerroles.sweep.manifest_conditions import describe_condition
 from layerroles.sweep.next_counts import count_first
 from layerroles.sweep.stopping_rule import Goal
 from layerroles.sweep.store import Key
-from layerroles.sweep.sweep_cells import SweepCell
+from layerroles.sweep.task_protocol_cells import SweepCell
 from layerroles.sweep.unit_sizes import UnitSizes, count_together
 from layerroles.sweep.work_units import Unit
 from layerroles.tasks import Example

@@ -13,7 +13,7 @@ from layerroles import stats
 from layerroles.ablations import Condition
 from layerroles.errors import InputError
 from layerroles.results import AFTER_FIRST
-from layerroles.sweep.sweep_cells import SweepCell
+from layerroles.sweep.task_protocol_cells import SweepCell
 
 Goal = Literal["layers", "claims"]
 # The goal for each text that `Sweep(until=)` accepts.

@@ -39,7 +39,7 @@ from layerroles.sweep.stopping_rule import (
     make_until,
 )
 from layerroles.sweep.store import Key, lock_folder, open_store
-from layerroles.sweep.sweep_cells import SweepCell, make_cells
+from layerroles.sweep.task_protocol_cells import SweepCell, make_cells
 from layerroles.sweep.unit_sizes import TaskSize, choose_size, count_together
 from layerroles.sweep.work_units import EngineCall
 from layerroles.tasks import Example, Task, as_tasks

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from layerroles.ablations import Condition
 from layerroles.engine import Requests
-from layerroles.sweep.sweep_cells import SweepCell
+from layerroles.sweep.task_protocol_cells import SweepCell
 from layerroles.tasks import Example
 
 

@@ -17,8 +17,6 @@ from layerroles.tasks.base import check_whole_number as check_whole_number
 from layerroles.tasks.base import has_answer_length as has_answer_length
 from layerroles.tasks.base import register as register
 from layerroles.tasks.base import task as task
-from layerroles.tasks.few_shot_bases import Generated as Generated
-from layerroles.tasks.few_shot_bases import shuffle_choices as shuffle_choices
 from layerroles.tasks.guessing import Guess as Guess
 from layerroles.tasks.guessing import best_choice as best_choice
 from layerroles.tasks.guessing import best_guess as best_guess
@@ -29,6 +27,8 @@ from layerroles.tasks.local import Local as Local
 from layerroles.tasks.reasoning import WordProblems as WordProblems
 from layerroles.tasks.retrieval import KVRetrieval as KVRetrieval
 from layerroles.tasks.retrieval import Needle as Needle
+from layerroles.tasks.task_base_classes import Generated as Generated
+from layerroles.tasks.task_base_classes import shuffle_choices as shuffle_choices
 from layerroles.tasks.vocabulary import NAMES as NAMES
 from layerroles.tasks.vocabulary import NOUNS as NOUNS
 

@@ -68,8 +68,8 @@ class Audit:
     Attributes:
         task: the task's label.
         n: number of questions examined.
-        frame: a row per strategy: strategy, n (questions to which it applies), share (the share of
-            these that it gets right), chance (mean of 1/k), excess (share minus chance), p
+        frame: a row per strategy: strategy, n (different questions to which it applies), share (the
+            share of these that it gets right), chance (mean of 1/k), excess (share minus chance), p
             (one-sided), p_adjusted (Holm) and flagged (p_adjusted below .05). Empty if no question
             has choices.
         picks: maps each strategy's name to a phrase that says what it picks.
@@ -140,7 +140,9 @@ class Audit:
                 f"questions (chance {best['chance']:.0%})."
             ]
         of_all = [
-            f" among the {row['n']:,} to which this applies" if row["n"] < self.n else ""
+            f" among the {row['n']:,} different ones to which this applies"
+            if row["n"] < self.n
+            else ""
             for _, row in flagged.iterrows()
         ]
         return [
@@ -277,9 +279,11 @@ def strategy_frame(examples: Sequence[Example]) -> pd.DataFrame:
 
     It has a row for each strategy that applies to at least one question; the strategy that exceeds
     chance most comes first. Questions with fewer than two choices, or whose answer is not among
-    them, are left out.
+    them, are left out. A question that is asked again (the same prompt, choices and answer) counts
+    once: its repetitions are right or wrong together, so that they would show nothing new.
     """
-    with_choices = [e for e in examples if len(e.choices) > 1 and e.answer in e.choices]
+    different = {(e.prompt, frozenset(e.choices), e.answer): e for e in examples}
+    with_choices = [e for e in different.values() if len(e.choices) > 1 and e.answer in e.choices]
     second, rows = find_second_half(with_choices), []
     for strategy in strategies():
         scores = strategy.score(with_choices)

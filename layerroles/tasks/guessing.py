@@ -21,8 +21,8 @@ from statistics import fmean
 
 from layerroles.errors import InputError
 from layerroles.tasks.base import Example, Task, normalize_text
-from layerroles.tasks.few_shot_bases import Generated
 from layerroles.tasks.grade_numbers import NUMBER
+from layerroles.tasks.task_base_classes import Generated
 
 # The score of a text as the answer to an example.
 Scorer = Callable[[Example, str], float]

@@ -29,8 +29,8 @@ from typing import ClassVar
 
 from layerroles.errors import InputError
 from layerroles.tasks.base import Example, Grade, check_one_of, register
-from layerroles.tasks.few_shot_bases import Listed
 from layerroles.tasks.grade_names import grade_name
+from layerroles.tasks.task_base_classes import Listed
 from layerroles.tasks.wordings import FACTS, check_template, reword_fact
 
 CONTEXTS = ("none", "support", "distractors")

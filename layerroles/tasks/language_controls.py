@@ -28,7 +28,7 @@ from layerroles.tasks.base import (
     has_answer_length,
     register,
 )
-from layerroles.tasks.few_shot_bases import Generated, shuffle_choices
+from layerroles.tasks.task_base_classes import Generated, shuffle_choices
 from layerroles.tasks.vocabulary import NAMES, PLACES, THINGS
 from layerroles.tasks.wordings import COPYING, check_template, reword
 

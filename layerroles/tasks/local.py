@@ -42,8 +42,8 @@ from layerroles.tasks.base import (
     grade_text,
     register,
 )
-from layerroles.tasks.few_shot_bases import Listed
 from layerroles.tasks.grade_numbers import grade_number, is_number
+from layerroles.tasks.task_base_classes import Listed
 
 _OF_THE_FILE = "of the file"
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from layerroles.tasks.base import Example, Grade, check_whole_number, register
-from layerroles.tasks.few_shot_bases import Generated, shuffle_choices
 from layerroles.tasks.grade_numbers import grade_number
 from layerroles.tasks.story_operations import Story
 from layerroles.tasks.story_templates import LEVELS, Template, answer_counts, load_templates
-from layerroles.tasks.word_problem_distractors import wrong_numbers
+from layerroles.tasks.task_base_classes import Generated, shuffle_choices
+from layerroles.tasks.word_problem_choices import wrong_numbers
 from layerroles.tasks.wordings import WORD_PROBLEMS, check_template, reword
 
 # Problems are drawn in the wording of template 0.

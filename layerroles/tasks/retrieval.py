@@ -41,7 +41,6 @@ from layerroles.tasks.base import (
     normalize_text,
     register,
 )
-from layerroles.tasks.few_shot_bases import Generated, shuffle_choices
 from layerroles.tasks.grade_retrieval import (
     find_asked_key,
     find_question,
@@ -49,6 +48,7 @@ from layerroles.tasks.grade_retrieval import (
     gives_value,
     is_refusal,
 )
+from layerroles.tasks.task_base_classes import Generated, shuffle_choices
 from layerroles.tasks.vocabulary import NAMES, NOUNS, PLACES
 from layerroles.tasks.wordings import KV_RETRIEVAL, check_template, reword
 

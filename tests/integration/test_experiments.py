@@ -17,7 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 import layerroles as lr
-from layerroles.sweep import sweep_cells
+from layerroles.sweep import task_protocol_cells
 from layerroles.tasks import guessing
 from tests.support.random_models import CONFIGS, tokenizer
 
@@ -28,9 +28,9 @@ Load = Callable[[str], ModuleType]
 def chance_by_few_questions(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """How well chance is measured is tested in `tests/unit/tasks`: 50 other questions do here."""
     monkeypatch.setattr(guessing, "_OTHERS", 50)
-    sweep_cells._remembered_guess.cache_clear()
+    task_protocol_cells._remembered_guess.cache_clear()
     yield
-    sweep_cells._remembered_guess.cache_clear()
+    task_protocol_cells._remembered_guess.cache_clear()
 
 
 @cache

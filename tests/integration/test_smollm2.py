@@ -15,7 +15,7 @@ import layerroles as lr
 from layerroles.ablations import resolve_references
 from layerroles.engine import Scored, encode_scored, encode_written
 from layerroles.engine.executor_trial import rounding_noise
-from layerroles.engine.plain import Plain
+from layerroles.engine.reference_executor import Plain
 from layerroles.engine.requests import collect_answers
 from layerroles.models.loading import encode, prepared
 from layerroles.protocols import protocol

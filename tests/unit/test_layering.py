@@ -271,7 +271,7 @@ def test_only_one_module_holds_private_names_of_other_libraries() -> None:
     ("top", "source"),
     [
         ("sites", "from layerroles.models import load"),
-        ("models", "import layerroles.engine.plain"),
+        ("models", "import layerroles.engine.reference_executor"),
         ("engine", "def f():\n    from layerroles import tasks"),
         ("engine", "from layerroles.results import SweepResult"),
         ("stats", "import torch.nn"),

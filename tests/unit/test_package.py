@@ -139,8 +139,8 @@ def test_it_is_imported_from_a_zip_file(tmp_path: Path) -> None:
             made.write(file, file.relative_to(folder.parent))
     out = run(
         f"import sys; sys.path.insert(0, {str(archive)!r}); import layerroles as lr; "
-        "from layerroles.cli import complete; "
-        "print('package.zip' in lr.__file__, lr.Site(1), 'skip' in complete.ABLATIONS)"
+        "from layerroles.cli import shell_completion; "
+        "print('package.zip' in lr.__file__, lr.Site(1), 'skip' in shell_completion.ABLATIONS)"
     )
     assert out == "True L1 True"
 

@@ -2,10 +2,10 @@
 
 A packed row holds the tokens of many requests (see `prefix_packing`). Those of them that are under
 one condition form a *stretch*. The hooked modules are those of the *twin*, a copy of the model that
-shares its weights (see `twin_model`).
+shares its weights (see `transformers_twin`).
 
 An ablation that edits writes is called in a hook, with the tokens of its stretch. An ablation that
-replaces weights is applied by `donated_modules`.
+replaces weights is applied by `weight_replacement`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from layerroles.ablations import Ablation, Condition, Edit, Prompt, References
-from layerroles.engine.fused.donated_modules import DonatedModules, use_donated
-from layerroles.engine.fused.twin_model import NoTwin, Twin
+from layerroles.engine.fused.transformers_twin import NoTwin, Twin
+from layerroles.engine.fused.weight_replacement import DonatedModules, use_donated
 from layerroles.sites import Site
 
 

@@ -1,7 +1,7 @@
 """Answer requests under many conditions as one computation, on transformers' own modules.
 
 The modules are those of the *twin*, a copy of the model that shares its weights (see
-`twin_model`). Requests are packed into rows of tokens, in which each shared prefix is stored
+`transformers_twin`). Requests are packed into rows of tokens, in which each shared prefix is stored
 once (see `prefix_packing`). The requests of one row are a *group*; conditions whose texts are
 decoded together are a *wave* (see `planning.plan`).
 
@@ -18,14 +18,18 @@ from functools import partial
 import torch
 
 from layerroles.ablations import Condition, References
+from layerroles.engine.fused.context_kv_extraction import (
+    ContextCache,
+    locate_contexts,
+    take_contexts,
+)
 from layerroles.engine.fused.edits import Edits, refusal
 from layerroles.engine.fused.packed_attention import AttentionLayout
-from layerroles.engine.fused.packed_contexts import ContextCache, locate_contexts, take_contexts
 from layerroles.engine.fused.prefill import IntactPass, LoadedRow, cut_pieces, record_intact
 from layerroles.engine.fused.prefix_packing import prompt_numbers, token_ids, token_marks
 from layerroles.engine.fused.readout import Scorer
 from layerroles.engine.fused.text_decoding import Writer
-from layerroles.engine.fused.twin_model import Twin
+from layerroles.engine.fused.transformers_twin import Twin
 from layerroles.engine.planning.memory import Budget
 from layerroles.engine.planning.plan import Computed, Group, Plan, make_plan
 from layerroles.engine.requests import Requests, Score, Scored, Writing, Written, split_requests

@@ -21,8 +21,8 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from layerroles.engine.fused.context_kv_extraction import ContextCache, Contexts, KeysValues
 from layerroles.engine.fused.kv_buffer import KVBuffer
-from layerroles.engine.fused.packed_contexts import ContextCache, Contexts, KeysValues
 from layerroles.engine.fused.partial_attention import (
     AttentionRule,
     PartialAttention,

@@ -26,7 +26,7 @@ from layerroles.engine.fused.edits import Edits, Stretch, TokenPass
 from layerroles.engine.fused.packed_attention import AttentionLayout
 from layerroles.engine.fused.partial_attention import AttentionRule
 from layerroles.engine.fused.prefix_packing import BLOCK, PackedRow, token_ids
-from layerroles.engine.fused.twin_model import Twin
+from layerroles.engine.fused.transformers_twin import Twin
 from layerroles.engine.unchanged_layers import edited_block, first_recomputed, recorded_layers
 
 # Called with a layer, its keys and its values, `[head pos d_head]`, when those of all of the row's

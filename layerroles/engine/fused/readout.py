@@ -16,7 +16,7 @@ from torch import Tensor
 
 from layerroles.engine.fused.prefill import RowResult
 from layerroles.engine.fused.prefix_packing import Ids, PackedRow
-from layerroles.engine.fused.twin_model import Twin
+from layerroles.engine.fused.transformers_twin import Twin
 from layerroles.engine.greedy_decoding import (
     NextTokens,
     all_finite,

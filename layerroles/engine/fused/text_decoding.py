@@ -15,12 +15,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from layerroles.ablations import Condition
+from layerroles.engine.fused.context_kv_extraction import ContextCache, Contexts
 from layerroles.engine.fused.edits import Edits, Stretch, TokenPass
 from layerroles.engine.fused.kv_cache import RowCache
-from layerroles.engine.fused.packed_contexts import ContextCache, Contexts
 from layerroles.engine.fused.prefill import RowResult
 from layerroles.engine.fused.readout import choose_next
-from layerroles.engine.fused.twin_model import Twin
+from layerroles.engine.fused.transformers_twin import Twin
 from layerroles.engine.greedy_decoding import Decoding, NextTokens, Stops
 from layerroles.engine.planning.memory import trim_heap
 from layerroles.engine.requests import Writing, Written

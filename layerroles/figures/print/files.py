@@ -20,7 +20,7 @@ import plotly.graph_objects as go
 
 from layerroles.errors import InputError
 from layerroles.figures.print.captions import caption, latex_figure, read_meta
-from layerroles.figures.print.paper import PER_INCH, paper
+from layerroles.figures.print.screen_to_print import PER_INCH, paper
 
 if TYPE_CHECKING:
     from layerroles.results import SweepResult

@@ -198,7 +198,7 @@ def test_every_built_in_ablation_is_covered() -> None:
 def test_the_hash_of_a_swap_is_the_stored_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """It covers weights and configuration; the latter is replaced, since libraries extend it."""
     monkeypatch.setattr(
-        "layerroles.ablations.model_swap.behaviour_config", lambda _: {"act_fn": "relu"}
+        "layerroles.ablations.cross_model_swap.behaviour_config", lambda _: {"act_fn": "relu"}
     )
     assert lr.Condition({lr.Site(1, "mlp"): lr.Swap(plant().model)}).hash == "8e01762f915ad455"
 

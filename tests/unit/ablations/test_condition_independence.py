@@ -12,7 +12,7 @@ from transformers import Phi3Config
 
 import layerroles as lr
 from layerroles.ablations import Condition
-from layerroles.engine.fused.twin_model import WHOLE_LENGTH
+from layerroles.engine.fused.transformers_twin import WHOLE_LENGTH
 from tests.support.random_models import CONFIGS, model_of, model_path, random_model
 
 PAIRS = [("some text", " and more"), ("other words", " follow"), ("some text", " end")]

@@ -16,7 +16,7 @@ from torch import Tensor
 import layerroles as lr
 from layerroles.ablations import At
 from layerroles.engine import encode_scored, encode_written
-from layerroles.engine.plain import Plain
+from layerroles.engine.reference_executor import Plain
 from layerroles.engine.requests import collect_answers
 from layerroles.models.loading import encode
 from layerroles.sites import ATS

@@ -9,12 +9,12 @@ from typing import get_args
 import pytest
 
 from layerroles.ablations import ABLATIONS
-from layerroles.cli import complete
+from layerroles.cli import shell_completion
 from layerroles.engine.executor_choice import ExecutorName
 from layerroles.engine.planning.published_speeds import DEVICES
 from layerroles.figures.catalogue import KINDS
 from layerroles.figures.print.files import FORMATS
-from layerroles.figures.print.paper import WIDTHS
+from layerroles.figures.print.screen_to_print import WIDTHS
 from layerroles.probes import PROBES
 from layerroles.protocols import PROTOCOLS
 from layerroles.prune.plan import METHODS
@@ -57,21 +57,21 @@ def test_runs_are_found_where_they_lie(tmp_path: Path, monkeypatch: pytest.Monke
         if name != "runs/none":
             (tmp_path / name / "manifest.json").touch()
     monkeypatch.chdir(tmp_path)
-    assert complete.runs("") == ["runs/one", "runs/two", "three"]
-    assert complete.runs("runs/") == ["runs/one", "runs/two"]
-    assert complete.runs("runs/t") == ["runs/two"]
-    assert complete.runs("th") == ["three"]
-    assert complete.runs(f"{tmp_path}/runs/o") == [f"{tmp_path}/runs/one"]
-    assert complete.runs("nowhere/x") == []
-    assert complete.runs("./ru") == ["./runs/one", "./runs/two"]
+    assert shell_completion.runs("") == ["runs/one", "runs/two", "three"]
+    assert shell_completion.runs("runs/") == ["runs/one", "runs/two"]
+    assert shell_completion.runs("runs/t") == ["runs/two"]
+    assert shell_completion.runs("th") == ["three"]
+    assert shell_completion.runs(f"{tmp_path}/runs/o") == [f"{tmp_path}/runs/one"]
+    assert shell_completion.runs("nowhere/x") == []
+    assert shell_completion.runs("./ru") == ["./runs/one", "./runs/two"]
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert complete.runs("~/") == ["~/runs/one", "~/runs/two", "~/three"]
-    assert complete.runs("~/runs/o") == ["~/runs/one"]
-    assert complete.runs("~nobody-of-this-name/") == []
+    assert shell_completion.runs("~/") == ["~/runs/one", "~/runs/two", "~/three"]
+    assert shell_completion.runs("~/runs/o") == ["~/runs/one"]
+    assert shell_completion.runs("~nobody-of-this-name/") == []
 
 
 def test_a_list_offers_what_is_not_in_it() -> None:
-    at = complete.list_of(ATS)
+    at = shell_completion.list_of(ATS)
     assert at("al") == ["all"]
     assert at("all,a") == ["all,after_first"]
     assert at("all,all") == []
@@ -81,27 +81,27 @@ def test_models_are_those_of_the_cache(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "hub" / "models--Qwen--Qwen3-8B").mkdir(parents=True)
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    assert complete.models("") == ["smollm2-135m", "Qwen/Qwen3-8B"]
-    assert complete.models("Qw") == ["Qwen/Qwen3-8B"]
+    assert shell_completion.models("") == ["smollm2-135m", "Qwen/Qwen3-8B"]
+    assert shell_completion.models("Qw") == ["Qwen/Qwen3-8B"]
 
 
 def test_names_are_those_that_the_package_knows() -> None:
     built_in = {"tuned_lens"}  # read from a file, by an option of its own
     planted = {name for name in TASKS if name.startswith("planted_")}  # asked of planted models
     own = {name for name in ABLATIONS if ABLATIONS[name].__module__.startswith("layerroles.")}
-    assert set(complete.ABLATIONS) == own
+    assert set(shell_completion.ABLATIONS) == own
     for names, registry in (
-        (complete.TASKS, TASKS),
-        (complete.PROTOCOLS, PROTOCOLS),
-        (complete.PROBES, PROBES),
+        (shell_completion.TASKS, TASKS),
+        (shell_completion.PROTOCOLS, PROTOCOLS),
+        (shell_completion.PROBES, PROBES),
     ):
         known = {n for n in registry if registry[n].__module__.startswith("layerroles.")}
         assert set(names) == known - built_in - planted
-    assert tuple(METHODS) == complete.METHODS
-    assert set(complete.EXECUTORS) == set(get_args(ExecutorName))
-    assert complete.FAMILIES == FAMILIES
-    assert complete.FIGURES == KINDS
-    assert Decided().first == complete.FIRST_LOOK
-    assert complete.FORMATS == FORMATS
-    assert tuple(WIDTHS) == complete.WIDTHS
-    assert set(complete.TARGETS) == {"cpu", "measured", *DEVICES}
+    assert tuple(METHODS) == shell_completion.METHODS
+    assert set(shell_completion.EXECUTORS) == set(get_args(ExecutorName))
+    assert shell_completion.FAMILIES == FAMILIES
+    assert shell_completion.FIGURES == KINDS
+    assert Decided().first == shell_completion.FIRST_LOOK
+    assert shell_completion.FORMATS == FORMATS
+    assert tuple(WIDTHS) == shell_completion.WIDTHS
+    assert set(shell_completion.TARGETS) == {"cpu", "measured", *DEVICES}

@@ -19,9 +19,9 @@ from layerroles.engine.fused import executor as fused_executor
 from layerroles.engine.fused import kv_cache, text_decoding
 from layerroles.engine.fused.executor import Fused
 from layerroles.engine.fused.partial_attention import AttentionRule
-from layerroles.engine.fused.twin_model import Twin
+from layerroles.engine.fused.transformers_twin import Twin
 from layerroles.engine.greedy_decoding import Decoding, NextTokens
-from layerroles.engine.plain import Plain
+from layerroles.engine.reference_executor import Plain
 from layerroles.engine.requests import (
     Scored,
     Written,

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import layerroles as lr
-from layerroles.engine import plain
-from layerroles.engine.fused.twin_model import Twin
-from layerroles.engine.hooked import executor as hooked
+from layerroles.engine import reference_executor
+from layerroles.engine.fused.transformers_twin import Twin
+from layerroles.engine.hooked import replay_executor as hooked
 from layerroles.engine.planning.memory import out_of_memory
 from layerroles.engine.requests import encode_written
 from tests.support.random_models import random_model
@@ -51,7 +51,9 @@ def scarce(
         monkeypatch.setattr(hooked, "record", record)
     else:
         monkeypatch.setattr(
-            plain, "forward", within(plain.forward, lambda model, tokens, *_: tokens.numel())
+            reference_executor,
+            "forward",
+            within(reference_executor.forward, lambda model, tokens, *_: tokens.numel()),
         )
     return refused
 

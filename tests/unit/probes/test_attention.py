@@ -14,7 +14,7 @@ from transformer_lens.model_bridge import TransformerBridge
 import layerroles as lr
 from layerroles.engine import encode_written
 from layerroles.models.loading import encode
-from layerroles.probes import chunked
+from layerroles.probes import chunked_prefill
 from layerroles.probes.attention import find_question_spans
 from layerroles.probes.heads import KINDS
 from tests.support.random_models import ARCHITECTURES, WINDOWS, random_model
@@ -52,12 +52,12 @@ def task(tmp_path: Path) -> lr.Task:
 @pytest.fixture
 def pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read in pieces that are shorter than the prompts, and than some rows' padding."""
-    monkeypatch.setattr(chunked, "_LONGEST", 7)
+    monkeypatch.setattr(chunked_prefill, "_LONGEST", 7)
 
 
 def stored(model: TransformerBridge, ids: list[int]) -> dict[int, Tensor]:
     """All patterns of one text `[head query key]`, read alone and at once."""
-    layers = chunked.pattern_layers(model)
+    layers = chunked_prefill.pattern_layers(model)
     names = {layer: f"blocks.{layer}.attn.hook_pattern" for layer in layers}
     tokens = torch.tensor([ids])
     with torch.inference_mode():
@@ -260,10 +260,10 @@ def test_patterns_of_chosen_heads() -> None:
 
 def test_pieces_get_shorter_as_prompts_get_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     model = random_model("llama")
-    monkeypatch.setattr(chunked, "_MOST_WEIGHTS", 2 * 4 * 100 * 20)
+    monkeypatch.setattr(chunked_prefill, "_MOST_WEIGHTS", 2 * 4 * 100 * 20)
     tokens = torch.full((2, 100), 5)
     shapes = []
-    chunked.read_patterns(
+    chunked_prefill.read_patterns(
         model, tokens, torch.ones_like(tokens), lambda _, x, start: shapes.append((start, *x.shape))
     )
     assert shapes[::3] == [
@@ -273,9 +273,9 @@ def test_pieces_get_shorter_as_prompts_get_longer(monkeypatch: pytest.MonkeyPatc
 
 
 def test_hook_that_does_not_fire_raises(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunked, "forward", lambda *_, **__: (torch.zeros(1, 1, 9), None))
+    monkeypatch.setattr(chunked_prefill, "forward", lambda *_, **__: (torch.zeros(1, 1, 9), None))
     tokens = torch.full((1, 3), 5)
     with pytest.raises(lr.InputError, match=r"does not run through blocks\.0\.attn"):
-        lr.probes.chunked.read_patterns(
+        lr.probes.chunked_prefill.read_patterns(
             random_model("llama"), tokens, torch.ones_like(tokens), lambda *_: None
         )

@@ -10,7 +10,7 @@ import torch
 
 import layerroles as lr
 from layerroles.models.loading import encode
-from layerroles.probes import chunked
+from layerroles.probes import chunked_prefill
 from tests.support.random_models import random_model
 
 MODELS = ("gpt2", "llama", "gemma2", "neox", "olmo2", "gemma2_window", "jamba")
@@ -65,7 +65,7 @@ def reference(name: str, prompt: str, position: str) -> dict[tuple[int, int], tu
 def test_similarity_equals_the_reference_and_does_not_see_padding(
     name: str, position: str, task: lr.Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chunked, "_LONGEST", 7)
+    monkeypatch.setattr(chunked_prefill, "_LONGEST", 7)
     probe = lr.probes.Similarity(position)
     frame = probe.measure(random_model(name), [task])  # one batch, padded
     for example in task.examples(3, 0):

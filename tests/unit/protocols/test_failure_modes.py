@@ -27,7 +27,7 @@ from tests.support.random_models import random_model
 @pytest.fixture(autouse=True)
 def nothing_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
     """All questions of these short files are asked."""
-    monkeypatch.setattr("layerroles.tasks.few_shot_bases.n_reserved", lambda n: 0)
+    monkeypatch.setattr("layerroles.tasks.task_base_classes.n_reserved", lambda n: 0)
 
 
 def questions(folder: Path, n: int = 6) -> lr.Task:

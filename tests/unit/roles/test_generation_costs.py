@@ -9,9 +9,9 @@ import pytest
 from benchmarks.simulated import Simulation, Truth
 from layerroles.results import SweepResult, mechanisms
 from layerroles.roles import localize
-from layerroles.roles.ablation_kinds import AblationKind
 from layerroles.roles.claim_findings import SMALLEST
 from layerroles.roles.claim_status import make_table
+from layerroles.roles.confirming_ablations import AblationKind
 from layerroles.roles.harms import Harms
 from layerroles.roles.protocol_claims import (
     MORE,

@@ -10,7 +10,7 @@ import layerroles as lr
 from layerroles.sweep.manifest_conditions import distinct_conditions
 from layerroles.sweep.missing_work import missing_units
 from layerroles.sweep.store import Key
-from layerroles.sweep.sweep_cells import make_cells
+from layerroles.sweep.task_protocol_cells import make_cells
 from layerroles.sweep.unit_sizes import UnitSizes, count_together
 from layerroles.sweep.work_units import Unit
 

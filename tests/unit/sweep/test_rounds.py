@@ -14,7 +14,7 @@ from layerroles.sweep import report_file as module
 from layerroles.sweep.execution import Execution
 from layerroles.sweep.missing_work import missing_units
 from layerroles.sweep.remaining_time import Pace
-from layerroles.sweep.sweep_cells import make_cells
+from layerroles.sweep.task_protocol_cells import make_cells
 from layerroles.sweep.unit_sizes import UnitSizes
 from layerroles.sweep.work_units import Unit
 from tests.support import lm_eval_data

@@ -13,7 +13,7 @@ import torch
 import layerroles as lr
 from layerroles.ablations import Condition
 from layerroles.engine.fused.executor import Fused
-from layerroles.engine.fused.twin_model import Twin
+from layerroles.engine.fused.transformers_twin import Twin
 from layerroles.engine.planning.memory import Budget
 from layerroles.engine.planning.plan import make_plan
 from layerroles.engine.requests import collect_answers, encode_scored, encode_written

@@ -18,8 +18,8 @@ from benchmarks.simulated import Simulation, Truth, claims_of
 from layerroles import stats
 from layerroles.plants import Plant
 from layerroles.results import INTACT, cells_of
-from layerroles.roles.ablation_kinds import AblationKind
 from layerroles.roles.claim_findings import Number, make_finding
+from layerroles.roles.confirming_ablations import AblationKind
 from layerroles.roles.harms import Harms
 from layerroles.roles.literature import DEEP, ORDER, SHALLOW
 from layerroles.roles.retrieval_augmentation_claims import CONTEXT

@@ -1,5 +1,6 @@
 """The audit of a task finds planted weaknesses, and none where there are none."""
 
+import dataclasses
 import json
 import random
 from itertools import product
@@ -113,6 +114,14 @@ def test_a_task_without_a_give_away_is_seldom_flagged() -> None:
     assert sum(flagged) <= 9
 
 
+def test_a_question_that_is_asked_again_counts_once() -> None:
+    """Right answers are placed at random; asked 20 times each, they must not become significant."""
+    for seed in range(20):
+        asked = guessed(30, seed)
+        again = [dataclasses.replace(one, id=f"{one.id} {n}") for n in range(20) for one in asked]
+        pd.testing.assert_frame_equal(strategy_frame(again), strategy_frame(asked))
+
+
 def test_equal_prompts_are_in_the_same_half() -> None:
     asked = [question(at, "a", ["a", "b"], f"prompt {at % 20}") for at in range(60)]
     halves = find_second_half(asked)
@@ -132,7 +141,7 @@ def test_what_does_not_apply_is_left_out() -> None:
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A file whose right answers are the longest; one prompt thrice, with two answers."""
-    monkeypatch.setattr("layerroles.tasks.few_shot_bases.n_reserved", lambda n: 0)
+    monkeypatch.setattr("layerroles.tasks.task_base_classes.n_reserved", lambda n: 0)
     rows = [
         {"prompt": f"Item {at} is", "answer": "long one", "choices": ["a", "long one", "b"]}
         for at in range(30)
@@ -153,8 +162,9 @@ def test_duplicates_and_contradictions_are_counted(own: str) -> None:
     assert found.lengths["unit"].tolist() == ["characters", "words"]
     assert found.lengths["max"].tolist() == [10, 3]
     assert (
-        "Always picking the longest choice is right in 97% of questions (chance 33%): a likelihood "
-        "protocol with that preference would count as skill." in found.sentences
+        "Always picking the longest choice is right in 97% of questions among the 31 different "
+        "ones to which this applies (chance 33%): a likelihood protocol with that preference "
+        "would count as skill." in found.sentences
     )
     assert repr(found).startswith(f"Audit of {own}, 32 questions:")
     assert found._repr_html_().count("<table") == 1
@@ -187,7 +197,7 @@ def test_the_command_prints_what_it_found(own: str, capsys: pytest.CaptureFixtur
     assert main(["tasks", "--check", own]) == 0
     out = capsys.readouterr().out
     assert "longest" in out and "beats chance" in out
-    assert "Always picking the longest choice is right in 97% of questions (chance 33%)" in out
+    assert "Always picking the longest choice is right in 97% of questions among the 31 " in out
     assert "2 of 32 questions repeat a prompt; 1 prompts are asked with different answers." in out
 
 

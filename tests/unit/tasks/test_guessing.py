@@ -12,12 +12,12 @@ import pytest
 
 import layerroles as lr
 from layerroles.protocols import Generation
-from layerroles.sweep import sweep_cells
-from layerroles.sweep.sweep_cells import make_cells
+from layerroles.sweep import task_protocol_cells
+from layerroles.sweep.task_protocol_cells import make_cells
 from layerroles.tasks import Example, KVRetrieval, Task
 from layerroles.tasks.base import register
-from layerroles.tasks.few_shot_bases import Generated
 from layerroles.tasks.guessing import Guess, Scorer, best_guess
+from layerroles.tasks.task_base_classes import Generated
 from tests.support.random_models import random_model
 
 SCORE = Generation().guess_score
@@ -108,12 +108,12 @@ def test_the_guess_of_a_generated_task_is_found_once(monkeypatch: pytest.MonkeyP
         asked.append(seed)
         return best_guess(task, examples, seed, score)
 
-    sweep_cells._remembered_guess.cache_clear()
-    monkeypatch.setattr(sweep_cells, "best_guess", counted)
+    task_protocol_cells._remembered_guess.cache_clear()
+    monkeypatch.setattr(task_protocol_cells, "best_guess", counted)
     task = KVRetrieval()
     for seed in (0, 0, 1):
         examples = tuple(task.examples(4, seed))
-        assert sweep_cells.SweepCell(task, Generation(), examples, seed).guess is not None
+        assert task_protocol_cells.SweepCell(task, Generation(), examples, seed).guess is not None
     assert asked == [0, 1]
 
 

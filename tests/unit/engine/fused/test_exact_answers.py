@@ -12,10 +12,10 @@ import pytest
 import layerroles as lr
 from layerroles.ablations import Condition, resolve_references
 from layerroles.engine.fused.executor import Fused
-from layerroles.engine.fused.twin_model import Twin
-from layerroles.engine.plain import Plain
+from layerroles.engine.fused.transformers_twin import Twin
 from layerroles.engine.planning.memory import Budget
 from layerroles.engine.planning.plan import make_plan
+from layerroles.engine.reference_executor import Plain
 from layerroles.engine.requests import Score, collect_answers, encode_scored, encode_written
 from tests.support.block_sizes import blocks_as_they_are, small_blocks
 from tests.support.random_models import ALL_ARCHITECTURES, WINDOWS, random_model

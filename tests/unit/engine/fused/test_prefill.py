@@ -12,7 +12,7 @@ import torch
 import layerroles as lr
 from layerroles.engine.fused.prefill import cut_pieces
 from layerroles.engine.fused.prefix_packing import pack_row, pack_rows
-from layerroles.engine.fused.twin_model import Twin
+from layerroles.engine.fused.transformers_twin import Twin
 from layerroles.engine.planning.memory import Budget
 from tests.support.random_models import random_model
 

@@ -9,11 +9,11 @@ from transformers.models.gptj import modeling_gptj
 
 import layerroles as lr
 from layerroles.engine import greedy_decoding
+from layerroles.engine.fused.context_kv_extraction import locate_contexts
 from layerroles.engine.fused.executor import Fused
-from layerroles.engine.fused.packed_contexts import locate_contexts
 from layerroles.engine.fused.prefix_packing import pack_row
 from layerroles.engine.fused.readout import _replace_in_sums, _summarize_logits, choose_next
-from layerroles.engine.fused.twin_model import Twin
+from layerroles.engine.fused.transformers_twin import Twin
 from layerroles.engine.greedy_decoding import choose_greedy, highest_tokens
 from layerroles.engine.planning.memory import Budget
 from layerroles.engine.requests import collect_answers, encode_scored

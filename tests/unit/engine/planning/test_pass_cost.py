@@ -15,7 +15,7 @@ import layerroles as lr
 from layerroles.cli import main
 from layerroles.engine.fused.packed_attention import count_pairs
 from layerroles.engine.fused.prefix_packing import pack_row
-from layerroles.engine.fused.twin_model import Twin
+from layerroles.engine.fused.transformers_twin import Twin
 from layerroles.engine.planning.pass_cost import PassCost, Speed, Work, reading_cost
 from layerroles.engine.planning.published_speeds import DEVICES
 from layerroles.engine.requests import Scored, Written

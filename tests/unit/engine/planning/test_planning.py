@@ -14,7 +14,7 @@ import torch
 
 import layerroles as lr
 from layerroles.engine.fused.prefix_packing import pack_row, pack_rows
-from layerroles.engine.fused.twin_model import Twin
+from layerroles.engine.fused.transformers_twin import Twin
 from layerroles.engine.planning import memory
 from layerroles.engine.planning.memory import Budget, Shape, memory_budget
 from layerroles.engine.planning.pass_cost import Speed

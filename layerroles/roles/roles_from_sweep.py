@@ -10,8 +10,8 @@ import pandas as pd
 from layerroles import stats
 from layerroles.results import AFTER_FIRST, CRITICAL, SweepResult, check_result, records
 from layerroles.roles import probe_summary
-from layerroles.roles.ablation_kinds import measure_kinds
 from layerroles.roles.all_claims import CONTROL, decide_claims, describe_decided
+from layerroles.roles.confirming_ablations import measure_kinds
 from layerroles.roles.critical_heads import heads_of
 from layerroles.roles.harms import Harms
 from layerroles.roles.layer_verdicts import tabulate_verdicts

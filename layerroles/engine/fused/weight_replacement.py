@@ -2,10 +2,10 @@
 
 A packed row holds the tokens of many requests (see `prefix_packing`). An ablation that replaces
 weights gives the *donated* weights to use instead (`Ablation.donated`). Copies of the modules of
-the twin (see `twin_model`) that have these weights (*donated modules*) are run on the tokens under
-the ablation, and their outputs replace those of the modules there. This is possible because modules
-with weights process each token independently; only the attention operation, which has no weights,
-mixes tokens.
+the twin (see `transformers_twin`) that have these weights (*donated modules*) are run on the tokens
+under the ablation, and their outputs replace those of the modules there. This is possible because
+modules with weights process each token independently; only the attention operation, which has no
+weights, mixes tokens.
 """
 
 import copy
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from layerroles.ablations import Ablation
-from layerroles.engine.fused.twin_model import NoTwin, Twin
+from layerroles.engine.fused.transformers_twin import NoTwin, Twin
 from layerroles.models import replace_forward
 from layerroles.private_apis import saved_tensors
 from layerroles.sites import Site

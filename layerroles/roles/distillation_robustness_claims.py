@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from layerroles import stats
 from layerroles.errors import InputError
 from layerroles.results import AFTER_FIRST, Match, SweepResult, match, mechanisms
-from layerroles.roles.ablation_kinds import AblationKind
 from layerroles.roles.claim_findings import Finding, Number, make_empty_finding, make_finding
 from layerroles.roles.claim_status import Claim
+from layerroles.roles.confirming_ablations import AblationKind
 from layerroles.roles.harms import Harms
 
 ROBUST = "A distilled model reasons more robustly than its base"

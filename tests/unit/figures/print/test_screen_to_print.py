@@ -18,7 +18,7 @@ from layerroles.figures import style
 from layerroles.figures.outcome_profile import _LOOK as LOOK_OF_OUTCOMES
 from layerroles.figures.print import files
 from layerroles.figures.print.captions import check_result, latex_figure, read_meta
-from layerroles.figures.print.paper import parse_width
+from layerroles.figures.print.screen_to_print import parse_width
 from layerroles.figures.print.text import text_width
 from layerroles.figures.pruned_harm import _LOOK as METHODS
 from layerroles.results import SweepResult
