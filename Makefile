@@ -61,7 +61,7 @@ QUICK := test_layering.py test_names.py test_sites.py ablations/test_condition_h
 	engine/planning/test_planning.py engine/fused/test_partial_attention.py engine/fused/test_kv_buffer.py \
 	engine/fused/test_readout.py tasks/test_grading.py tasks/test_local.py tasks/test_frozen_questions.py \
 	protocols/test_likelihood.py probes/test_decision.py stats/test_stats.py results/test_results.py \
-	results/test_shared_questions.py sweep/test_missing_work.py sweep/test_status.py roles/test_agreement_with_probes.py \
+	results/test_cross_task_questions.py sweep/test_missing_work.py sweep/test_status.py roles/test_agreement_with_probes.py \
 	figures/test_direct_against_total.py page/test_first_screen.py cli/test_parsing.py
 quick: setup
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 -q $(addprefix tests/unit/,$(QUICK))

@@ -14,7 +14,7 @@ import pandas as pd
 
 from layerroles.results import BUILT_IN, SweepResult
 from layerroles.roles.all_claims import decide_claims
-from layerroles.roles.confirming_ablations import measure_kinds
+from layerroles.roles.harms_by_ablation import measure_kinds
 
 # Task and protocol -> harm per layer.
 Truth = Mapping[tuple[str, str], Sequence[float]]

@@ -18,7 +18,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations.base import Ablation, EditContext, Pass, declared_reference
 from layerroles.ablations.condition import Condition, as_condition
-from layerroles.ablations.input_recorder import Watch, watch_passes
+from layerroles.ablations.model_call_recorder import Watch, watch_passes
 from layerroles.ablations.statistics_cache import load_or_collect
 from layerroles.ablations.token_marks import Prompt
 from layerroles.ablations.write_statistics import (

@@ -26,6 +26,7 @@ from layerroles.figures.harm_profiles import harm_profiles as harm_profiles
 from layerroles.figures.head_harms import head_harms as head_harms
 from layerroles.figures.head_map import head_map as head_map
 from layerroles.figures.lens import lens_trajectories as lens_trajectories
+from layerroles.figures.lens_token_table import token_table as token_table
 from layerroles.figures.outcome_profile import outcome_profile as outcome_profile
 from layerroles.figures.pair_excess import pair_excess as pair_excess
 from layerroles.figures.print.captions import caption as caption
@@ -39,7 +40,6 @@ from layerroles.figures.pruned_harm import pruned_harm as pruned_harm
 from layerroles.figures.similarity import influence_profile as influence_profile
 from layerroles.figures.similarity import similarity_triangle as similarity_triangle
 from layerroles.figures.style import themed as themed
-from layerroles.figures.token_table import token_table as token_table
 
 __all__ = [
     "answers_spent",

@@ -29,6 +29,10 @@ from layerroles.models.loading import origin as origin
 from layerroles.models.loading import prepare as prepare
 from layerroles.models.loading import prepared as prepared
 from layerroles.models.loading import tokenize as tokenize
+from layerroles.models.named_parameters import is_spread as is_spread
+from layerroles.models.named_parameters import lend_tensors as lend_tensors
+from layerroles.models.named_parameters import named_tensors as named_tensors
+from layerroles.models.named_parameters import tensor_bytes as tensor_bytes
 from layerroles.models.provenance import Provenance as Provenance
 from layerroles.models.provenance import provenance as provenance
 from layerroles.models.temporary_forward import constant_forward as constant_forward
@@ -36,7 +40,3 @@ from layerroles.models.temporary_forward import replace_forward as replace_forwa
 from layerroles.models.user_hooks import hook_ids as hook_ids
 from layerroles.models.weight_change_detection import weights_cache as weights_cache
 from layerroles.models.weight_change_detection import weights_stamp as weights_stamp
-from layerroles.models.weights_by_name import is_spread as is_spread
-from layerroles.models.weights_by_name import lend_tensors as lend_tensors
-from layerroles.models.weights_by_name import named_tensors as named_tensors
-from layerroles.models.weights_by_name import tensor_bytes as tensor_bytes

@@ -11,7 +11,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from layerroles import __version__
 from layerroles.models.hf_config import behaviour_config
 from layerroles.models.loading import check_weights, prepared
-from layerroles.models.weights_by_name import named_weights, tensor_bytes
+from layerroles.models.named_parameters import named_weights, tensor_bytes
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,6 @@ above chance is lost, a negative harm that the ablation helps.
 """
 
 from layerroles.notebook_display import detectable_line as detectable_line
-from layerroles.results.ablation_mechanisms import BUILT_IN as BUILT_IN
-from layerroles.results.ablation_mechanisms import mechanisms as mechanisms
 from layerroles.results.comparison import Comparison as Comparison
 from layerroles.results.comparison import compare as compare
 from layerroles.results.condition_verdicts import AFTER_FIRST as AFTER_FIRST
@@ -33,6 +31,8 @@ from layerroles.results.effects import check_unambiguous as check_unambiguous
 from layerroles.results.effects import clustered_p as clustered_p
 from layerroles.results.effects import estimate_paired_effect as estimate_paired_effect
 from layerroles.results.effects import score_interval as score_interval
+from layerroles.results.equivalent_ablations import BUILT_IN as BUILT_IN
+from layerroles.results.equivalent_ablations import mechanisms as mechanisms
 from layerroles.results.matching import Match as Match
 from layerroles.results.matching import match as match
 from layerroles.results.protocol_comparison import CellPair as CellPair

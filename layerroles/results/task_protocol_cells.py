@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 
 from layerroles import stats
 from layerroles.errors import InputError
-from layerroles.results.shared_questions import name_questions
+from layerroles.results.cross_task_questions import name_questions
 
 CONDITION = ["condition", "ablation", "at", "site", "layer", "part", "head"]
 CELL = ["task", "family", "protocol"]

@@ -39,6 +39,8 @@ from layerroles.roles.all_claims import claims_on_layers as claims_on_layers
 from layerroles.roles.all_claims import describe_decided as describe_decided
 from layerroles.roles.claim_findings import SMALLEST as SMALLEST
 from layerroles.roles.claim_findings import Finding as Finding
+from layerroles.roles.claim_robustness import Robustness as Robustness
+from layerroles.roles.claim_robustness import judge_setups as judge_setups
 from layerroles.roles.claim_status import Claim as Claim
 from layerroles.roles.critical_heads import carried_by_few as carried_by_few
 from layerroles.roles.critical_heads import heads_of as heads_of
@@ -48,8 +50,6 @@ from layerroles.roles.head_screening import FoundHeads as FoundHeads
 from layerroles.roles.head_screening import HeadSearch as HeadSearch
 from layerroles.roles.probe_summary import summarize_probes as summarize_probes
 from layerroles.roles.result import Roles as Roles
-from layerroles.roles.robustness import Robustness as Robustness
-from layerroles.roles.robustness import judge_setups as judge_setups
 from layerroles.roles.roles_from_sweep import localize as localize
 from layerroles.roles.sentence_parts import describe_needed as describe_needed
 from layerroles.roles.sentence_parts import format_layers as format_layers

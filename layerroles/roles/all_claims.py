@@ -1,6 +1,6 @@
 """Gather all claims that a sweep can test, and tabulate what is decided about each.
 
-`literature`, `protocol_claims`, `retrieval_augmentation_claims`, `distillation_robustness_claims`
+`literature`, `protocol_claims`, `retrieval_augmentation_claims`, `distilled_model_claims`
 and `critical_heads` measure the numbers of the claims; `claim_status` has the rule that decides
 them.
 """
@@ -22,16 +22,16 @@ from layerroles.results import (
 )
 from layerroles.roles import (
     claim_status,
-    distillation_robustness_claims,
+    distilled_model_claims,
     literature,
     probe_summary,
     protocol_claims,
     retrieval_augmentation_claims,
 )
 from layerroles.roles.claim_status import Claim
-from layerroles.roles.confirming_ablations import AblationKind, measure_kinds
 from layerroles.roles.critical_heads import carried_by_few
 from layerroles.roles.harms import ablations_swept
+from layerroles.roles.harms_by_ablation import AblationKind, measure_kinds
 
 CONTROL = "language"
 
@@ -110,7 +110,7 @@ def decide_claims(
         *carried_by_few(result, kinds[0].harms.at),
     ]
     if base is not None:
-        claims += distillation_robustness_claims.claims_against_base(result, base, kinds)
+        claims += distilled_model_claims.claims_against_base(result, base, kinds)
     rows = [claim.row() for claim in claims]
     if (similarity := group_by_probe(probes).get("similarity")) is not None:
         rows += probe_summary.claims_on_neighbours(similarity)

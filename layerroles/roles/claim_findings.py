@@ -18,8 +18,8 @@ from typing import Any
 
 from layerroles import stats
 from layerroles.results import AFTER_FIRST
-from layerroles.roles.confirming_ablations import AblationKind
 from layerroles.roles.harms import Harms
+from layerroles.roles.harms_by_ablation import AblationKind
 from layerroles.roles.sentence_parts import format_estimate, sign_of
 
 # Default smallest effect of interest, as a share of the skill above chance.

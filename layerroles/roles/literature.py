@@ -3,7 +3,7 @@
 The claims are those of "Demystifying the Roles of LLM Layers in Retrieval, Knowledge, and
 Reasoning" (arXiv 2510.02091). `claim_status` has the rule that decides them. Claims on protocols
 are in `protocol_claims`, on heads in `critical_heads`, on contexts in
-`retrieval_augmentation_claims`, and on a model and its base in `distillation_robustness_claims`. A
+`retrieval_augmentation_claims`, and on a model and its base in `distilled_model_claims`. A
 family leans on shallow layers if its mean harm is larger over the first third of layers than over
 the last third.
 """
@@ -29,8 +29,8 @@ from layerroles.roles.claim_findings import (
     measure_number,
 )
 from layerroles.roles.claim_status import Claim, decide_status, describe_unmeasured_families
-from layerroles.roles.confirming_ablations import AblationKind
 from layerroles.roles.harms import Harms
+from layerroles.roles.harms_by_ablation import AblationKind
 from layerroles.roles.sentence_parts import format_estimate, format_layers
 
 SHALLOW = {

@@ -21,8 +21,8 @@ from layerroles.roles.claim_findings import (
     measure_number,
 )
 from layerroles.roles.claim_status import Claim, decide_status, describe_unmeasured_families
-from layerroles.roles.confirming_ablations import AblationKind
 from layerroles.roles.harms import Harms
+from layerroles.roles.harms_by_ablation import AblationKind
 
 MORE = "Generation needs more of the depth than likelihood"
 # The two parts of MORE, if `exact` was asked too.

@@ -18,8 +18,8 @@ from layerroles import stats
 from layerroles.results import CellPair, SweepResult, cells_of, pairs_of
 from layerroles.roles.claim_findings import SMALLEST, Finding, make_record
 from layerroles.roles.claim_status import Claim
-from layerroles.roles.confirming_ablations import AblationKind
 from layerroles.roles.harms import Harms, Place
+from layerroles.roles.harms_by_ablation import AblationKind
 from layerroles.roles.sentence_parts import format_estimate, format_layers
 
 CONTEXT = "Retrieval augmentation changes which layers matter"

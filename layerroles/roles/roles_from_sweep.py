@@ -11,9 +11,9 @@ from layerroles import stats
 from layerroles.results import AFTER_FIRST, CRITICAL, SweepResult, check_result, records
 from layerroles.roles import probe_summary
 from layerroles.roles.all_claims import CONTROL, decide_claims, describe_decided
-from layerroles.roles.confirming_ablations import measure_kinds
 from layerroles.roles.critical_heads import heads_of
 from layerroles.roles.harms import Harms
+from layerroles.roles.harms_by_ablation import measure_kinds
 from layerroles.roles.layer_verdicts import tabulate_verdicts
 from layerroles.roles.protocol_claims import mean_harm_apart
 from layerroles.roles.redundancy import effective_number, measure_pairs

@@ -29,6 +29,7 @@ from layerroles.stats.contrast import (
     spanning,
 )
 from layerroles.stats.corrections import benjamini_hochberg, holm
+from layerroles.stats.factor_level_combinations import fractional_factorial
 from layerroles.stats.heterogeneity import between_sd, factor_spread
 from layerroles.stats.interim_looks import Looks
 from layerroles.stats.intervals import (
@@ -59,7 +60,6 @@ from layerroles.stats.power import LEAST_BACKGROUND, minimum_detectable, minimum
 from layerroles.stats.profile_test import profiles_differ_p
 from layerroles.stats.ranks import profile_agreement, rank_stability, resampled_means, spearman
 from layerroles.stats.ratio import clustered, harm_interval, is_above, possible_losses, ratio
-from layerroles.stats.robustness_designs import fractional_factorial
 
 __all__ = [
     "LEAST_BACKGROUND",

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 from layerroles.lazy_names import lazy_getattr
 
 if TYPE_CHECKING:
+    from layerroles.sweep.claim_robustness_sweeps import robustness as robustness
     from layerroles.sweep.estimation import Estimate as Estimate
     from layerroles.sweep.estimation import TaskEstimate as TaskEstimate
     from layerroles.sweep.estimation import estimate as estimate
     from layerroles.sweep.result_subset import name_in_result as name_in_result
     from layerroles.sweep.result_subset import select_asked as select_asked
-    from layerroles.sweep.robustness_sweeps import robustness as robustness
     from layerroles.sweep.status import Status as Status
     from layerroles.sweep.status import describe_unfinished as describe_unfinished
     from layerroles.sweep.status import read_status as read_status

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 import layerroles as lr
-from layerroles.models.weights_by_name import lend_tensors
+from layerroles.models.named_parameters import lend_tensors
 from layerroles.prune.checkpoint import (
     _are_built_alike,
     _build_smaller,

@@ -11,8 +11,8 @@ from layerroles.results import SweepResult, mechanisms
 from layerroles.roles import localize
 from layerroles.roles.claim_findings import SMALLEST
 from layerroles.roles.claim_status import make_table
-from layerroles.roles.confirming_ablations import AblationKind
 from layerroles.roles.harms import Harms
+from layerroles.roles.harms_by_ablation import AblationKind
 from layerroles.roles.protocol_claims import (
     MORE,
     NOT_SPLIT,

@@ -22,7 +22,7 @@ from benchmarks.simulated import (
 from layerroles.results import SweepResult
 from layerroles.roles import localize
 from layerroles.roles.claim_findings import SMALLEST, Finding
-from layerroles.roles.confirming_ablations import measure_kinds
+from layerroles.roles.harms_by_ablation import measure_kinds
 from layerroles.roles.literature import DEEP, ORDER, SHALLOW, _join_needs, literature_claims
 from layerroles.roles.protocol_claims import MORE
 from tests.support.scripted_result import scripted_result

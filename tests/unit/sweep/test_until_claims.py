@@ -19,8 +19,8 @@ from layerroles import stats
 from layerroles.plants import Plant
 from layerroles.results import INTACT, cells_of
 from layerroles.roles.claim_findings import Number, make_finding
-from layerroles.roles.confirming_ablations import AblationKind
 from layerroles.roles.harms import Harms
+from layerroles.roles.harms_by_ablation import AblationKind
 from layerroles.roles.literature import DEEP, ORDER, SHALLOW
 from layerroles.roles.retrieval_augmentation_claims import CONTEXT
 from layerroles.sweep.next_cells import ask_for, next_cells, open_decisions

@@ -6,7 +6,7 @@ import pytest
 from benchmarks.simulated import Simulation, copied
 from layerroles.ablations.base import ABLATIONS, MECHANISMS
 from layerroles.results import BUILT_IN, mechanisms
-from layerroles.results.shared_questions import name_questions
+from layerroles.results.cross_task_questions import name_questions
 
 G = "generation"
 

@@ -10,8 +10,8 @@ from layerroles.errors import InputError
 from layerroles.results import AFTER_FIRST, Match, SweepResult, match, mechanisms
 from layerroles.roles.claim_findings import Finding, Number, make_empty_finding, make_finding
 from layerroles.roles.claim_status import Claim
-from layerroles.roles.confirming_ablations import AblationKind
 from layerroles.roles.harms import Harms
+from layerroles.roles.harms_by_ablation import AblationKind
 
 ROBUST = "A distilled model reasons more robustly than its base"
 

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.simulated import Simulation, claims_of, with_guesses, without_any_answer
 from layerroles.roles import localize
-from layerroles.roles.distillation_robustness_claims import ROBUST
+from layerroles.roles.distilled_model_claims import ROBUST
 
 G = "generation"
 
