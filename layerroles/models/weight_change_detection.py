@@ -1,4 +1,4 @@
-"""Notice that a model's weights were replaced or edited, and drop what was computed of them."""
+"""Detect that a model's weights were replaced or edited, and discard results computed from them."""
 
 from typing import Any
 

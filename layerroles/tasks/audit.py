@@ -68,10 +68,10 @@ class Audit:
     Attributes:
         task: the task's label.
         n: number of questions examined.
-        frame: a row per strategy: strategy, n (different questions to which it applies), share (the
-            share of these that it gets right), chance (mean of 1/k), excess (share minus chance), p
-            (one-sided), p_adjusted (Holm) and flagged (p_adjusted below .05). Empty if no question
-            has choices.
+        frame: a row per strategy: strategy, n (number of distinct questions to which it applies),
+            share (the share of these that it gets right), chance (mean of 1/k), excess (share minus
+            chance), p (one-sided), p_adjusted (Holm) and flagged (p_adjusted below .05). Empty if
+            no question has choices.
         picks: maps each strategy's name to a phrase that says what it picks.
         duplicates: number of questions with the same prompt as an earlier one.
         contradictions: number of prompts shared by questions that have different answers.
@@ -139,17 +139,17 @@ class Audit:
                 f"picking {self.picks[best['strategy']]}, is right in {best['share']:.0%} of "
                 f"questions (chance {best['chance']:.0%})."
             ]
-        of_all = [
-            f" among the {row['n']:,} different ones to which this applies"
+        asked = [
+            f"the {row['n']:,} distinct questions to which this applies"
             if row["n"] < self.n
-            else ""
+            else "questions"
             for _, row in flagged.iterrows()
         ]
         return [
             f"Always picking {self.picks[row['strategy']]} is right in {row['share']:.0%} of "
-            f"questions{more} (chance {row['chance']:.0%}): a likelihood protocol with that "
+            f"{questions} (chance {row['chance']:.0%}): a likelihood protocol with that "
             f"preference would count as skill."
-            for more, (_, row) in zip(of_all, flagged.iterrows(), strict=True)
+            for questions, (_, row) in zip(asked, flagged.iterrows(), strict=True)
         ]
 
     def _describe_questions(self) -> list[str]:
@@ -279,13 +279,19 @@ def strategy_frame(examples: Sequence[Example]) -> pd.DataFrame:
 
     It has a row for each strategy that applies to at least one question; the strategy that exceeds
     chance most comes first. Questions with fewer than two choices, or whose answer is not among
-    them, are left out. A question that is asked again (the same prompt, choices and answer) counts
-    once: its repetitions are right or wrong together, so that they would show nothing new.
+    them, are left out. Copies of a question (same prompt, choices and answer) count once: a
+    strategy gets all of them right or all wrong, so they are not independent evidence. For
+    strategies that depend on the order of the choices, only copies in the same order do so.
     """
-    different = {(e.prompt, frozenset(e.choices), e.answer): e for e in examples}
-    with_choices = [e for e in different.values() if len(e.choices) > 1 and e.answer in e.choices]
-    second, rows = find_second_half(with_choices), []
+    rows = []
     for strategy in strategies():
+        distinct = {
+            (e.prompt, e.choices if strategy.by_place else frozenset(e.choices), e.answer): e
+            for e in examples
+            if len(e.choices) > 1 and e.answer in e.choices
+        }
+        with_choices = list(distinct.values())
+        second = find_second_half(with_choices)
         scores = strategy.score(with_choices)
         overall = _tally(with_choices, scores)
         if not overall.n:

@@ -47,12 +47,14 @@ class Strategy:
         score: returns a score for each choice of each question; the highest is picked.
         learns: whether the strategy is fitted on right answers of the other half of the questions;
             see `find_second_half`.
+        by_place: whether the pick depends on the order of the choices.
     """
 
     name: str
     picks: str
     score: ScoreFunction
     learns: bool = False
+    by_place: bool = False
 
 
 def strategies() -> tuple[Strategy, ...]:
@@ -60,8 +62,8 @@ def strategies() -> tuple[Strategy, ...]:
     return (
         Strategy("longest", "the longest choice", _score_each(_choice_lengths)),
         Strategy("shortest", "the shortest choice", _score_each(_choice_lengths, sign=-1)),
-        Strategy("first", "the first choice", _score_each(_choice_places, sign=-1)),
-        Strategy("last", "the last choice", _score_each(_choice_places)),
+        Strategy("first", "the first choice", _score_each(_choice_places, sign=-1), by_place=True),
+        Strategy("last", "the last choice", _score_each(_choice_places), by_place=True),
         Strategy("largest", "the largest number", _score_number_rank(-1)),
         Strategy("second largest", "the second largest number", _score_number_rank(-2)),
         Strategy("second smallest", "the second smallest number", _score_number_rank(1)),

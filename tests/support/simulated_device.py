@@ -296,7 +296,7 @@ def _on_cpu(leaf: Any) -> Any:
 
 
 def _package_line() -> str:
-    """Return the innermost line of layerroles that runs, such as `sweep/execution.py:75`."""
+    """Return file and line of the innermost frame of layerroles: `engine/engine.py:75`."""
     frame = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename

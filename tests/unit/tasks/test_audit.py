@@ -122,6 +122,20 @@ def test_a_question_that_is_asked_again_counts_once() -> None:
         pd.testing.assert_frame_equal(strategy_frame(again), strategy_frame(asked))
 
 
+def test_copies_in_another_order_count_for_strategies_on_the_order_alone() -> None:
+    """Each question in each order, and once more: each choice is right at each place equally."""
+    asked = [
+        question(40 * turn + at, "abcd"[at % 4], list(orders[turn % 4 :] + orders[: turn % 4]))
+        for turn in range(8)
+        for at, orders in enumerate(["abcd"] * 40)
+    ]
+    asked = [dataclasses.replace(one, prompt=f"Question {int(one.id) % 40} is") for one in asked]
+    frame = by_strategy(asked)
+    assert frame.loc[["first", "last"], "n"].tolist() == [160, 160]
+    assert frame.loc[["first", "last"], "share"].tolist() == [0.25, 0.25]
+    assert frame.loc["longest", "n"] == 40 and not frame["flagged"].any()
+
+
 def test_equal_prompts_are_in_the_same_half() -> None:
     asked = [question(at, "a", ["a", "b"], f"prompt {at % 20}") for at in range(60)]
     halves = find_second_half(asked)
@@ -162,8 +176,8 @@ def test_duplicates_and_contradictions_are_counted(own: str) -> None:
     assert found.lengths["unit"].tolist() == ["characters", "words"]
     assert found.lengths["max"].tolist() == [10, 3]
     assert (
-        "Always picking the longest choice is right in 97% of questions among the 31 different "
-        "ones to which this applies (chance 33%): a likelihood protocol with that preference "
+        "Always picking the longest choice is right in 97% of the 31 distinct questions to "
+        "which this applies (chance 33%): a likelihood protocol with that preference "
         "would count as skill." in found.sentences
     )
     assert repr(found).startswith(f"Audit of {own}, 32 questions:")
@@ -197,7 +211,7 @@ def test_the_command_prints_what_it_found(own: str, capsys: pytest.CaptureFixtur
     assert main(["tasks", "--check", own]) == 0
     out = capsys.readouterr().out
     assert "longest" in out and "beats chance" in out
-    assert "Always picking the longest choice is right in 97% of questions among the 31 " in out
+    assert "Always picking the longest choice is right in 97% of the 31 distinct " in out
     assert "2 of 32 questions repeat a prompt; 1 prompts are asked with different answers." in out
 
 
