@@ -15,8 +15,8 @@ import layerroles as lr
 from layerroles.cli import main
 from layerroles.errors import InputError
 from layerroles.tasks import Example, audit_task
-from layerroles.tasks.audit import strategy_frame
 from layerroles.tasks.choice_strategies import find_second_half, strategies
+from layerroles.tasks.strategy_significance import strategy_frame
 from tests.support.random_models import model_path, random_model
 
 PROMPT = "The river is a the a is a question of {}"

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from layerroles.tasks import Copying, Facts, KVRetrieval, Needle, Task, WordProblems
-from layerroles.tasks.audit import strategy_frame
+from layerroles.tasks.strategy_significance import strategy_frame
 
 # Without shots, which no strategy looks at.
 ALL = [
