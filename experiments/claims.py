@@ -174,16 +174,32 @@ def describe_verdict(row: Mapping[str, Any]) -> str:
 def describe_numbers(row: Mapping[str, Any], kind: str) -> str:
     """The numbers of a claim by one kind of ablation, each with its interval and questions.
 
-    The claim on contexts has a number for each layer; only the largest is shown.
+    The claim on contexts has a number for each layer; only that of `find_changed_layer` is shown.
     """
-    own = [number for number in row["numbers"] if number["ablation"] == kind]
-    if row["claim"] == CONTEXT and own:
-        own = [max(own, key=lambda number: abs(number["estimate"]))]
+    numbers = row["numbers"]
+    if row["claim"] == CONTEXT:
+        layer = find_changed_layer(numbers)
+        numbers = [number for number in numbers if number["quantity"] == layer]
+    own = [number for number in numbers if number["ablation"] == kind]
     return "; ".join(
         f"{number['quantity']} {number['estimate']:+.2f} [{number['low']:+.2f}, "
         f"{number['high']:+.2f}], n = {number['n']:,}"
         for number in own
     ) or ("" if row["status"] == "not measurable" else "not asked")
+
+
+def find_changed_layer(numbers: Sequence[Mapping[str, Any]]) -> str:
+    """The quantity (the change of a layer's harm) of which each kind shows most, in one direction.
+
+    That is the one whose smallest estimate by any kind is largest, as an absolute value. It is
+    empty if there are no numbers.
+    """
+    estimates: dict[str, list[float]] = {}
+    for number in numbers:
+        estimates.setdefault(number["quantity"], []).append(number["estimate"])
+    return max(
+        estimates, key=lambda name: max(min(estimates[name]), -max(estimates[name])), default=""
+    )
 
 
 def findings(results: Mapping[str, lr.SweepResult], rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -142,12 +142,13 @@ def _shown_layers(changes_at: Sequence["_Changes"]) -> frozenset[tuple[int, int]
 
 
 def _records(kind: AblationKind, changes: "_Changes", pair: CellPair) -> tuple[dict[str, Any], ...]:
+    """Return a record for each layer, with the interval that holds for all layers together."""
     tasks = f"from {pair.one.task} to {pair.two.task}"
     return tuple(
         make_record(
             kind.ablation, f"change of L{layer}'s harm {tasks}, beyond the mean change", change
         )
-        for layer, change in changes.changes.items()
+        for layer, change in changes.simultaneous.items()
     )
 
 
@@ -179,7 +180,7 @@ class _Changes:
 
         self.changes = {layer: beyond(layer) for layer in by_layer}
         self.known = len(by_layer) == harms.n_layers and all(c.known for c in self.changes.values())
-        self._simultaneous = {
+        self.simultaneous = {
             layer: beyond(layer, 1 - (1 - stats.LEVEL) * share) for layer in by_layer
         }
         self._mean_change = pair.difference(dict.fromkeys(by_layer.values(), share))
@@ -194,7 +195,7 @@ class _Changes:
         """
         sides = {
             layer: int(change.interval.low > SMALLEST) - int(change.interval.high < -SMALLEST)
-            for layer, change in self._simultaneous.items()
+            for layer, change in self.simultaneous.items()
         }
         return frozenset(
             (layer, side)
@@ -222,7 +223,7 @@ class _Changes:
         More questions may then decide `sign`, but not by enough to matter. False if `sign` is
         decided.
         """
-        intervals = [change.interval for change in self._simultaneous.values()]
+        intervals = [change.interval for change in self.simultaneous.values()]
         some_change = any(i.low > 0 or i.high < 0 for i in intervals)
         reach = max((max(-i.low, i.high) for i in intervals), default=math.inf)
         return self.known and not self.sign and some_change and reach <= 2 * SMALLEST
@@ -235,7 +236,7 @@ class _Changes:
         layer = self._largest_layer
         return (
             f"largest change of a layer's harm beyond their mean change L{layer} "
-            f"{format_estimate(*self._simultaneous[layer].numbers)} (interval for all layers "
+            f"{format_estimate(*self.simultaneous[layer].numbers)} (interval for all layers "
             f"together), mean change {format_estimate(*self._mean_change.numbers)}"
         )
 
@@ -253,7 +254,7 @@ class _Changes:
             return math.nan
         largest = self._largest_layer
         above = abs(self.changes[largest].value) > SMALLEST
-        undecided_changes = [self._simultaneous[largest]] if above else list(self.changes.values())
+        undecided_changes = [self.simultaneous[largest]] if above else list(self.changes.values())
         counts = [
             part.n * (_half_width(part) / (abs(part.value) - SMALLEST)) ** 2
             for change in undecided_changes

@@ -231,6 +231,23 @@ def test_contexts_that_need_different_layers_are_distinguished(experiment: Load)
     assert any(line.startswith(claim) for line in lines)
 
 
+def test_the_table_of_claims_shows_the_layer_that_both_kinds_show_to_change(
+    experiment: Load,
+) -> None:
+    changes = {"skip": (0.5, -0.1, 0.3), "mean": (-0.1, 0.4, 0.2)}
+    numbers = [
+        {"ablation": kind, "quantity": f"L{layer}", "estimate": change, "low": 0, "high": 1, "n": 9}
+        for kind, estimates in changes.items()
+        for layer, change in enumerate(estimates)
+    ]
+    claims = experiment("claims")
+    row = {"claim": claims.CONTEXT, "status": "supported", "numbers": numbers}
+    assert claims.describe_numbers(row, "skip") == "L2 +0.30 [+0.00, +1.00], n = 9"
+    assert claims.describe_numbers(row, "mean") == "L2 +0.20 [+0.00, +1.00], n = 9"
+    assert claims.describe_numbers(row | {"numbers": numbers[:3]}, "mean") == "not asked"
+    assert claims.describe_numbers(row | {"numbers": []}, "skip") == "not asked"
+
+
 def test_a_file_of_a_benchmark_that_is_not_utf_8_is_one_line(
     experiment: Load, tmp_path: Path
 ) -> None:

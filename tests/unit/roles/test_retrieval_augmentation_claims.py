@@ -91,9 +91,11 @@ def test_changed_layers_are_found_by_a_paired_test_with_holm_correction() -> Non
     assert (own["n"] == 200).all()
     (omnibus,) = result.agreement()["p"]
     assert omnibus <= 1e-3
-    evidence = localize(result).claims.set_index("claim").loc[CONTEXT, "evidence"]
-    assert "beyond their mean change L4 " in evidence
-    assert evidence.endswith(f"{TOLD} against {BARE}")
+    claim = localize(result).claims.set_index("claim").loc[CONTEXT]
+    (change,) = [one for one in claim["numbers"] if one["quantity"].startswith("change of L4's")]
+    interval = f"[{change['low']:+.2f}, {change['high']:+.2f}]"
+    assert f"beyond their mean change L4 {change['estimate']:+.2f} {interval}" in claim["evidence"]
+    assert claim["evidence"].endswith(f"{TOLD} against {BARE}")
 
 
 def test_the_test_of_profiles_is_right_where_they_are_alike() -> None:
