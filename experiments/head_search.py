@@ -70,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     found.frame.to_csv(args.out / "head_search.csv", index=False)
     lines = [
         describe_most_harmful(found.frame, args.top),
-        f"{search} (of {len(scores)}): {seconds:.0f} s for the screen, "
+        f"{len(search.confirmed)} of {len(scores)} heads confirmed, {len(search.audited)} of the "
+        f"others audited: {seconds:.0f} s for the screen, "
         f"{result.manifest['seconds']:.0f} s for the rest.",
         *describe_misses(found.misses),
     ]

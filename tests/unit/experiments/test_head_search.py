@@ -43,12 +43,13 @@ def test_it_finds_what_the_exhaustive_run_finds(
     # Fewer layers in the same folder: what was asked of the others does not count.
     script.main([*given, "--exhaustive-layers", "2", "--confirm", "2", "--audit", "0"])
     kept = json.loads((tmp_path / "findings.json").read_text(encoding="utf-8"))["findings"]
-    assert "2 of 6 heads to confirm" in kept[1] and "for 6 heads of layers [0, 3]" in kept[-2]
+    assert kept[1].startswith("2 of 6 heads confirmed, 0 of the others audited: ")
+    assert "for 6 heads of layers [0, 3]" in kept[-2]
     assert kept[-1].endswith("what it missed is not known, none was audited.")
 
     # A probe screens as well: the attention of heads to the evidence.
     script.main([*given[:-1], str(tmp_path / "probe"), "--screen", "attention:evidence"])
-    assert "4 of 12 heads to confirm, 3 of the others to audit" in capsys.readouterr().out
+    assert "4 of 12 heads confirmed, 3 of the others audited" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
