@@ -174,13 +174,14 @@ def describe_verdict(row: Mapping[str, Any]) -> str:
 def describe_numbers(row: Mapping[str, Any], kind: str) -> str:
     """The numbers of a claim by one kind of ablation, each with its interval and questions.
 
-    The claim on contexts has a number for each layer; only that of `find_changed_layer` is shown.
+    The claim on contexts has a number for each layer. Shown is that of `find_changed_layer`, or
+    the largest one if there is none.
     """
-    numbers = row["numbers"]
-    if row["claim"] == CONTEXT:
-        layer = find_changed_layer(numbers)
-        numbers = [number for number in numbers if number["quantity"] == layer]
-    own = [number for number in numbers if number["ablation"] == kind]
+    own = [number for number in row["numbers"] if number["ablation"] == kind]
+    if row["claim"] == CONTEXT and own:
+        layer = find_changed_layer(row["numbers"])
+        largest = max(own, key=lambda number: abs(number["estimate"]))
+        own = [number for number in own if number["quantity"] == layer] or [largest]
     return "; ".join(
         f"{number['quantity']} {number['estimate']:+.2f} [{number['low']:+.2f}, "
         f"{number['high']:+.2f}], n = {number['n']:,}"
@@ -189,17 +190,22 @@ def describe_numbers(row: Mapping[str, Any], kind: str) -> str:
 
 
 def find_changed_layer(numbers: Sequence[Mapping[str, Any]]) -> str:
-    """The quantity (the change of a layer's harm) of which each kind shows most, in one direction.
+    """The change whose intervals, by all kinds, lie on one side of 0 and farthest from it.
 
-    That is the one whose smallest estimate by any kind is largest, as an absolute value. It is
-    empty if there are no numbers.
+    Returns:
+        The quantity; empty if no change is shown by all kinds.
     """
-    estimates: dict[str, list[float]] = {}
+    kinds = {number["ablation"] for number in numbers}
+    changes: dict[str, list[Mapping[str, Any]]] = {}
     for number in numbers:
-        estimates.setdefault(number["quantity"], []).append(number["estimate"])
-    return max(
-        estimates, key=lambda name: max(min(estimates[name]), -max(estimates[name])), default=""
-    )
+        changes.setdefault(number["quantity"], []).append(number)
+    distances = {
+        name: max(min(one["low"] for one in own), -max(one["high"] for one in own))
+        for name, own in changes.items()
+        if len(own) == len(kinds)
+    }
+    name = max(distances, key=lambda name: distances[name], default="")
+    return name if name and distances[name] > 0 else ""
 
 
 def findings(results: Mapping[str, lr.SweepResult], rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -234,18 +235,28 @@ def test_contexts_that_need_different_layers_are_distinguished(experiment: Load)
 def test_the_table_of_claims_shows_the_layer_that_both_kinds_show_to_change(
     experiment: Load,
 ) -> None:
-    changes = {"skip": (0.5, -0.1, 0.3), "mean": (-0.1, 0.4, 0.2)}
-    numbers = [
-        {"ablation": kind, "quantity": f"L{layer}", "estimate": change, "low": 0, "high": 1, "n": 9}
-        for kind, estimates in changes.items()
-        for layer, change in enumerate(estimates)
-    ]
+    def number(kind: str, layer: int, low: float, high: float) -> dict[str, Any]:
+        estimate = (low + high) / 2
+        return {"ablation": kind, "quantity": f"L{layer}", "estimate": estimate, "n": 9} | {
+            "low": low,
+            "high": high,
+        }
+
+    # Layers 0 and 1 change more, but only by one kind, or in two directions; layer 3 by estimate.
+    own_side = [number("skip", 0, 0.3, 0.7), number("skip", 1, -0.8, -0.4)]
+    own_side += [number("mean", 0, -0.2, 0.0), number("mean", 1, 0.3, 0.7)]
+    both = [number("skip", 2, -0.4, -0.2), number("mean", 2, -0.5, -0.3)]
+    both += [number("skip", 3, -1.5, 0.1), number("mean", 3, -1.5, 0.1)]
     claims = experiment("claims")
-    row = {"claim": claims.CONTEXT, "status": "supported", "numbers": numbers}
-    assert claims.describe_numbers(row, "skip") == "L2 +0.30 [+0.00, +1.00], n = 9"
-    assert claims.describe_numbers(row, "mean") == "L2 +0.20 [+0.00, +1.00], n = 9"
-    assert claims.describe_numbers(row | {"numbers": numbers[:3]}, "mean") == "not asked"
-    assert claims.describe_numbers(row | {"numbers": []}, "skip") == "not asked"
+
+    def shown(numbers: list[dict[str, Any]], kind: str) -> str:
+        row = {"claim": claims.CONTEXT, "status": "supported", "numbers": numbers}
+        return str(claims.describe_numbers(row, kind))
+
+    assert shown(own_side + both, "skip") == "L2 -0.30 [-0.40, -0.20], n = 9"
+    assert shown(own_side + both, "mean") == "L2 -0.40 [-0.50, -0.30], n = 9"
+    assert shown(own_side, "skip") == "L1 -0.60 [-0.80, -0.40], n = 9"
+    assert shown(own_side[:2], "mean") == shown([], "skip") == "not asked"
 
 
 def test_a_file_of_a_benchmark_that_is_not_utf_8_is_one_line(
