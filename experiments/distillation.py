@@ -45,7 +45,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--control", action="append", default=[], help="taught something else")
     options.add_argument("--task", default="word_problems", help="a task's label")
     options.add_argument("--protocol", default="generation")
-    options.add_argument("--seed", type=int, default=0, help="of the questions")
     options.add_argument("--swap-limit", type=int, default=16, help="of the swaps; 0 for none")
     options.add_argument("--swaps", default="span,fraction", help=f"of {', '.join(KINDS)}")
     options.add_argument("--parts", type=int, default=4, help="parts of the depth, for swaps")
@@ -64,7 +63,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
 
     asked: dict[str, Any] = {"tasks": [lr.task(args.task)], "protocols": [args.protocol]}
-    asked["seed"] = args.seed
     base = lr.load(args.model, dtype=args.dtype)
     for name in names.values():  # a donor of another shape is refused before anything is run
         make_swaps(base, lr.load(name, dtype=args.dtype), ["fraction"], 1)
