@@ -8,12 +8,15 @@ Method
     Each layer is skipped in turn in the base and in each twin, on the same questions. Compared are
     mean harm, the effective number of layers over which it is spread, and early minus late, with
     the control beside the taught twins: what the control does too is not due to reasoning taught.
+    With `--thorough`, if skipping shows that a twin is more robust than the base, or that it is
+    not, all layers are skipped with the first token kept, too, and replaced by their means: the
+    claim takes two kinds of ablation.
     Then layers of a twin are put into the base and back: single ones, spans, growing fractions,
     with the embedding and unembedding of either (see `swapping.py`).
 
 Run
     python experiments/distillation.py --twin runs/twins/solver --twin runs/twins/self \
-        --control runs/twins/control --limit 100 --out runs/distillation
+        --control runs/twins/control --thorough --limit 100 --out runs/distillation
     python experiments/distillation.py --model meta-llama/Llama-3.1-8B --dtype bfloat16 \
         --twin deepseek-ai/DeepSeek-R1-Distill-Llama-8B --limit 200 --out runs/distilled_llama
     python experiments/distillation.py --model Qwen/Qwen2.5-Math-7B --dtype bfloat16 \
@@ -25,15 +28,15 @@ and direction: with a 135M model in bfloat16 on one core seven rows a second. Sw
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from held_out import list_scores
-from setting import Options, add_thorough, ask, conclude, make_layer_conditions, run
+from setting import Options, ask, conclude, make_layer_conditions, run
 from swapping import KINDS, list_largest_changes, make_swaps, measure_both_ways
-from twins import list_twin_changes
+from twins import list_twin_changes, needs_second_kind
 
 import layerroles as lr
 
@@ -48,7 +51,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--swap-limit", type=int, default=16, help="of the swaps; 0 for none")
     options.add_argument("--swaps", default="span,fraction", help=f"of {', '.join(KINDS)}")
     options.add_argument("--parts", type=int, default=4, help="parts of the depth, for swaps")
-    add_thorough(options)
+    options.add_argument(
+        "--thorough",
+        action="store_true",
+        help="if skipping shows that a twin is more robust than the base, or that it is not, also "
+        "spare the first token, and put means in place of layers",
+    )
     args = options.parse(argv)
     names = {Path(name).name: name for name in [*args.twin, *args.control]}
     if not args.twin or len(names) < len(args.twin) + len(args.control) or "base" in names:
@@ -64,15 +72,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     asked: dict[str, Any] = {"tasks": [lr.task(args.task)], "protocols": [args.protocol]}
     base = lr.load(args.model, dtype=args.dtype)
-    for name in names.values():  # a donor of another shape is refused before anything is run
-        make_swaps(base, lr.load(name, dtype=args.dtype), ["fraction"], 1)
-    whole = profile_layers(base, args, args.out, asked)
-    runs, tables = {"base": whole}, []
-    for short, name in names.items():
-        twin = lr.load(name, dtype=args.dtype)
-        run_of_twin = profile_layers(twin, args, args.out / short, asked)
-        lr.report(run_of_twin, path=args.out / short / "report.html")
-        runs[short] = run_of_twin
+    twins = {short: lr.load(name, dtype=args.dtype) for short, name in names.items()}
+    for twin in twins.values():  # a donor of another shape is refused before anything is run
+        make_swaps(base, twin, ["fraction"], 1)
+    models = {"base": base, **twins}
+    runs = profile_layers(models, args, thorough=False, **asked)
+    if args.thorough and needs_second_kind(runs):
+        runs = profile_layers(models, args, thorough=True, **asked)
+    tables = []
+    for short, twin in twins.items():
+        lr.report(runs[short], path=args.out / short / "report.html")
         if args.swap_limit:
             given = (base, twin, short, args.out / "swaps", kinds, args.parts)
             tables.append(measure_both_ways(*given, limit=args.swap_limit, **asked))
@@ -82,16 +91,26 @@ def main(argv: Sequence[str] | None = None) -> None:
         swapped.to_csv(args.out / "swaps.csv", index=False)
         lines += list_largest_changes(swapped)
     lines += list_twin_changes(runs, [Path(name).name for name in args.control], args.out)
-    conclude(args, __doc__, whole, lines)
+    conclude(args, __doc__, runs["base"], lines)
 
 
 def profile_layers(
-    model: Any, args: argparse.Namespace, out: Path, asked: dict[str, Any]
-) -> lr.SweepResult:
-    """Sweep a model over `make_layer_conditions`; `asked` holds the tasks and protocols."""
-    conditions = make_layer_conditions(model, thorough=args.thorough)
-    sweep = lr.Sweep(model, conditions=conditions, limit=args.limit, noise_floor=False, **asked)
-    return ask(sweep, out)
+    models: Mapping[str, Any], args: argparse.Namespace, *, thorough: bool, **asked: Any
+) -> dict[str, lr.SweepResult]:
+    """Sweep each model over `make_layer_conditions`.
+
+    Args:
+        models: the base, by that name, and twins.
+        args: `limit`, and `out`: the base's run folder; those of twins lie in it, by name.
+        thorough: whether to use the second kind of ablation.
+        asked: the tasks and protocols.
+    """
+    runs = {}
+    for name, model in models.items():
+        conditions = make_layer_conditions(model, thorough=thorough)
+        sweep = lr.Sweep(model, conditions=conditions, limit=args.limit, noise_floor=False, **asked)
+        runs[name] = ask(sweep, args.out if name == "base" else args.out / name)
+    return runs
 
 
 if __name__ == "__main__":

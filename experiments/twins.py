@@ -1,14 +1,17 @@
 """What differs between a base and its twins, layer by layer and in sum, and what may be claimed."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from sentences import describe_claim, select_skipped_blocks, weigh_thirds
 
 import layerroles as lr
 from layerroles import stats
 from layerroles.results import match
+from layerroles.roles import SMALLEST
+from layerroles.roles.distilled_model_claims import ROBUST
 
 ABLATION = "skip"
 
@@ -41,11 +44,7 @@ def list_twin_changes(
             lines.append(
                 f"{name}, {what}: {own}, base {base}, difference {format_contrast(change)}"
             )
-        claims = lr.localize(runs[name], ablation=ABLATION, base=runs["base"]).claims
-        lines += [
-            describe_claim(row, name)
-            for row in claims[claims["claim"].str.startswith("A distilled")].to_dict("records")
-        ]
+        lines += [describe_claim(row, name) for row in claim_rows(runs, name)]
     for what, (*_, claimed) in QUANTITIES.items():
         changes = {name: estimate_change(runs["base"], runs[name], what) for name in twins}
         for name in (name for name in twins if name not in controls):
@@ -61,6 +60,27 @@ def list_twin_changes(
             lines.append(f"the skill of {name} is not measurable: take a task that it can do")
     each = f"under {ABLATION} alone, each by its own interval, not corrected"
     return [*lines, f"Taught against base, {each}: {'; '.join(verdicts)}."]
+
+
+def needs_second_kind(runs: Mapping[str, lr.SweepResult]) -> bool:
+    """Whether skipping shows of any twin that it is more robust than the base, or that it is not.
+
+    Only then can a second kind of ablation decide the claim.
+    """
+    return any(
+        number["low"] > SMALLEST or number["high"] < SMALLEST
+        for name in runs
+        if name != "base"
+        for row in claim_rows(runs, name)
+        for number in row["numbers"]
+        if number["ablation"] == ABLATION
+    )
+
+
+def claim_rows(runs: Mapping[str, lr.SweepResult], name: str) -> list[dict[str, Any]]:
+    """The rows of `Roles.claims` which compare the model `name` with the base."""
+    claims = lr.localize(runs[name], ablation=ABLATION, base=runs["base"]).claims
+    return claims[claims["claim"] == ROBUST].to_dict("records")
 
 
 def estimate_change(one: lr.SweepResult, two: lr.SweepResult, what: str) -> stats.Contrast:

@@ -362,6 +362,22 @@ def test_layers_that_differ_are_those_of_skip(tmp_path: Path) -> None:
     assert text.endswith("layers whose harms differ, each by its 95% interval: 1")
 
 
+def test_the_second_kind_is_asked_only_where_skipping_decides() -> None:
+    """Mean harms of base and twin: the same with few and with many questions, and lower."""
+    from twins import needs_second_kind
+
+    def asked(harm: float, n: int) -> lr.SweepResult:
+        given = {"n_layers": 6, "n": n, "ablations": ("skip",), "protocols": ("generation",)}
+        harms = {"reasoning": {"all": [harm] * 6}}
+        return synthetic_result(**given, harms=harms)["reasoning"]
+
+    assert not needs_second_kind({"base": asked(0.5, 16), "twin": asked(0.5, 16)})
+    assert needs_second_kind({"base": asked(0.5, 2000), "twin": asked(0.5, 2000)})  # not shown
+    assert needs_second_kind({"base": asked(0.9, 200), "twin": asked(0.1, 200)})  # shown
+    both = {"base": asked(0.9, 200), "other": asked(0.9, 8), "twin": asked(0.1, 200)}
+    assert needs_second_kind(both)
+
+
 def test_all_layers_and_the_ends_make_the_donor(tmp_path: Path) -> None:
     from swapping import make_swaps
 
