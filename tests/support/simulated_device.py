@@ -317,6 +317,8 @@ def set_up() -> SimulatedDevices:
         # `torch.tensor(..., device=)` makes its tensor on the CPU, and moves it by an operation.
         torch._C._set_only_lift_cpu_tensors(True)
         _setup_privateuseone_for_python_backend(NAME)
+        # accelerate empties the cache of the allocator, which a simulated device does not have.
+        torch.accelerator.empty_cache = lambda: None
         _DEVICES.append(SimulatedDevices())
     return _DEVICES[0]
 
