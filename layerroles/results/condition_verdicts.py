@@ -92,6 +92,18 @@ class Decision:
         return not (remains or self.after_first_harm.interval.low > CRITICAL)
 
     @property
+    def needs_after_first(self) -> bool:
+        """Whether the questions of this condition are needed with the first token kept, too.
+
+        They are as long as the layer may be a sink. Where such questions are deferred, they are
+        needed under every critical layer: a run that resumes with more questions then asks what one
+        asks that had this number from the start.
+        """
+        return self.may_be_sink or (
+            self.is_deferred and judge_interval(self.harm.interval) == "critical"
+        )
+
+    @property
     def is_open(self) -> bool:
         """Whether more questions may decide the verdict, or change "critical" to "sink".
 

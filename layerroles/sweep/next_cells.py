@@ -106,7 +106,7 @@ class _Verdict:
 
         0 if the layer may be a sink, so that the questions that show whether it is come first.
         """
-        if self.decision.may_be_sink:
+        if self.decision.needs_after_first:
             return 0.0
         n = sum(cell.n_asked([self.decision.condition]) for cell in self.decision.cells)
         return count_needed(self.decision.harm, n) - n
@@ -114,17 +114,15 @@ class _Verdict:
     def ask(self, targets: Targets) -> None:
         """Add to `targets` the questions that the verdict needs next; none if it is decided."""
         decision = self.decision
-        if not decision.is_open:
-            return
+        after_first = decision.after_first_condition if decision.needs_after_first else None
         for cell in decision.cells:
             n = cell.n_asked([decision.condition])
-            after_first = decision.after_first_condition if decision.may_be_sink else None
-            if after_first is None:
-                targets.ask_on(cell, [decision.condition])
-            elif targets.n_asked(cell, [after_first]) < n:
+            if after_first is not None and targets.n_asked(cell, [after_first]) < n:
                 targets.ask(cell, [after_first], n)
-            else:
+            elif after_first is not None and decision.may_be_sink:
                 targets.ask_on(cell, [decision.condition, after_first])
+            elif decision.is_open:
+                targets.ask_on(cell, [decision.condition])
 
 
 def expected_next(result: SweepResult, plan: Plan) -> dict[str, float]:

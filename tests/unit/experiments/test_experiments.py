@@ -1,5 +1,6 @@
 """What the experiments report on results with planted harms, and on wrong options."""
 
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -85,8 +86,9 @@ def test_claims_on_layers_are_asked_in_the_time_that_the_others_left(
         names = [Path(line[1]).stem for line in lines]
         assert names == ["heads", "similarity", "distill", "distillation", "claims"]
         assert [line[-1] for line in lines if "--minutes" in line] == [left]
-        swaps = lines[3].index("--swap-limit")  # these decide no claim
-        assert lines[3][swaps + 1] == "0"
+        asked = dict(itertools.pairwise(lines[3]))
+        assert asked["--swap-limit"] == "0"  # swaps decide no claim
+        assert asked["--task"] == "word_problems[steps=1]"
 
 
 def test_a_bad_row_is_named(experiment: Load, tmp_path: Path) -> None:

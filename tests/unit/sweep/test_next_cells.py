@@ -147,6 +147,23 @@ def test_rows_of_a_layer_that_is_critical_no_more_are_left_out() -> None:
     pd.testing.assert_frame_equal(roles.contrasts, expected.contrasts)
 
 
+def test_a_resumed_run_asks_after_first_what_a_run_of_that_size_asks() -> None:
+    """Half of the questions show which critical layers are no sinks; a claim takes all of them."""
+    whole = synthetic_result(n=128)
+    less = without_unneeded(whole)
+    is_second_half = whole.frame.groupby(KEYS[:3]).cumcount() >= 64
+    late = pd.MultiIndex.from_frame(whole.frame.loc[is_second_half, KEYS])
+    is_late = pd.MultiIndex.from_frame(less.frame[KEYS]).isin(late)
+    is_kept = less.frame["at"] == "after_first"
+    resumed = dataclasses.replace(less, frame=less.frame[~(is_late & is_kept)])
+    names = {entry["hash"]: entry["name"] for entry in whole.manifest["conditions"]}
+    keys = next_cells(resumed, plan_of(whole))
+    asked = {(names[hash], task, protocol): n for (hash, task, protocol), n in keys.items()}
+    expected = less.frame[is_kept].groupby(KEYS[:3]).size().to_dict()
+    assert asked == expected
+    assert set(expected.values()) == {128}
+
+
 def test_a_critical_layer_that_is_still_to_be_asked_is_undecided() -> None:
     less = without_unneeded(synthetic_result(n=64))
     frame = less.frame[~((less.frame["at"] == "after_first") & (less.frame["layer"] == 0))]
