@@ -9,8 +9,8 @@ Method
     mean harm, the effective number of layers over which it is spread, and early minus late, with
     the control beside the taught twins: what the control does too is not due to reasoning taught.
     With `--thorough`, if skipping shows that a twin is more robust than the base, or that it is
-    not, all layers are skipped with the first token kept, too, and replaced by their means: the
-    claim takes two kinds of ablation.
+    not, critical layers are also skipped with the first token kept, and all layers are replaced by
+    their means: the claim takes two kinds of ablation.
     Then layers of a twin are put into the base and back: single ones, spans, growing fractions,
     with the embedding and unembedding of either (see `swapping.py`).
 

@@ -95,9 +95,9 @@ class Decision:
     def needs_after_first(self) -> bool:
         """Whether the questions of this condition are needed with the first token kept, too.
 
-        They are as long as the layer may be a sink. Where such questions are deferred, they are
-        needed under every critical layer: a run that resumes with more questions then asks what one
-        asks that had this number from the start.
+        True while the layer may be a sink. If such questions are deferred, true for every critical
+        layer, so that a run that resumes with more questions asks what a fresh run of that size
+        asks.
         """
         return self.may_be_sink or (
             self.is_deferred and judge_interval(self.harm.interval) == "critical"

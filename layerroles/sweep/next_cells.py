@@ -43,6 +43,7 @@ def next_cells(result: SweepResult, plan: Plan) -> dict[Key, int]:
     - A deferred condition (a layer's ablation `after_first`; `results.find_waiting`) needs answers
       in all of a family's cells with skill under a protocol if the same ablation at all positions
       is critical there. The examples are those asked under the ablation at all positions.
+      This holds after the verdict is decided, too.
     - In a sweep with `until`, an undecided condition needs answers up to the next look, in all of
       the family's cells with skill. So do all conditions of a kind of ablation on which an
       undecided claim depends.
@@ -104,7 +105,7 @@ class _Verdict:
     def more(self) -> float:
         """The expected number of further questions; NaN if not known.
 
-        0 if the layer may be a sink, so that the questions that show whether it is come first.
+        0 if questions are needed with the first token kept, so that these come first.
         """
         if self.decision.needs_after_first:
             return 0.0

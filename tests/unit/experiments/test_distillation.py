@@ -372,7 +372,7 @@ def test_the_second_kind_is_asked_only_where_skipping_decides() -> None:
         return synthetic_result(**given, harms=harms)["reasoning"]
 
     assert not needs_second_kind({"base": asked(0.5, 16), "twin": asked(0.5, 16)})
-    assert needs_second_kind({"base": asked(0.5, 2000), "twin": asked(0.5, 2000)})  # not shown
+    assert needs_second_kind({"base": asked(0.5, 2000), "twin": asked(0.5, 2000)})  # shown not
     assert needs_second_kind({"base": asked(0.9, 200), "twin": asked(0.1, 200)})  # shown
     both = {"base": asked(0.9, 200), "other": asked(0.9, 8), "twin": asked(0.1, 200)}
     assert needs_second_kind(both)

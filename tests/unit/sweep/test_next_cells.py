@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import layerroles as lr
-from layerroles.results import cells_of, describe_answers, find_waiting
+from layerroles.results import cells_of, decisions_of, describe_answers, find_waiting
 from layerroles.sweep.manifest_conditions import describe_condition
 from layerroles.sweep.next_cells import Plan, expected_next, next_cells
 from layerroles.sweep.store import Key
@@ -156,6 +156,8 @@ def test_a_resumed_run_asks_after_first_what_a_run_of_that_size_asks() -> None:
     is_late = pd.MultiIndex.from_frame(less.frame[KEYS]).isin(late)
     is_kept = less.frame["at"] == "after_first"
     resumed = dataclasses.replace(less, frame=less.frame[~(is_late & is_kept)])
+    decisions = decisions_of(cells_of(resumed), resumed.manifest)
+    assert any(d.needs_after_first and not d.may_be_sink for d in decisions)
     names = {entry["hash"]: entry["name"] for entry in whole.manifest["conditions"]}
     keys = next_cells(resumed, plan_of(whole))
     asked = {(names[hash], task, protocol): n for (hash, task, protocol), n in keys.items()}
