@@ -54,8 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument(
         "--thorough",
         action="store_true",
-        help="if skipping shows that a twin is more robust than the base, or that it is not, also "
-        "spare the first token, and put means in place of layers",
+        help="of a reasoning task: if skipping shows that a twin is more robust than the base, or "
+        "that it is not, also spare the first token, and put means in place of layers",
     )
     args = options.parse(argv)
     names = {Path(name).name: name for name in [*args.twin, *args.control]}
@@ -72,17 +72,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     asked: dict[str, Any] = {"tasks": [lr.task(args.task)], "protocols": [args.protocol]}
     base = lr.load(args.model, dtype=args.dtype)
-    twins = {short: lr.load(name, dtype=args.dtype) for short, name in names.items()}
-    for twin in twins.values():  # a donor of another shape is refused before anything is run
-        make_swaps(base, twin, ["fraction"], 1)
-    models = {"base": base, **twins}
-    runs = profile_layers(models, args, thorough=False, **asked)
+    for name in names.values():  # a donor of another shape is refused before anything is run
+        make_swaps(base, lr.load(name, dtype=args.dtype), ["fraction"], 1)
+    models = {"base": args.model, **names}
+    runs = profile_layers(models, args, asked, thorough=False)
     if args.thorough and needs_second_kind(runs):
-        runs = profile_layers(models, args, thorough=True, **asked)
+        runs = profile_layers(models, args, asked, thorough=True)
     tables = []
-    for short, twin in twins.items():
+    for short, name in names.items():
         lr.report(runs[short], path=args.out / short / "report.html")
         if args.swap_limit:
+            twin = lr.load(name, dtype=args.dtype)
             given = (base, twin, short, args.out / "swaps", kinds, args.parts)
             tables.append(measure_both_ways(*given, limit=args.swap_limit, **asked))
     lines = list_scores(runs)
@@ -95,18 +95,19 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def profile_layers(
-    models: Mapping[str, Any], args: argparse.Namespace, *, thorough: bool, **asked: Any
+    models: Mapping[str, str], args: argparse.Namespace, asked: Mapping[str, Any], *, thorough: bool
 ) -> dict[str, lr.SweepResult]:
-    """Sweep each model over `make_layer_conditions`.
+    """Sweep each model over `make_layer_conditions`; one of them is in memory at a time.
 
     Args:
-        models: the base, by that name, and twins.
-        args: `limit`, and `out`: the base's run folder; those of twins lie in it, by name.
-        thorough: whether to use the second kind of ablation.
+        models: what to load: the base, by that name, and twins.
+        args: `dtype`, `limit`, and `out`: the base's run folder; those of twins lie in it, by name.
         asked: the tasks and protocols.
+        thorough: whether to use the second kind of ablation.
     """
     runs = {}
-    for name, model in models.items():
+    for name, source in models.items():
+        model = lr.load(source, dtype=args.dtype)
         conditions = make_layer_conditions(model, thorough=thorough)
         sweep = lr.Sweep(model, conditions=conditions, limit=args.limit, noise_floor=False, **asked)
         runs[name] = ask(sweep, args.out if name == "base" else args.out / name)

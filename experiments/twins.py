@@ -44,7 +44,7 @@ def list_twin_changes(
             lines.append(
                 f"{name}, {what}: {own}, base {base}, difference {format_contrast(change)}"
             )
-        lines += [describe_claim(row, name) for row in claim_rows(runs, name)]
+        lines += [describe_claim(row, name) for row in list_claim_rows(runs, name)]
     for what, (*_, claimed) in QUANTITIES.items():
         changes = {name: estimate_change(runs["base"], runs[name], what) for name in twins}
         for name in (name for name in twins if name not in controls):
@@ -71,13 +71,13 @@ def needs_second_kind(runs: Mapping[str, lr.SweepResult]) -> bool:
         number["low"] > SMALLEST or number["high"] < SMALLEST
         for name in runs
         if name != "base"
-        for row in claim_rows(runs, name)
+        for row in list_claim_rows(runs, name)
         for number in row["numbers"]
         if number["ablation"] == ABLATION
     )
 
 
-def claim_rows(runs: Mapping[str, lr.SweepResult], name: str) -> list[dict[str, Any]]:
+def list_claim_rows(runs: Mapping[str, lr.SweepResult], name: str) -> list[dict[str, Any]]:
     """The rows of `Roles.claims` which compare the model `name` with the base."""
     claims = lr.localize(runs[name], ablation=ABLATION, base=runs["base"]).claims
     return claims[claims["claim"] == ROBUST].to_dict("records")
