@@ -155,7 +155,8 @@ def page(found: dict[str, Any], args: argparse.Namespace) -> str:
 What `lr.estimate` says, and what sweeps then took. Written by `python benchmarks/estimates.py`:
 
 - model: {args.model}, {args.dtype}, on the CPU with one thread ({platform.machine()}); {versions}
-- layers skipped one at a time, or heads zeroed, the intact model and its noise floor among them
+- layers skipped one at a time, or heads zeroed; the intact model is one of the conditions, and its
+  noise floor is part of the times
 - date: {" and ".join(sorted({one["date"] for one in found.values()}))}
 
 | sweep | conditions | written | estimated, s | took, s | ratio | estimated, MB | took, MB |
@@ -166,11 +167,12 @@ Within a factor of 1.5: {sum(reached)} of {len(reached)}.
 
 *took, s*: seconds of the processor, loading left out, which other programs on the machine move less
 than wall-clock time. *written*: how much of what might be written was, over all
-conditions and the noise floor; the estimate is given this share after the run, since it is not
+conditions; the estimate is given this share after the run, since it is not
 known before (`--generated`). Without it, an estimate is the bound for texts that all run to their
 limit.
 *estimated, MB*: the weights and the largest plan; *took, MB*: what the process grew by from before
-the model was loaded, the libraries' own memory not counted.
+the model was loaded. PyTorch's own memory is not counted; that of the libraries imported with the
+model is.
 
 The speed of matrix products is measured with one matrix of the model's size, and 80% of it is
 assumed; no number of the model was fitted to these runs.

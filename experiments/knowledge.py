@@ -8,8 +8,8 @@ Setting
     The package's facts, and copying as the control; with `--data FOLDER`, every benchmark that it
     holds as `openbookqa/`, `arc_easy/` or `hellaswag/`, each with `test*.jsonl` or
     `validation*.jsonl` of `query`, `choices` and `gold`. Each layer is skipped in turn; the answer
-    is the likeliest of the choices, per byte; effects are paired. No worked examples but the two
-    before a fact.
+    is the likeliest of the choices, per byte; effects are paired. Two worked
+    examples before a fact, one before a text to copy.
 
 Cost
     6.5 minutes for 32 questions of facts, copying and the three benchmarks with a 135M model in

@@ -93,7 +93,7 @@ def add_thorough(options: Options) -> None:
     options.add_argument(
         "--thorough",
         action="store_true",
-        help="also spare the first token, and put means in place of layers: three times as long",
+        help="also spare the first token of layers, and put means in place: three times as long",
     )
 
 
