@@ -93,8 +93,8 @@ def add_thorough(options: Options) -> None:
     options.add_argument(
         "--thorough",
         action="store_true",
-        help="also spare the first token (not for heads), and put means in place of what is ablated: "
-        "three times as long",
+        help="also spare the first token (not for heads), and ablate by means as well: three times "
+        "as long",
     )
 
 
