@@ -1,7 +1,7 @@
 r"""Do the heads that look like retrieval heads carry retrieval, and nothing else?
 
 Question
-    Which heads copy the evidence into the answer? If they are silenced together, does retrieval
+    Which heads copy the evidence into the answer? If they are ablated together, does retrieval
     suffer more than if as many random heads are, and does another skill suffer too?
 
 Material
@@ -36,10 +36,10 @@ ASKED = ("kv_retrieval", "word_problems", "facts")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Score the heads, silence the best and random ones, compare."""
+    """Score the heads, ablate the best and random ones, compare."""
     options = Options(__doc__, limit=48, out="runs/heads")
     options.add_argument("--score", default="retrieval_score:score", help="PROBE:COLUMN, of heads")
-    options.add_argument("--heads", type=int, default=10, help="how many are silenced together")
+    options.add_argument("--heads", type=int, default=10, help="how many are ablated together")
     options.add_argument("--seeds", type=int, default=8, help="draws of other heads")
     options.add_argument("--protocol", default="generation")
     add_thorough(options)
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         lines += [describe_claim(row, row["family"]) for row in claims]
         lines.append(f"A few heads carry the family: {statuses or 'nothing could be judged'}.")
     elif n:
-        lines.append("No head copies the evidence into the answer: none is silenced.")
+        lines.append("No head copies the evidence into the answer: none is ablated.")
     else:
         lines.append("No head was scored, since the model wrote half the evidence in no answer.")
     conclude(args, __doc__, result, lines)

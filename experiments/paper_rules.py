@@ -1,8 +1,8 @@
 r"""What do two rules of the paper's scripts measure, for heads and for angular distance?
 
 Claim
-    The scripts of arXiv 2510.02091 silence a head by setting its query and output slices to 0, and
-    the keys and values that it shares. Where query heads share keys and values, this silences the
+    The scripts of arXiv 2510.02091 ablate a head by setting its query and output slices to 0, and
+    the keys and values that it shares. Where query heads share keys and values, this ablates the
     whole group: it equals `Zero` at `part="kv_group"`
     (tests/unit/ablations/test_paper_head_rule.py). They compute the angular distance between layers
     from three texts that are padded to one length, at the last position, which may be a pad.
@@ -233,8 +233,8 @@ def measure_last_angles(model: Any, texts: Sequence[torch.Tensor]) -> torch.Tens
 def compare_angles(real: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
     """Return, for each run of blocks, the mean distance at real tokens and by the paper's rule.
 
-    `theirs` is the mean by the paper's rule over threes of texts, and 95% of the threes lie from
-    `theirs_low` to `theirs_high` (the paper shows one three); at real tokens, they lie from
+    `theirs` is the mean by the paper's rule over sets of three texts, and 95% of the sets lie from
+    `theirs_low` to `theirs_high` (the paper shows one set); at real tokens, they lie from
     `three_low` to `three_high`. `more` is theirs minus real, paired over the same texts. The
     intervals of means allow for texts of one template, which is a column of `real`.
     """
@@ -249,7 +249,7 @@ def compare_angles(real: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
         around = score_interval(angles, at_real["template"].to_numpy(object), "angle", rng)
         of_three = own.groupby("triple")[["angular_x", "angular_y", "more"]].mean()
         values, more = (of_three[name].to_numpy(float) for name in ("angular_x", "more"))
-        # The units are threes of texts, or templates: the wider of both intervals counts.
+        # The units are sets of three texts, or templates: the wider of both intervals counts.
         apart = stats.clustered(
             stats.mean_interval(more, rng),
             own["more"].to_numpy(float),
@@ -293,23 +293,23 @@ def describe_angles(
         f"{(pads > 0).mean():.0%} of the texts end in pads, "
         f"{pads[pads > 0].mean():.1f} on average.",
         f"{name}: at layer {layer} the mean at real tokens is {far['real']:.3f} "
-        f"[{far['real_low']:.3f}, {far['real_high']:.3f}] (n = {int(far['texts'])}); 95% of threes "
-        f"of texts lie from {far['three_low']:.3f} to {far['three_high']:.3f} at real tokens, and "
-        f"from {far['theirs_low']:.3f} to {far['theirs_high']:.3f} by their rule.",
-        f"{name}: of {width} blocks in a row, [{start}, {start + width}) changes the stream least "
-        f"at real tokens; threes of texts choose {list_runs(at_real, width)} at real tokens, and "
-        f"{list_runs(by_rule, width)} by their rule.",
+        f"[{far['real_low']:.3f}, {far['real_high']:.3f}] (n = {int(far['texts'])}); 95% of sets "
+        f"of three texts lie from {far['three_low']:.3f} to {far['three_high']:.3f} at real "
+        f"tokens, and from {far['theirs_low']:.3f} to {far['theirs_high']:.3f} by their rule.",
+        f"{name}: of {width} blocks in a row, [{start}, {start + width}) turns the residual "
+        f"stream least at real tokens; sets of three texts choose {list_runs(at_real, width)} at "
+        f"real tokens, and {list_runs(by_rule, width)} by their rule.",
     ]
 
 
 def count_cuts(rows: pd.DataFrame, column: str) -> "Counter[int]":
-    """How many threes of texts have their least change in the run that begins at each block."""
+    """How many sets of three texts change least in the run that begins at each block."""
     means = rows.groupby(["triple", "layer"])[column].mean().unstack("layer")
     return Counter(means.idxmin(axis=1).astype(int))
 
 
 def list_runs(starts: "Counter[int]", width: int) -> str:
-    """The runs that most threes choose, in words."""
+    """The runs that most sets of three texts choose, in words."""
     runs = ", ".join(f"[{at}, {at + width}) {times}" for at, times in starts.most_common(4))
     return f"{runs} (of {starts.total()})"
 

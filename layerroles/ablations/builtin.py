@@ -42,7 +42,7 @@ _TOO_FEW = (
 @ablation("skip")
 @dataclass(frozen=True)
 class Skip(Ablation):
-    """Delete the block or sublayer: nothing is added to the stream.
+    """Delete the block or sublayer: nothing is added to the residual stream.
 
     Example:
         >>> import layerroles as lr

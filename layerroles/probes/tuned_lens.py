@@ -79,7 +79,7 @@ class Trained:
 @register("tuned_lens")
 @dataclass(frozen=True, eq=False, repr=False)
 class TunedLens(Lens):
-    """Read out the stream at each depth through trained maps; for the columns, see `Lens`.
+    """Read out the residual stream at each depth through trained maps; for columns, see `Lens`.
 
     Create it by `fit` or `load`. Two more columns, the same in each row, say how much the lens was
     trained: trained_tokens and map_parameters (`n_tokens` and `n_parameters` of `Trained`).

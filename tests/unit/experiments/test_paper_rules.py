@@ -169,5 +169,5 @@ def test_texts_of_one_template_are_not_independent(experiment: Load) -> None:
         assert clustered[name] == alone[name]
         narrow, wide = (row[f"{name}_high"] - row[f"{name}_low"] for row in (alone, clustered))
         assert wide > 2 * narrow
-    for name in ("three_low", "theirs_low", "theirs_high"):  # of single threes
+    for name in ("three_low", "theirs_low", "theirs_high"):  # of single sets of three
         assert clustered[name] == alone[name]
