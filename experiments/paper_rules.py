@@ -11,8 +11,8 @@ Setting
     Each head of some layers is zeroed alone (our rule), and so is each group (their rule), on the
     same look-up questions; differences are paired, question by question. The angular distance over
     one block, and over a quarter of the blocks, is measured at the last real token of `--texts`
-    prompts (the probe `similarity`), and by their rule on each three of the same prompts, padded on
-    the right. Intervals allow for questions of one template.
+    prompts (the probe `similarity`), and by their rule on sets of three of the same prompts, padded
+    on the right. Intervals allow for questions of one template.
 
 Cost
     13 minutes for 96 questions, 4 layers and 500 texts of two tasks with a 135M model in bfloat16

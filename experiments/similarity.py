@@ -1,9 +1,10 @@
 r"""Are neighbouring layers alike, and are those that change little the ones that can be spared?
 
 Claim
-    "Neighbouring layers are similar" (arXiv 2510.02091): the angle between the stream before block
-    l and before block l + n is small in the middle and grows at the ends; the block influence of
-    ShortGPT (arXiv 2403.03853) and the angular distance of arXiv 2403.17887 choose layers by it.
+    "Neighbouring layers are similar" (arXiv 2510.02091): the angle between the residual stream
+    before block l and before block l + n is small in the middle and grows at the ends; the block
+    influence of ShortGPT (arXiv 2403.03853) and the angular distance of arXiv 2403.17887 choose
+    layers by it.
 
 Setting
     Influence (1 - cos) and angular distance (arccos(cos) / pi) at the answering position of
@@ -86,9 +87,9 @@ def list_similarities(frame: pd.DataFrame, task: str, gap: stats.IntervalEstimat
     return [
         f"{task}: least influence at layers {least}; the mean angle over one block is "
         f"{single.to_numpy().mean():.3f} of pi (n = {len(single)}).",
-        f"{task}: blocks of the first and last third turn the stream {more} than those of the "
-        f"middle: {angle} of pi; of {width} blocks in a row, [{cut['layer']}, {cut['stop']}) "
-        f"changes it least ({cut['angular']:.3f}).",
+        f"{task}: blocks of the first and last third turn the residual stream {more} than those "
+        f"of the middle: {angle} of pi; of {width} blocks in a row, "
+        f"[{cut['layer']}, {cut['stop']}) changes it least ({cut['angular']:.3f}).",
     ]
 
 

@@ -47,7 +47,7 @@ _TOLERANCE = {torch.float32: 1e-2, torch.float16: 0.1, torch.bfloat16: 0.5}
 
 
 class Lens(Probe):
-    """A probe that reads out the residual stream per depth: `measure` at answers, `read` in texts.
+    """A probe that reads out the residual stream at each depth: at answers, or at every token.
 
     Columns: layer (-1 is the embedding, l is after block l, the last is the model's output), part
     (`block`, or `attn` for the stream between attention and MLP), rank (of the answer; 0 is the
@@ -240,7 +240,7 @@ class Lens(Probe):
 @register("logit_lens")
 @dataclass(frozen=True)
 class LogitLens(Lens):
-    """Read out the residual stream at each depth like the last block's; columns: see `Lens`.
+    """Read out the residual stream at each depth as if it were the last block's; see `Lens`.
 
     Attributes:
         sublayers: whether to read the stream between attention and MLP too.
