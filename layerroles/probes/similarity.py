@@ -39,7 +39,7 @@ POSITIONS = ("last", "all")
 @register("similarity")
 @dataclass(frozen=True)
 class Similarity(Probe):
-    """Measure how much every group of neighbouring blocks turns the residual stream.
+    """Measure how far every group of neighbouring blocks turns the residual stream.
 
     Columns: layer (the first block of the group), n (the number of its blocks), influence (1 minus
     the cosine between the streams before and after the group, 0 to 2), angular (the angle between
