@@ -121,7 +121,7 @@ def decide_status(findings: Sequence[Finding]) -> tuple[str, str]:
 def _explain_undecided(findings: Sequence[Finding], decided: set[str]) -> str:
     """Return text on why a claim is not decided.
 
-    Mostly it is what would decide the claim: another kind of ablation, or more questions. If a
+    Mostly it is what would decide the claim: more questions, or another kind of ablation. If a
     number is known to lie near its smallest effect, the text says that instead.
 
     Args:
@@ -134,10 +134,9 @@ def _explain_undecided(findings: Sequence[Finding], decided: set[str]) -> str:
     if len(kinds) < 2:
         present = f" beside {', '.join(kinds)}" if kinds else ""
         need = "a second kind" if kinds else "two kinds"
-        text = f"{need} of ablation, of another mechanism{present}, has to show it"
-        return (
-            text if decided or not kinds else f"{text}; {_describe_needed(findings)}".rstrip("; ")
-        )
+        kind = f"{need} of ablation, of another mechanism{present}, has to show it"
+        questions = "" if decided or not kinds else _describe_needed(findings)
+        return f"{questions}; {kind}, too" if questions else kind
     return _describe_needed(
         [finding for finding in findings if finding.mechanism and finding.mechanism not in decided]
     )

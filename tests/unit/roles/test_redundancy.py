@@ -183,6 +183,15 @@ def test_claims_are_supported_by_two_kinds_or_contradicted_or_not_shown() -> Non
     assert beyond["estimate"] == pytest.approx(number["estimate"], abs=0.1)
 
 
+def test_a_claim_that_the_only_kind_does_not_show_needs_questions_first() -> None:
+    slightly = {"retrieval": {"all": [0.2] * 3 + [0.0] * 6}, "language": {"all": [0.0] * 9}}
+    one = statuses(n_layers=9, n=20, harms=slightly, protocols=["generation"])
+    own = one.loc[(SHALLOW["retrieval"], "retrieval", "generation")]
+    assert own["status"] == "not shown"
+    assert own["reason"].startswith("questions that would decide it if the numbers stand: skip")
+    assert own["reason"].endswith("beside deletion, has to show it, too")
+
+
 def test_reasoning_has_to_need_what_copying_does_not() -> None:
     late = [0, 0, 0, 0, 0.9, 0, 0.9, 0.4, 0]
     options = {"n_layers": 9, "n": 400, "protocols": ["generation"], "churn": 0.005}
