@@ -121,8 +121,8 @@ def decide_status(findings: Sequence[Finding]) -> tuple[str, str]:
 def _explain_undecided(findings: Sequence[Finding], decided: set[str]) -> str:
     """Return text on why a claim is not decided.
 
-    Mostly it is what would decide the claim: more questions, or another kind of ablation. If a
-    number is known to lie near its smallest effect, the text says that instead.
+    Mostly it is what would decide the claim: more questions, another kind of ablation, or both. If
+    a number is known to lie near its smallest effect, the text says that instead.
 
     Args:
         findings: the findings of all kinds.
