@@ -131,12 +131,13 @@ def _explain_undecided(findings: Sequence[Finding], decided: set[str]) -> str:
     if near := [finding.ablation for finding in findings if finding.is_near]:
         return f"by {', '.join(near)} the number lies within its smallest effect of the border"
     kinds = {finding.mechanism for finding in findings if finding.mechanism}
-    if len(kinds) < 2:
-        present = f" beside {', '.join(kinds)}" if kinds else ""
-        need = "a second kind" if kinds else "two kinds"
-        kind = f"{need} of ablation, of another mechanism{present}, has to show it"
-        questions = "" if decided or not kinds else _describe_needed(findings)
-        return f"{questions}; {kind}, too" if questions else kind
+    if not kinds:
+        return "two kinds of ablation, of different mechanisms, have to show it"
+    if len(kinds) == 1:
+        (first,) = kinds
+        second = f"a second kind of ablation, of another mechanism beside {first}, has to show it"
+        questions = "" if decided else _describe_needed(findings)
+        return f"{questions}; {second}, too" if questions else second
     return _describe_needed(
         [finding for finding in findings if finding.mechanism and finding.mechanism not in decided]
     )

@@ -6,6 +6,7 @@ import pytest
 
 from layerroles.errors import InputError
 from layerroles.roles import localize
+from layerroles.roles.claim_status import decide_status
 from layerroles.roles.critical_heads import FEW
 from layerroles.roles.literature import DEEP, ORDER, SHALLOW
 from layerroles.roles.protocol_claims import MORE
@@ -190,6 +191,11 @@ def test_a_claim_that_the_only_kind_does_not_show_needs_questions_first() -> Non
     assert own["status"] == "not shown"
     assert own["reason"].startswith("questions that would decide it if the numbers stand: skip")
     assert own["reason"].endswith("beside deletion, has to show it, too")
+
+
+def test_a_claim_without_any_kind_of_a_known_mechanism_needs_two() -> None:
+    needed = "two kinds of ablation, of different mechanisms, have to show it"
+    assert decide_status([]) == ("not shown", needed)
 
 
 def test_reasoning_has_to_need_what_copying_does_not() -> None:
