@@ -29,9 +29,9 @@ class Decided:
     asked. Intervals are widened to account for the repeated looks (`stats.Looks`), so each verdict
     is wrong with probability `error` at most.
 
-    If the goal is claims, each layer is ablated with the first kind of ablation (such as `Skip`),
-    on more and more questions, until each claim of the literature (`Roles.claims`) or its opposite
-    is shown. The next kind is used only for claims that then depend on it. A claim needs no more
+    If the goal is claims, the layers of each claim of the literature (`Roles.claims`) are ablated
+    with the first kind of ablation (such as `Skip`), on more and more questions, until the claim or
+    its opposite is shown. The next kind is used only for claims that then depend on it. A claim needs no more
     questions when it is supported or contradicted, or when further questions cannot decide it, for
     example because its number is known to lie between 0 and twice the smallest effect of interest.
 

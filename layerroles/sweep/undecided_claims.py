@@ -1,12 +1,13 @@
 """Choose the questions that a sweep with `until="claims"` asks for claims that are not decided.
 
-A claim sums over all layers, so the same questions are asked with each layer ablated. The layers
-are ablated with the first kind of ablation, such as `Skip`. What a kind of ablation says about a
-claim, with numbers, is its *finding*. Once the first kind's finding shows the claim or its
-opposite, the next kind follows, if the claim depends on it (`roles.Claim.open_finding`). If the
-sweep has conditions with `at="after_first"`, a claim also has to hold with the first token kept,
-that is, not ablated. Once a claim depends on this, critical layers are also ablated `after_first`,
-and so are the layers whose harm a context is shown to change.
+A claim sums over several layers, such as the first and the last third (`roles.Claim.layers`), so
+the same questions are asked with each of these ablated, and only with these. They are ablated with
+the first kind of ablation, such as `Skip`. What a kind of ablation says about a claim, with
+numbers, is its *finding*. Once the first kind's finding shows the claim or its opposite, the next
+kind follows, if the claim depends on it (`roles.Claim.open_finding`). If the sweep has conditions
+with `at="after_first"`, a claim also has to hold with the first token kept, that is, not ablated.
+Once a claim depends on this, its critical layers are also ablated `after_first`, and so are the
+layers whose harm a context is shown to change.
 
 A *cell* is one task under one protocol. A *look* is a number of questions after which the results
 are judged again.
@@ -148,15 +149,16 @@ class _Conditions:
         self._cells = cells_of(result)
         self._decisions = decisions_of(self._cells, manifest) if waiting else []
         planned = set(plan["conditions"]) - set(waiting)
-        self._names: dict[str, tuple[str, ...]] = {}
-        for entry in manifest["conditions"]:
-            if entry["hash"] in planned:
-                names = self._names.get(entry["ablation"], ())
-                self._names[entry["ablation"]] = (*names, str(entry["name"]))
+        self._planned = [entry for entry in manifest["conditions"] if entry["hash"] in planned]
 
     def of(self, claim: Claim, finding: Finding) -> tuple[CellConditions, ...]:
         """Return `OpenClaim.cells` for a claim and the kind of ablation of a finding."""
-        names = self._names[finding.ablation]
+        names = tuple(
+            str(entry["name"])
+            for entry in self._planned
+            if entry["ablation"] == finding.ablation
+            and (not claim.layers or set(entry["layers"]) <= set(claim.layers))
+        )
         return tuple(
             (cell, names, self._kept(cell, names, finding) if finding.asks_kept else ())
             for cell in self._cells
