@@ -31,9 +31,10 @@ class Decided:
 
     If the goal is claims, the layers of each claim of the literature (`Roles.claims`) are ablated
     with the first kind of ablation (such as `Skip`), on more and more questions, until the claim or
-    its opposite is shown. The next kind is used only for claims that then depend on it. A claim needs no more
-    questions when it is supported or contradicted, or when further questions cannot decide it, for
-    example because its number is known to lie between 0 and twice the smallest effect of interest.
+    its opposite is shown. The next kind is used only for claims that then depend on it. A claim
+    needs no more questions when it is supported or contradicted, or when further questions cannot
+    decide it, for example because its number is known to lie between 0 and twice the smallest
+    effect of interest.
 
     Attributes:
         error: the probability with which a verdict may be wrong, from 1e-6 to below 0.5.
