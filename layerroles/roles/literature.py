@@ -211,6 +211,8 @@ def _join_needs(alone: Finding, beyond: Finding) -> Finding:
     sign = min(beyond.sign, alone.sign)
     undecided = [finding for finding in (beyond, alone) if not finding.sign]
     is_open = not sign and any(finding.is_open for finding in undecided)
+    # Where there is no copying control, only the opposite can be shown, by harm alone.
+    undecided = [finding for finding in undecided if finding.is_open] or undecided
     asks_kept = not sign and all(finding.asks_kept for finding in undecided)
     return replace(
         beyond,
@@ -234,13 +236,13 @@ def _judge_need(kind: AblationKind, protocol: str, control: str | None) -> Findi
     the mean is shown to be below the smallest effect, and the harm of every layer below 0.2.
     """
     harms = kind.harms
+    if control is not None and not harms.tasks(control, protocol):
+        reason = f"it takes the copying control (family {control}), above chance"
+        return make_empty_finding(kind, reason)
     _, *parts = harms.thirds()
     if not all(parts) or not {layer for part in parts for layer in part} <= set(harms.swept):
         reason = "not known, for not all layers were measured"
         return make_empty_finding(kind, reason, is_open=True)
-    if control is not None and not harms.tasks(control, protocol):
-        reason = f"it takes the copying control (family {control}), above chance"
-        return make_empty_finding(kind, reason)
     quantity = "mean harm" if control is None else "mean harm beyond copying"
     needs = {at: [_Need(harms, protocol, control, part, at) for part in parts] for at in harms.ats}
     signs = [min(need.sign for need in at_position) for at_position in needs.values()]

@@ -157,7 +157,7 @@ def check_kinds(conditions: Sequence[Condition], n_layers: int) -> None:
     for kind, at in [*layers, *((kind, "all") for kind in mechanisms)]:
         if missing := set(range(n_layers)) - layers.get((kind, at), set()):
             raise InputError(
-                f"until='claims' sums over all {n_layers} layers, and {kind} at {at!r} lacks layer "
+                f"until='claims' takes all {n_layers} layers, and {kind} at {at!r} lacks layer "
                 f"{min(missing)}: use each_layer(model, ...), or --sites all"
             )
     distinct = set(mechanisms.values()) - {""}

@@ -237,6 +237,55 @@ def test_a_change_of_a_layer_that_is_not_critical_is_asked_with_the_first_token_
         assert n_asked(result)["knowledge", "skip"] < 2048
 
 
+def test_a_context_claim_is_decided_though_a_task_beside_it_lacks_middle_layers() -> None:
+    """Early against late asks Mean of all three tasks, and of their middle third only the pair.
+
+    Layer 4, which the context changes, is asked with the first token kept even so.
+    """
+    without = [0.3] * 3 + [0.0] * 6
+    with_it = [0.3] * 3 + [0.0, 0.36, 0.0] + [0.0] * 3
+    other = "knowledge[b]"
+    truth: Truth = {
+        ("knowledge", G): without,
+        ("knowledge[context]", G): with_it,
+        (other, G): without,
+    }
+    whole = draw(truth, shared=True, spared=truth)
+    examples = whole.examples
+    own = examples["task"] == other
+    examples = examples.assign(
+        question=examples["question"].mask(own, ""),
+        prompt=examples["prompt"].mask(own, "Another: " + examples["example"]),
+    )
+    result = ask(dataclasses.replace(whole, examples=examples), LIMIT, "claims")
+    assert statuses(result) == {SHALLOW["knowledge"]: "supported", CONTEXT: "supported"}
+    mean = result.frame[result.frame["ablation"] == "mean"]
+    assert not ((mean["task"] == other) & mean["layer"].isin([3, 4, 5])).any()
+    assert n_asked(result)["knowledge", "mean"] < LIMIT
+
+
+def test_a_change_stays_shown_while_another_claim_asks_its_layer_further() -> None:
+    """Layer 1 changes; early minus late is near its border, and asks early and late on."""
+    without, with_it = [0.03] + [0.0] * 8, [0.03, 0.38] + [0.0] * 7
+    truth: Truth = {("knowledge", G): without, ("knowledge[context]", G): with_it}
+    result = ask(draw(truth, shared=True, spared=truth, n=1024, seed=1), 1024, "claims")
+    found = statuses(result)
+    assert found == {SHALLOW["knowledge"]: "not shown", CONTEXT: "supported"}
+    skip = result.frame[(result.frame["ablation"] == "skip") & (result.frame["at"] == "all")]
+    by_layer = skip.groupby("layer").size()
+    assert by_layer[1] > by_layer[4]
+
+
+def test_reasoning_without_copying_ends_though_other_claims_skip_its_middle_third() -> None:
+    """Without the control, only the opposite could be shown, and harm alone rules that out."""
+    own = {key: TIDY[key] for key in (("retrieval", G), ("reasoning", G))}
+    result = ask(draw(own, spared=own), LIMIT, "claims")
+    assert statuses(result) == {RETRIEVAL: "supported", ORDER: "supported", DEEP: "not shown"}
+    assert n_asked(result)["reasoning", "skip"] < LIMIT
+    evidence = claims_of(result).set_index("claim").loc[DEEP, "evidence"]
+    assert "skip: it takes the copying control" in evidence
+
+
 def test_the_second_kind_alone_does_not_know_what_copying_does() -> None:
     """Both lean alike; Mean was not asked about copying, and may not forget it."""
     truth: Truth = {(family, G): TIDY["retrieval", G] for family in ("retrieval", "language")}
