@@ -211,9 +211,9 @@ def _join_needs(alone: Finding, beyond: Finding) -> Finding:
     sign = min(beyond.sign, alone.sign)
     undecided = [finding for finding in (beyond, alone) if not finding.sign]
     is_open = not sign and any(finding.is_open for finding in undecided)
-    # Where there is no copying control, only the opposite can be shown, by harm alone.
-    undecided = [finding for finding in undecided if finding.is_open] or undecided
-    asks_kept = not sign and all(finding.asks_kept for finding in undecided)
+    # More questions decide open ones only: without a copying control, that is harm alone.
+    open_findings = [finding for finding in undecided if finding.is_open]
+    asks_kept = not sign and all(finding.asks_kept for finding in open_findings or undecided)
     return replace(
         beyond,
         sign=sign,
