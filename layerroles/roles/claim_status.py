@@ -14,7 +14,7 @@ as one kind.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,7 @@ class Claim:
         missing: why the claim is not measurable; empty if it is measurable.
         keys: the families and protocols in which its numbers are measured.
         tasks: the tasks that it is about; empty for all tasks of the families.
+        layers: the layers whose harm enters its numbers; empty for all layers.
         smallest: its smallest effect of interest.
         note: text added to the evidence; empty for none.
     """
@@ -52,6 +53,7 @@ class Claim:
     missing: str = ""
     keys: Sequence[Key] = ()
     tasks: Sequence[str] = ()
+    layers: Collection[int] = ()
     smallest: float = SMALLEST
     note: str = ""
 

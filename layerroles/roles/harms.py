@@ -114,6 +114,7 @@ class Harms:
             (cell.task, cell.protocol): cell for cell in cells_of(result)
         }
         self._sums: dict[tuple[Any, ...], stats.Contrast] = {}
+        self._may_be_critical: dict[tuple[str, str, Place], bool] = {}
         self.keys = list(self._intact_rows)
 
     @functools.cached_property
@@ -150,15 +151,29 @@ class Harms:
 
         The default of `at` is `self.at`. A sweep with `only_needed` runs `after_first` only for
         layers that are critical at all positions; for other layers, `at="after_first"` returns the
-        name of the condition at all positions instead.
+        name of the condition at all positions instead. Critical means in those of the family's
+        tasks in which the layer was ablated.
         """
         at = at or self.at
         if at == AFTER_FIRST and place[0] in self.only_if_critical:
             family = self._cell_by_key[task, protocol].family
-            level = self.level_of(place)
-            at_all = self.harm(family, protocol, {place: 1.0}, at="all", level=level)
-            at = AFTER_FIRST if not at_all.known or at_all.interval.low > CRITICAL else "all"
+            key = family, protocol, place
+            if key not in self._may_be_critical:
+                harm = self._harm_where_asked(family, protocol, place)
+                self._may_be_critical[key] = not harm.known or harm.interval.low > CRITICAL
+            at = AFTER_FIRST if self._may_be_critical[key] else "all"
         return self._condition_at.get((task, protocol, place, at))
+
+    def _harm_where_asked(self, family: str, protocol: str, place: Place) -> stats.Contrast:
+        """Return the harm of one place at all positions, over the tasks in which it was ablated."""
+        level = self.level_of(place)
+        return stats.mean_of(
+            [
+                self.cell_harm(self._cell_by_key[task, protocol], {place: 1.0}, "all", level=level)
+                for task in self.tasks(family, protocol)
+                if (task, protocol, place, "all") in self._condition_at
+            ]
+        )
 
     def asked_condition(self, task: str, protocol: str, place: Place, at: str) -> str | None:
         """Return the name of the condition that ablates one place `at`; None if it was not asked.

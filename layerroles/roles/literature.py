@@ -62,6 +62,8 @@ def _claims_on_shallow(kinds: Sequence[AblationKind], control: str) -> Iterator[
     above chance, the claim is undecided.
     """
     first = kinds[0].harms
+    early, _, late = first.thirds()
+    make_claim = partial(Claim, layers=(*early, *late))
     for family, protocol in first.keys:
         if family not in SHALLOW:
             continue
@@ -72,7 +74,7 @@ def _claims_on_shallow(kinds: Sequence[AblationKind], control: str) -> Iterator[
         alone = find_by_kind(kinds, [key], [leans])
         if control_key not in first.keys:
             note = "no copying control: whether any text leans so is not known"
-            yield Claim(SHALLOW[family], family, protocol, alone, missing, [key], note=note)
+            yield make_claim(SHALLOW[family], family, protocol, alone, missing, [key], note=note)
             continue
         if first.measured(*control_key).empty:
             # The claim is about the excess over copying, which is not known.
@@ -81,13 +83,13 @@ def _claims_on_shallow(kinds: Sequence[AblationKind], control: str) -> Iterator[
                 "the copying control is not shown to be above chance: whether any text leans so is "
                 "not known"
             )
-            yield Claim(SHALLOW[family], family, protocol, undecided, missing, keys, note=note)
+            yield make_claim(SHALLOW[family], family, protocol, undecided, missing, keys, note=note)
             continue
         leans_beyond = partial(_difference_over_depth, key=key, other=control_key)
         both_findings = find_by_kind(kinds, keys, [leans, leans_beyond])
         beyond = find_by_kind(kinds, keys, [leans_beyond])
         note = _compare_with_copying("leans", alone, beyond, both_findings)
-        yield Claim(SHALLOW[family], family, protocol, both_findings, missing, keys, note=note)
+        yield make_claim(SHALLOW[family], family, protocol, both_findings, missing, keys, note=note)
 
 
 def _compare_with_copying(
@@ -148,6 +150,8 @@ def _claims_on_order(kinds: Sequence[AblationKind]) -> Iterator[Claim]:
     family that every layer harms less: reasoning has to need the last third more than retrieval.
     """
     first = kinds[0].harms
+    early, _, late = first.thirds()
+    layers = (*early, *late)
     for protocol in dict.fromkeys(protocol for _, protocol in first.keys):
         keys = ("retrieval", protocol), ("reasoning", protocol)
         if set(keys) <= set(first.keys):
@@ -165,7 +169,7 @@ def _claims_on_order(kinds: Sequence[AblationKind]) -> Iterator[Claim]:
             )
             findings = find_by_kind(kinds, keys, [leans_less, needs_late])
             missing = describe_unmeasured_families(first, keys)
-            yield Claim(ORDER, "reasoning", protocol, findings, missing, keys)
+            yield Claim(ORDER, "reasoning", protocol, findings, missing, keys, layers=layers)
 
 
 def _claims_on_deep(kinds: Sequence[AblationKind], control: str) -> Iterator[Claim]:
@@ -174,6 +178,8 @@ def _claims_on_deep(kinds: Sequence[AblationKind], control: str) -> Iterator[Cla
     These are the middle and the last third of the layers.
     """
     first = kinds[0].harms
+    _, middle, late = first.thirds()
+    layers = (*middle, *late)
     for family, protocol in first.keys:
         if family == "reasoning":
             keys = [(family, protocol), (control, protocol)]
@@ -189,7 +195,9 @@ def _claims_on_deep(kinds: Sequence[AblationKind], control: str) -> Iterator[Cla
             note = _describe_against_copying(
                 "needs them", *statuses, no_more="needs them, but not both thirds more than copying"
             )
-            yield Claim(DEEP, family, protocol, both_findings, missing, keys, note=note)
+            yield Claim(
+                DEEP, family, protocol, both_findings, missing, keys, layers=layers, note=note
+            )
 
 
 def _join_needs(alone: Finding, beyond: Finding) -> Finding:
@@ -203,7 +211,9 @@ def _join_needs(alone: Finding, beyond: Finding) -> Finding:
     sign = min(beyond.sign, alone.sign)
     undecided = [finding for finding in (beyond, alone) if not finding.sign]
     is_open = not sign and any(finding.is_open for finding in undecided)
-    asks_kept = not sign and all(finding.asks_kept for finding in undecided)
+    # More questions decide open ones only: without a copying control, that is harm alone.
+    open_findings = [finding for finding in undecided if finding.is_open]
+    asks_kept = not sign and all(finding.asks_kept for finding in open_findings or undecided)
     return replace(
         beyond,
         sign=sign,
@@ -226,13 +236,13 @@ def _judge_need(kind: AblationKind, protocol: str, control: str | None) -> Findi
     the mean is shown to be below the smallest effect, and the harm of every layer below 0.2.
     """
     harms = kind.harms
+    if control is not None and not harms.tasks(control, protocol):
+        reason = f"it takes the copying control (family {control}), above chance"
+        return make_empty_finding(kind, reason)
     _, *parts = harms.thirds()
     if not all(parts) or not {layer for part in parts for layer in part} <= set(harms.swept):
         reason = "not known, for not all layers were measured"
         return make_empty_finding(kind, reason, is_open=True)
-    if control is not None and not harms.tasks(control, protocol):
-        reason = f"it takes the copying control (family {control}), above chance"
-        return make_empty_finding(kind, reason)
     quantity = "mean harm" if control is None else "mean harm beyond copying"
     needs = {at: [_Need(harms, protocol, control, part, at) for part in parts] for at in harms.ats}
     signs = [min(need.sign for need in at_position) for at_position in needs.values()]

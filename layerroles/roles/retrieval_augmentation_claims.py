@@ -268,12 +268,15 @@ def _condition_of(harms: Harms, pair: CellPair, place: Place, at: str) -> str | 
     """Return the name of the condition that ablates one layer `at`; None if there is none.
 
     For a layer that is not critical, this is the condition at all positions, unless both cells were
-    asked at least as many questions under the condition `at`.
+    asked as many questions under the condition `at` as under the ablation of every layer at all
+    positions.
     """
     first = pair.one.task, pair.one.protocol
-    name, at_all = (harms.asked_condition(*first, place, each) for each in (at, harms.at))
+    name = harms.asked_condition(*first, place, at)
+    at_all = [str(harms.asked_condition(*first, other, harms.at)) for other in harms.places]
     if name is None or any(
-        cell.n_rows.get(name, 0) < cell.n_rows.get(str(at_all), 0) for cell in pair.cells
+        cell.n_rows.get(name, 0) < min(cell.n_rows.get(other, 0) for other in at_all)
+        for cell in pair.cells
     ):
         return harms.condition(*first, place, at)
     return name

@@ -45,8 +45,8 @@ def next_cells(result: SweepResult, plan: Plan) -> dict[Key, int]:
       is critical there. The examples are those asked under the ablation at all positions.
       This holds after the verdict is decided, too.
     - In a sweep with `until`, an undecided condition needs answers up to the next look, in all of
-      the family's cells with skill. So do all conditions of a kind of ablation on which an
-      undecided claim depends.
+      the family's cells with skill. For an undecided claim, so do the conditions of one kind of
+      ablation on the claim's layers.
     - In a cell without skill, only the intact model answers further questions.
 
     Args:

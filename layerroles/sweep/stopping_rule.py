@@ -29,11 +29,12 @@ class Decided:
     asked. Intervals are widened to account for the repeated looks (`stats.Looks`), so each verdict
     is wrong with probability `error` at most.
 
-    If the goal is claims, each layer is ablated with the first kind of ablation (such as `Skip`),
-    on more and more questions, until each claim of the literature (`Roles.claims`) or its opposite
-    is shown. The next kind is used only for claims that then depend on it. A claim needs no more
-    questions when it is supported or contradicted, or when further questions cannot decide it, for
-    example because its number is known to lie between 0 and twice the smallest effect of interest.
+    If the goal is claims, the layers of each claim of the literature (`Roles.claims`) are ablated
+    with the first kind of ablation (such as `Skip`), on more and more questions, until the claim or
+    its opposite is shown. The next kind is used only for claims that then depend on it. A claim
+    needs no more questions when it is supported or contradicted, or when further questions cannot
+    decide it, for example because its number is known to lie between 0 and twice the smallest
+    effect of interest.
 
     Attributes:
         error: the probability with which a verdict may be wrong, from 1e-6 to below 0.5.
@@ -156,7 +157,7 @@ def check_kinds(conditions: Sequence[Condition], n_layers: int) -> None:
     for kind, at in [*layers, *((kind, "all") for kind in mechanisms)]:
         if missing := set(range(n_layers)) - layers.get((kind, at), set()):
             raise InputError(
-                f"until='claims' sums over all {n_layers} layers, and {kind} at {at!r} lacks layer "
+                f"until='claims' takes all {n_layers} layers, and {kind} at {at!r} lacks layer "
                 f"{min(missing)}: use each_layer(model, ...), or --sites all"
             )
     distinct = set(mechanisms.values()) - {""}

@@ -1,12 +1,14 @@
 """Choose the questions that a sweep with `until="claims"` asks for claims that are not decided.
 
-A claim sums over all layers, so the same questions are asked with each layer ablated. The layers
-are ablated with the first kind of ablation, such as `Skip`. What a kind of ablation says about a
-claim, with numbers, is its *finding*. Once the first kind's finding shows the claim or its
-opposite, the next kind follows, if the claim depends on it (`roles.Claim.open_finding`). If the
-sweep has conditions with `at="after_first"`, a claim also has to hold with the first token kept,
-that is, not ablated. Once a claim depends on this, critical layers are also ablated `after_first`,
-and so are the layers whose harm a context is shown to change.
+The first questions are asked with every layer ablated. A claim sums over some or all layers, such
+as the first and the last third (`roles.Claim.layers`), so the same further questions are asked with
+each of these layers ablated: first by the first kind of ablation, such as `Skip`. What a kind of
+ablation says about a claim, with numbers, is its *finding*. Once the first kind's finding shows the
+claim or its opposite, the next kind follows, if the claim depends on it
+(`roles.Claim.open_finding`). If the sweep has conditions with `at="after_first"`, a claim also has
+to hold with the first token kept, that is, not ablated. Once a claim depends on this, its critical
+layers are also ablated `after_first`, and so are the layers whose harm a context is shown to
+change.
 
 A *cell* is one task under one protocol. A *look* is a number of questions after which the results
 are judged again.
@@ -17,15 +19,18 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from layerroles import stats
 from layerroles.results import (
     CRITICAL,
     INTACT,
     Cell,
+    Decision,
     SweepResult,
     ablations_asked,
     cells_of,
     decisions_of,
     find_waiting,
+    mean_harm,
 )
 from layerroles.roles import Claim, Finding, claims_on_layers
 from layerroles.sweep.next_counts import Plan, Targets, count_first
@@ -42,8 +47,8 @@ class OpenClaim:
     Attributes:
         claim: the claim.
         finding: what this kind of ablation says about the claim so far.
-        cells: the cells that the claim is about, each with this kind's conditions at all positions
-            and, if the claim depends on them, this kind's conditions `after_first`.
+        cells: the cells that the claim is about, each with this kind's conditions on the claim's
+            layers: those at all positions and, if the claim depends on them, those `after_first`.
     """
 
     claim: Claim
@@ -148,15 +153,16 @@ class _Conditions:
         self._cells = cells_of(result)
         self._decisions = decisions_of(self._cells, manifest) if waiting else []
         planned = set(plan["conditions"]) - set(waiting)
-        self._names: dict[str, tuple[str, ...]] = {}
-        for entry in manifest["conditions"]:
-            if entry["hash"] in planned:
-                names = self._names.get(entry["ablation"], ())
-                self._names[entry["ablation"]] = (*names, str(entry["name"]))
+        self._planned = [entry for entry in manifest["conditions"] if entry["hash"] in planned]
 
     def of(self, claim: Claim, finding: Finding) -> tuple[CellConditions, ...]:
         """Return `OpenClaim.cells` for a claim and the kind of ablation of a finding."""
-        names = self._names[finding.ablation]
+        names = tuple(
+            str(entry["name"])
+            for entry in self._planned
+            if entry["ablation"] == finding.ablation
+            and (not claim.layers or set(entry["layers"]) <= set(claim.layers))
+        )
         return tuple(
             (cell, names, self._kept(cell, names, finding) if finding.asks_kept else ())
             for cell in self._cells
@@ -171,7 +177,8 @@ class _Conditions:
         The layers are the critical ones, and those of `Finding.kept_layers`.
 
         Args:
-            cell: the cell; a critical layer is critical in the cell's family under its protocol.
+            cell: the cell; a critical layer is critical in those of the family's cells in which it
+                was ablated.
             names: the names of the conditions at all positions that show which layers are critical.
             finding: what these conditions say about the claim.
         """
@@ -183,10 +190,17 @@ class _Conditions:
             and (decision.family, decision.protocol) == (cell.family, cell.protocol)
             and decision.after_first_condition is not None
             and (
-                decision.harm.interval.low > CRITICAL
+                _harm_where_asked(decision).interval.low > CRITICAL
                 or layer_of.get(decision.condition) in finding.kept_layers
             )
         )
+
+
+def _harm_where_asked(decision: Decision) -> stats.Contrast:
+    """Return the harm of a decision's condition, over the cells in which it was asked."""
+    name = decision.condition
+    asked = [cell for cell in decision.cells if name in cell.conditions.index]
+    return mean_harm(asked, {name: 1.0})
 
 
 def expected_for_claims(result: SweepResult, plan: Plan) -> dict[str, float]:

@@ -22,6 +22,7 @@ from layerroles.roles.claim_findings import Number, make_finding
 from layerroles.roles.harms import Harms
 from layerroles.roles.harms_by_ablation import AblationKind
 from layerroles.roles.literature import DEEP, ORDER, SHALLOW
+from layerroles.roles.protocol_claims import MORE
 from layerroles.roles.retrieval_augmentation_claims import CONTEXT
 from layerroles.sweep.next_cells import ask_for, next_cells, open_decisions
 from layerroles.sweep.next_counts import OpenDecision, Plan
@@ -126,6 +127,38 @@ def test_critical_layers_are_asked_after_first_once_a_claim_depends_on_it() -> N
     assert not [hash for hash, _, _ in asked if hash.endswith("after_first")]
 
 
+def test_only_the_layers_of_a_claim_are_asked_on() -> None:
+    """Early against late: of the middle third, Skip asks the first questions and Mean none."""
+    truth: Truth = {("retrieval", G): [0.3] * 3 + [0.9] * 3 + [0.0] * 3}
+    whole = draw(truth, spared=truth)
+    result = ask(whole, LIMIT, "claims")
+    assert statuses(result) == {RETRIEVAL: "supported"}
+    frame = result.frame.assign(middle=result.frame["layer"].isin([3, 4, 5]))
+    sizes = frame.groupby(["ablation", "at", "middle", "condition"]).size()
+    assert set(sizes["skip", "all", True]) == {32}
+    assert min(sizes["skip", "all", False]) > 32
+    assert ("mean", "all", True) not in sizes.index.droplevel("condition")
+    assert not frame.loc[frame["at"] == "after_first", "middle"].any()
+    # Its numbers are those of a sweep that asks all layers as many questions.
+    n = int(sizes["skip", "all", False].min())
+    place = whole.frame.groupby(KEYS[:3]).cumcount()
+    evenly = dataclasses.replace(result, frame=whole.frame[place < n].reset_index(drop=True))
+    (own,), (even,) = (claims_of(one)["numbers"][0][:1] for one in (result, evenly))
+    assert own == even
+
+
+def test_reasoning_is_asked_of_middle_and_late_layers_and_both_protocols_of_all() -> None:
+    truth: Truth = {("reasoning", G): [0.1] * LAYERS, ("reasoning", "continuation"): [0.1] * LAYERS}
+    for protocols, layers in ((1, range(3, LAYERS)), (2, range(LAYERS))):
+        own = dict(list(truth.items())[:protocols])
+        first = first_look(draw(own))
+        plan = plan_of(first, LIMIT, "claims")
+        names = {DEEP} if protocols == 1 else {MORE}
+        claims = [one for one in open_decisions(first, plan) if one.claim.claim in names]
+        asked = {hash for hash, _, _ in ask_for(claims, first, plan)} - {INTACT}
+        assert asked == {f"skip L{layer}" for layer in layers}
+
+
 def test_a_family_without_skill_is_asked_of_the_intact_model_only() -> None:
     whole = draw({("retrieval", G): [0.5] * LAYERS})
     guessed = dataclasses.replace(whole, frame=whole.frame.assign(score=0.0))
@@ -154,7 +187,7 @@ def test_a_second_kind_is_asked_of_all_tasks_of_a_family() -> None:
     assert ("mean", SECOND[0]) in by_task.index
 
 
-def test_every_layer_after_first_is_asked_along_if_the_sweep_says_so() -> None:
+def test_every_layer_of_a_claim_is_asked_after_first_along_if_the_sweep_says_so() -> None:
     at_all = {("retrieval", G): TIDY["retrieval", G]}
     whole = draw(at_all, spared=at_all)
     plan, result = plan_of(whole, LIMIT, "claims"), as_decided(whole, LIMIT, "claims")
@@ -163,8 +196,8 @@ def test_every_layer_after_first_is_asked_along_if_the_sweep_says_so() -> None:
     manifest = result.manifest | {"only_needed": False}
     result = dataclasses.replace(result, frame=first.reset_index(drop=True), manifest=manifest)
     asked = {hash for hash, _, _ in next_cells(result, plan)}
-    n_after_first = len([hash for hash in asked if hash.endswith("after_first")])
-    assert n_after_first == LAYERS
+    kept = {hash for hash in asked if hash.endswith("after_first")}
+    assert kept == {f"skip L{layer} after_first" for layer in (0, 1, 2, 6, 7, 8)}
 
 
 def test_kinds_of_another_command_are_not_asked() -> None:
@@ -202,6 +235,55 @@ def test_a_change_of_a_layer_that_is_not_critical_is_asked_with_the_first_token_
         assert set(kept["layer"]) == {0}
         assert kept["task"].nunique() == 2
         assert n_asked(result)["knowledge", "skip"] < 2048
+
+
+def test_a_context_claim_is_decided_though_a_task_beside_it_lacks_middle_layers() -> None:
+    """Early against late asks Mean of all three tasks, and of their middle third only the pair.
+
+    Layer 4, which the context changes, is asked with the first token kept even so.
+    """
+    without = [0.3] * 3 + [0.0] * 6
+    with_it = [0.3] * 3 + [0.0, 0.36, 0.0] + [0.0] * 3
+    other = "knowledge[b]"
+    truth: Truth = {
+        ("knowledge", G): without,
+        ("knowledge[context]", G): with_it,
+        (other, G): without,
+    }
+    whole = draw(truth, shared=True, spared=truth)
+    examples = whole.examples
+    own = examples["task"] == other
+    examples = examples.assign(
+        question=examples["question"].mask(own, ""),
+        prompt=examples["prompt"].mask(own, "Another: " + examples["example"]),
+    )
+    result = ask(dataclasses.replace(whole, examples=examples), LIMIT, "claims")
+    assert statuses(result) == {SHALLOW["knowledge"]: "supported", CONTEXT: "supported"}
+    mean = result.frame[result.frame["ablation"] == "mean"]
+    assert not ((mean["task"] == other) & mean["layer"].isin([3, 4, 5])).any()
+    assert n_asked(result)["knowledge", "mean"] < LIMIT
+
+
+def test_a_change_stays_shown_while_another_claim_asks_its_layer_further() -> None:
+    """Layer 1 changes; early minus late is near its border, and asks early and late on."""
+    without, with_it = [0.03] + [0.0] * 8, [0.03, 0.38] + [0.0] * 7
+    truth: Truth = {("knowledge", G): without, ("knowledge[context]", G): with_it}
+    result = ask(draw(truth, shared=True, spared=truth, n=1024, seed=1), 1024, "claims")
+    found = statuses(result)
+    assert found == {SHALLOW["knowledge"]: "not shown", CONTEXT: "supported"}
+    skip = result.frame[(result.frame["ablation"] == "skip") & (result.frame["at"] == "all")]
+    by_layer = skip.groupby("layer").size()
+    assert by_layer[1] > by_layer[4]
+
+
+def test_reasoning_without_copying_ends_though_other_claims_skip_its_middle_third() -> None:
+    """Without the control, only the opposite could be shown, and harm alone rules that out."""
+    own = {key: TIDY[key] for key in (("retrieval", G), ("reasoning", G))}
+    result = ask(draw(own, spared=own), LIMIT, "claims")
+    assert statuses(result) == {RETRIEVAL: "supported", ORDER: "supported", DEEP: "not shown"}
+    assert n_asked(result)["reasoning", "skip"] < LIMIT
+    evidence = claims_of(result).set_index("claim").loc[DEEP, "evidence"]
+    assert "skip: it takes the copying control" in evidence
 
 
 def test_the_second_kind_alone_does_not_know_what_copying_does() -> None:
