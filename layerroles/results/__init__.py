@@ -23,6 +23,7 @@ from layerroles.results.condition_verdicts import drops_by_half as drops_by_half
 from layerroles.results.condition_verdicts import find_deferred as find_deferred
 from layerroles.results.condition_verdicts import find_waiting as find_waiting
 from layerroles.results.condition_verdicts import group_by_family as group_by_family
+from layerroles.results.condition_verdicts import harm_where_asked as harm_where_asked
 from layerroles.results.condition_verdicts import judge as judge
 from layerroles.results.condition_verdicts import mean_harm as mean_harm
 from layerroles.results.condition_verdicts import verdict_levels as verdict_levels

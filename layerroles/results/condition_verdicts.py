@@ -218,6 +218,14 @@ def mean_harm(
     return stats.mean_of([cell.harm(weights, level=level) for cell in cells])
 
 
+def harm_where_asked(
+    cells: Sequence[Cell], condition: str, level: float = stats.LEVEL
+) -> stats.Contrast:
+    """Return the harm of one condition, averaged over the cells in which it was asked."""
+    asked = [cell for cell in cells if condition in cell.conditions.index]
+    return mean_harm(asked, {condition: 1.0}, level)
+
+
 def tabulate_decisions(
     cells: Sequence[Cell], manifest: Mapping[str, Any], *, interim: bool
 ) -> pd.DataFrame:

@@ -29,6 +29,7 @@ from layerroles.results import (
     check_unambiguous,
     conditions_of,
     find_waiting,
+    harm_where_asked,
     nearer_of_both_chances,
     records,
     verdict_levels,
@@ -114,7 +115,7 @@ class Harms:
             (cell.task, cell.protocol): cell for cell in cells_of(result)
         }
         self._sums: dict[tuple[Any, ...], stats.Contrast] = {}
-        self._may_be_critical: dict[tuple[str, str, Place], bool] = {}
+        self._harms_at_all: dict[tuple[str, str, str], stats.Contrast] = {}
         self.keys = list(self._intact_rows)
 
     @functools.cached_property
@@ -156,24 +157,20 @@ class Harms:
         """
         at = at or self.at
         if at == AFTER_FIRST and place[0] in self.only_if_critical:
+            at_all = self._condition_at.get((task, protocol, place, "all"))
             family = self._cell_by_key[task, protocol].family
-            key = family, protocol, place
-            if key not in self._may_be_critical:
-                harm = self._harm_where_asked(family, protocol, place)
-                self._may_be_critical[key] = not harm.known or harm.interval.low > CRITICAL
-            at = AFTER_FIRST if self._may_be_critical[key] else "all"
+            if at_all is not None and not self._may_be_critical(family, protocol, place, at_all):
+                return at_all
         return self._condition_at.get((task, protocol, place, at))
 
-    def _harm_where_asked(self, family: str, protocol: str, place: Place) -> stats.Contrast:
-        """Return the harm of one place at all positions, over the tasks in which it was ablated."""
-        level = self.level_of(place)
-        return stats.mean_of(
-            [
-                self.cell_harm(self._cell_by_key[task, protocol], {place: 1.0}, "all", level=level)
-                for task in self.tasks(family, protocol)
-                if (task, protocol, place, "all") in self._condition_at
-            ]
-        )
+    def _may_be_critical(self, family: str, protocol: str, place: Place, at_all: str) -> bool:
+        """Return whether the harm of the condition `at_all` of one place is critical or unknown."""
+        key = family, protocol, at_all
+        if key not in self._harms_at_all:
+            cells = [self._cell_by_key[task, protocol] for task in self.tasks(family, protocol)]
+            self._harms_at_all[key] = harm_where_asked(cells, at_all, self.level_of(place))
+        harm = self._harms_at_all[key]
+        return not harm.known or harm.interval.low > CRITICAL
 
     def asked_condition(self, task: str, protocol: str, place: Place, at: str) -> str | None:
         """Return the name of the condition that ablates one place `at`; None if it was not asked.

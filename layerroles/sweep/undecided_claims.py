@@ -19,18 +19,16 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from layerroles import stats
 from layerroles.results import (
     CRITICAL,
     INTACT,
     Cell,
-    Decision,
     SweepResult,
     ablations_asked,
     cells_of,
     decisions_of,
     find_waiting,
-    mean_harm,
+    harm_where_asked,
 )
 from layerroles.roles import Claim, Finding, claims_on_layers
 from layerroles.sweep.next_counts import Plan, Targets, count_first
@@ -190,17 +188,10 @@ class _Conditions:
             and (decision.family, decision.protocol) == (cell.family, cell.protocol)
             and decision.after_first_condition is not None
             and (
-                _harm_where_asked(decision).interval.low > CRITICAL
+                harm_where_asked(decision.cells, decision.condition).interval.low > CRITICAL
                 or layer_of.get(decision.condition) in finding.kept_layers
             )
         )
-
-
-def _harm_where_asked(decision: Decision) -> stats.Contrast:
-    """Return the harm of a decision's condition, over the cells in which it was asked."""
-    name = decision.condition
-    asked = [cell for cell in decision.cells if name in cell.conditions.index]
-    return mean_harm(asked, {name: 1.0})
 
 
 def expected_for_claims(result: SweepResult, plan: Plan) -> dict[str, float]:
