@@ -5,7 +5,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -25,6 +25,7 @@ import pandas as pd
 from beartype import BeartypeConf, BeartypeDecorPlace
 from beartype.claw import beartype_package
 
+from tests.support import skips
 from tests.support.type_checks import VIOLATION, make_checker
 
 # Every annotated type of the package is checked at each call, in doctests too: by `make_checker`
@@ -48,6 +49,18 @@ beartype_package(
 )
 jaxtyping.jaxtyped = make_checker  # the decorator that its import hook writes
 jaxtyping.install_import_hook(WITH_SHAPES, None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A skip for a reason that is not on the list fails."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail"):
+        reason = str(report.longrepr[-1])  # type: ignore[index]  # file, line, reason
+        if not skips.is_allowed(reason):
+            report.outcome = "failed"
+            report.longrepr = f"{reason}: not on the list in tests/support/skips.py"
+    return report
 
 
 @pytest.fixture(autouse=True)
