@@ -4,12 +4,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test quick compat families pages coverage wheel bench lint format docs browser clean
+.PHONY: help setup demo test test-rest test-all quick compat families pages coverage wheel bench lint format docs browser clean
 
 help:
 	@echo "make setup    .venv with everything that development needs"
 	@echo "make demo     ablate every layer of a 30-layer model; writes runs/demo/report.html"
-	@echo "make test     all tests (installs Chromium for the report's test where it is missing)"
+	@echo "make test     the tests, without the slow ones (installs Chromium where it is missing)"
+	@echo "make test-all all tests"
 	@echo "make quick    tests of most steps of the study, in about two minutes: for every commit"
 	@echo "make coverage the tests, and which lines and branches they do not reach"
 	@echo "make wheel    build the wheel; install and use it under each of PYTHONS='python3.11 ...'"
@@ -54,10 +55,19 @@ INSTALL := $(BIN)/python -m pip install --no-compile --editable
 demo: .venv/core.stamp
 	$(BIN)/python experiments/demo.py
 
+# What `make test` leaves out, by the reason why: the markers of pyproject.toml.
+SLOW := browser or devices or experiments or matrix or package or pages or ray or real or truth
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 test: setup browser
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+	$(PYTEST) --durations 20 -m "not ($(SLOW))"
 
-# A file or two for most steps of the study; what they do not reach, `make test` does.
+test-rest: setup browser
+	$(PYTEST) -m "$(SLOW)"
+
+test-all: setup browser
+	$(PYTEST)
+
+# A file or two for most steps of the study, in two minutes.
 QUICK := test_layering.py test_names.py test_sites.py ablations/test_condition_hashes.py \
 	engine/planning/test_planning.py engine/fused/test_partial_attention.py engine/fused/test_kv_buffer.py \
 	engine/fused/test_readout.py tasks/test_grading.py tasks/test_local.py tasks/test_frozen_questions.py \
@@ -86,7 +96,7 @@ pages: setup
 	$(BIN)/python -m tests.support.pages
 
 coverage: setup browser
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal --cov --cov-report=term
+	$(PYTEST) --cov --cov-report=term
 
 # In an empty environment each, away from this folder: what is not declared is missing there.
 PYTHONS ?= $(PYTHON)

@@ -98,6 +98,7 @@ def test_two_workers_give_the_rows_of_this_process(tmp_path: Path) -> None:
     assert of_broken.score.isna().all()
 
 
+@pytest.mark.ray
 @pytest.mark.usefixtures("cluster")
 def test_what_is_asked_until_it_is_decided_is_the_same(tmp_path: Path) -> None:
     def planted() -> Any:
@@ -147,6 +148,7 @@ class Holding(lr.Ablation):
         return write
 
 
+@pytest.mark.ray
 @pytest.mark.usefixtures("cluster")
 def test_what_cannot_be_answered_is_told_in_a_line(tmp_path: Path) -> None:
     model = lr.load(model_path("llama"), device="meta")
@@ -175,12 +177,14 @@ def test_what_cannot_be_answered_is_told_in_a_line(tmp_path: Path) -> None:
         moved.run(tmp_path / "lost", backend="ray", workers=1)
 
 
+@pytest.mark.ray
 def test_kills_of_workers_and_of_the_driver_change_nothing(tmp_path: Path) -> None:
     alone = sweep().run(tmp_path / "alone")
     killed_workers(alone, tmp_path, 1, seed=1)
     killed_drivers(alone, tmp_path / "drivers", 1, seed=1)
 
 
+@pytest.mark.ray
 def test_kills_of_workers_during_looks_change_neither_rows_nor_verdicts(tmp_path: Path) -> None:
     alone = looking_sweep().run(tmp_path / "alone")
     assert alone.frame.groupby("condition").size().nunique() > 1  # some were asked more
@@ -213,6 +217,7 @@ def test_wrong_options_are_told_in_a_line(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.ray
 @pytest.mark.usefixtures("cluster")
 def test_more_gpus_than_there_are(tmp_path: Path) -> None:
     model = lr.load(model_path("llama"))
