@@ -4,7 +4,9 @@ import string
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import cache
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -22,8 +24,6 @@ from tests.support.scale import Scale
 
 Size = Callable[[], AbstractContextManager[object]]
 
-MODEL = random_model("llama")
-TWIN = Twin(MODEL)
 # None begins as a question does: a donor's write would equal it up to rounding.
 REFERENCE = lr.Reference(["Some text", "Another text"])
 
@@ -47,10 +47,22 @@ ablations = st.sampled_from(
         Scale(0.5),
     ]
 )
+swaps = st.deferred(lambda: st.just(lr.Swap(random_model("llama", seed=1))))
 edits = st.one_of(
     st.tuples(sites, ablations),
-    st.tuples(parts, st.sampled_from([lr.Skip(), lr.Swap(random_model("llama", seed=1))])),
+    st.tuples(parts, st.just(lr.Skip()) | swaps),
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def donor() -> None:
+    """Made here: at collection every worker would make it, and strategies may not."""
+    random_model("llama", seed=1)
+
+
+@cache
+def twin() -> Twin:
+    return Twin(random_model("llama"))
 
 
 def odd(ctx: lr.EditContext) -> Tensor:
@@ -85,12 +97,13 @@ def test_log_likelihoods(
     pairs: list[tuple[str, str]], conditions: list[Condition], budget: Budget, size: Size
 ) -> None:
     # A continuation that is all blanks melts into a context that is; "x" alone is one token.
-    requests = encode_scored(MODEL, [(context, text + "x") for context, text in pairs])
-    references = resolve_references(MODEL, conditions)
-    plain = Plain(MODEL, references, batch_size=3)
+    model = random_model("llama")
+    requests = encode_scored(model, [(context, text + "x") for context, text in pairs])
+    references = resolve_references(model, conditions)
+    plain = Plain(model, references, batch_size=3)
     expected = collect_answers(plain.answer([requests], conditions))
     with size():
-        fused = Fused(TWIN, references, budget)
+        fused = Fused(twin(), references, budget)
         found = collect_answers(fused.answer([requests], conditions))
     for scores, theirs in zip(found, expected, strict=True):
         for one, two in zip(scores, theirs, strict=True):
@@ -113,14 +126,15 @@ def test_texts(
     budget: Budget,
     size: Size,
 ) -> None:
+    model = random_model("llama")
     requests = encode_written(
-        MODEL, [(text, {"until": until, "max_gen_toks": most}) for text, most in asked]
+        model, [(text, {"until": until, "max_gen_toks": most}) for text, most in asked]
     )
-    references = resolve_references(MODEL, conditions)
-    plain = Plain(MODEL, references, batch_size=1, use_cache=False)
+    references = resolve_references(model, conditions)
+    plain = Plain(model, references, batch_size=1, use_cache=False)
     expected = collect_answers(plain.answer([requests], conditions))
     with size():
-        fused = Fused(TWIN, references, budget)
+        fused = Fused(twin(), references, budget)
         assert collect_answers(fused.answer([requests], conditions)) == expected
 
 
@@ -139,16 +153,17 @@ def test_both_verbs_at_once(
     budget: Budget,
     size: Size,
 ) -> None:
-    scores = encode_scored(MODEL, [(context, text + "x") for context, text in pairs])
-    texts = encode_written(MODEL, [(text, {"max_gen_toks": most}) for text, most in asked])
+    model = random_model("llama")
+    scores = encode_scored(model, [(context, text + "x") for context, text in pairs])
+    texts = encode_written(model, [(text, {"max_gen_toks": most}) for text, most in asked])
     # A context that is scored and gone on from is read once.
-    texts += encode_written(MODEL, [(pairs[0][0], {"max_gen_toks": 3})])
-    references = resolve_references(MODEL, conditions)
-    plain = Plain(MODEL, references, batch_size=1, use_cache=False)
+    texts += encode_written(model, [(pairs[0][0], {"max_gen_toks": 3})])
+    references = resolve_references(model, conditions)
+    plain = Plain(model, references, batch_size=1, use_cache=False)
     expected = [collect_answers(plain.answer([each], conditions)) for each in (scores, texts)]
     found: tuple[dict, dict] = ({}, {})
     with size():
-        for which, place, answers in Fused(TWIN, references, budget).answer(
+        for which, place, answers in Fused(twin(), references, budget).answer(
             [scores, texts], conditions
         ):
             assert place not in found[which]  # each list once under each condition

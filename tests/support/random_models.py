@@ -278,22 +278,23 @@ def random_model(architecture: str, dtype: str = "float32", seed: int = 0) -> Tr
     return _loaded(architecture, dtype, seed)
 
 
-_shared: dict[str, tuple[TransformerBridge, list[int]]] = {}
+_shared: dict[str, tuple[list[torch.Tensor], list[int]]] = {}
 
 
 @cache
 def _loaded(architecture: str, dtype: str, seed: int) -> TransformerBridge:
     model = lr.load(model_path(architecture, seed), dtype=dtype)
-    _shared[f"{architecture}, {dtype}, seed {seed}"] = (model, _versions(model))
+    # Those of a model that was loaded in inference mode have no counter.
+    weights: list[torch.Tensor] = [each for each in model.parameters() if not each.is_inference()]
+    _shared[f"{architecture}, {dtype}, seed {seed}"] = (weights, _versions(weights))
     return model
 
 
-def _versions(model: TransformerBridge) -> list[int]:
-    """How often each parameter was written to, where that is counted."""
-    # Those of a model that was loaded in inference mode have no counter.
-    return [each._version for each in model.parameters() if not each.is_inference()]
+def _versions(weights: list[torch.Tensor]) -> list[int]:
+    """How often each was written to."""
+    return [each._version for each in weights]
 
 
 def changed_models() -> list[str]:
     """The shared models whose weights a test wrote to: no later test can trust them."""
-    return [name for name, (model, before) in _shared.items() if _versions(model) != before]
+    return [name for name, (weights, before) in _shared.items() if _versions(weights) != before]
