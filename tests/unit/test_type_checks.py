@@ -1,13 +1,16 @@
 """The tests run with the package's types and shapes checked at each call."""
 
 import dataclasses
+import pkgutil
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 from jaxtyping import Float
 from numpy import ndarray
 
+import layerroles
 from layerroles.stats import paired_binary
 from layerroles.tasks.grade_retrieval import first_paragraph
 from tests.support.type_checks import make_checker
@@ -85,3 +88,16 @@ def test_what_a_dataclass_is_given_is_checked() -> None:
     assert Named("a").name == "a"
     with pytest.raises(TypeError, match="parameter name=1"):
         Named(1)  # type: ignore[arg-type]
+
+
+def test_every_module_of_the_package_is_loaded_under_the_checks() -> None:
+    """One that pytest takes for a test, by its name, it would load without them."""
+    names = [module.name for module in pkgutil.walk_packages(layerroles.__path__, "layerroles.")]
+    loaders = {name: type(find_spec(name).loader) for name in names}  # type: ignore[union-attr]
+    assert len(loaders) > 200
+    unchecked = {
+        name: loader
+        for name, loader in loaders.items()
+        if loader.__module__.partition(".")[0] not in ("beartype", "jaxtyping")
+    }
+    assert not unchecked

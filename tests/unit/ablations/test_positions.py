@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 import pytest
@@ -76,10 +77,20 @@ def logits(
         return model(torch.tensor([ids])).logits[0]
 
 
-@pytest.mark.parametrize("executor", EXECUTORS)
-@pytest.mark.parametrize("at", [*ATS, every_other])
-@pytest.mark.parametrize("part", ["block", "attn", "head"])
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+# A Latin square first: each executor meets each position, each position each part.
+WAYS = [
+    pytest.param(architecture, part, at, executor, marks=() if first else pytest.mark.matrix)
+    for (a, architecture), (p, part), (n, at), (e, executor) in product(
+        enumerate(("llama", "gpt2")),
+        enumerate(("block", "attn", "head")),
+        enumerate((*ATS, every_other)),
+        enumerate(EXECUTORS),
+    )
+    for first in [(p + n + e) % 3 == 0 and (n + e) % 2 == a]
+]
+
+
+@pytest.mark.parametrize(("architecture", "part", "at", "executor"), WAYS)
 def test_where_it_acts(architecture: str, part: str, at: At, executor: str) -> None:
     model = random_model(architecture)
     site = lr.Site(1, part, 2 if part == "head" else None)  # type: ignore[arg-type]  # a part
@@ -122,9 +133,18 @@ ABLATIONS = {
 }
 
 
-@pytest.mark.parametrize("at", [*ATS, every_other])
-@pytest.mark.parametrize("name", ABLATIONS)
-@pytest.mark.parametrize("architecture", ["llama", "gemma2", "neox"])
+# Each ablation meets each position, in one of the models first.
+KINDS = [
+    pytest.param(architecture, name, at, marks=() if (k + n) % 3 == a else pytest.mark.matrix)
+    for (a, architecture), (k, name), (n, at) in product(
+        enumerate(("llama", "gemma2", "neox")),
+        enumerate(ABLATIONS),
+        enumerate((*ATS, every_other)),
+    )
+]
+
+
+@pytest.mark.parametrize(("architecture", "name", "at"), KINDS)
 def test_neither_batch_nor_cache_nor_executor_matters(architecture: str, name: str, at: At) -> None:
     model = random_model(architecture)
     edit, part = ABLATIONS[name]
