@@ -20,6 +20,7 @@ import layerroles as lr
 from layerroles.sweep import task_protocol_cells
 from layerroles.tasks import guessing
 from tests.support.random_models import CONFIGS, tokenizer
+from tests.support.tiers import mark_rest
 
 Load = Callable[[str], ModuleType]
 
@@ -82,8 +83,11 @@ def benchmarks(folder: Path) -> Path:
     return folder
 
 
+SCRIPTS = ["retrieval", "rag", "knowledge", "reasoning", "reading_writing", "similarity", "heads"]
+
+
 @pytest.mark.parametrize(
-    "name", ["retrieval", "rag", "knowledge", "reasoning", "reading_writing", "similarity", "heads"]
+    "name", mark_rest("experiments", SCRIPTS, first=["knowledge", "similarity"])
 )
 def test_experiment_runs_resumes_and_reports_its_findings(
     name: str, experiment: Load, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -110,6 +114,7 @@ def test_experiment_runs_resumes_and_reports_its_findings(
         script.main([*options(tmp_path), "--no-resume"])
 
 
+@pytest.mark.experiments
 def test_paper_rules_experiment_runs_and_resumes(
     experiment: Load, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -128,6 +133,7 @@ def test_paper_rules_experiment_runs_and_resumes(
     assert capsys.readouterr().out == first
 
 
+@pytest.mark.experiments
 def test_thorough_spares_the_first_token_and_takes_means(experiment: Load, tmp_path: Path) -> None:
     experiment("knowledge").main([*options(tmp_path), "--thorough"])
     conditions = lr.read(tmp_path).manifest["conditions"]
@@ -135,6 +141,7 @@ def test_thorough_spares_the_first_token_and_takes_means(experiment: Load, tmp_p
     assert kinds == {("skip", "all"), ("skip", "after_first"), ("mean", "all")}
 
 
+@pytest.mark.experiments
 def test_claims_are_asked_until_decided_and_written_as_a_table(
     experiment: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +165,7 @@ def test_claims_are_asked_until_decided_and_written_as_a_table(
     assert (tmp_path / "claims.md").read_text() == table
 
 
+@pytest.mark.experiments
 def test_sciq_is_asked_in_each_context(experiment: Load, tmp_path: Path) -> None:
     out = tmp_path / "out"
     experiment("rag").main([*options(out, limit=4), "--data", str(sciq(tmp_path / "sciq"))])
@@ -178,6 +186,7 @@ def test_benchmarks_are_read_once_a_row(experiment: Load, tmp_path: Path) -> Non
     assert asked == {"openbookqa": 4, "hellaswag": 4}
 
 
+@pytest.mark.experiments
 def test_a_benchmark_out_of_reach_is_not_swept(experiment: Load, tmp_path: Path) -> None:
     out, data = tmp_path / "out", benchmarks(tmp_path / "data")
     experiment("reasoning").main([*options(out), "--data", str(data)])
@@ -200,6 +209,7 @@ def test_hellaswag_is_asked_by_lm_eval(experiment: Load, tmp_path: Path) -> None
     assert findings[-1].endswith("cannot be said, only one way was asked.")
 
 
+@pytest.mark.experiments
 def test_strictness_asks_the_same_questions_in_three_ways(experiment: Load, tmp_path: Path) -> None:
     out = tmp_path / "out"
     script = experiment("protocols")
@@ -229,6 +239,7 @@ def test_similarity_is_compared_with_a_run(experiment: Load, tmp_path: Path) -> 
         experiment("similarity").main([*options(out), "--run", str(manifest.parent)])
 
 
+@pytest.mark.experiments
 def test_the_page_of_all_links_reports_and_is_escaped(
     experiment: Load, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -253,6 +264,7 @@ def test_the_page_of_all_links_reports_and_is_escaped(
         assert tag.replace("<", "&lt;").replace(">", "&gt;") in page
 
 
+@pytest.mark.experiments
 def test_all_names_what_failed(
     experiment: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,8 @@ from layerroles.results import SweepResult, compare
 from tests.support.browser_pages import opened, overflow
 from tests.support.synthetic import synthetic_lens, synthetic_result
 
+pytestmark = pytest.mark.browser
+
 N_LAYERS, N = 12, 16
 # What a model or a data set might write to break a page.
 HOSTILE = (

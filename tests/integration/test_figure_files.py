@@ -19,6 +19,8 @@ from tests.support.figure_frames import attribution, pattern, scores, similarity
 from tests.support.scripted_result import scripted_result
 from tests.support.synthetic import synthetic_attention, synthetic_lens, synthetic_result
 
+pytestmark = pytest.mark.browser
+
 N_LAYERS, N = 12, 16
 
 

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import layerroles as lr
 from layerroles.sites import Part
 from tests.support.random_models import model_path, random_model
+from tests.support.tiers import mark_rest
 
 ARCHITECTURES = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "olmo2", "neox", "phi"]
 HEAD = 2
@@ -93,7 +94,9 @@ def chosen(logprobs: Any) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "architecture", mark_rest("matrix", ARCHITECTURES, first=["llama", "neox"])
+)
 def test_the_answers_are_those_of_lm_eval(architecture: str) -> None:
     """At every layer, every kind: what is likely, what is chosen and what is written."""
     conditions = [lr.Condition({}), *(lr.Condition({one: PARTS[one.part]}) for one in SITES)]

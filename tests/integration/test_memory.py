@@ -13,6 +13,7 @@ RUNNER = Path(__file__).parents[2] / "benchmarks" / "runner.py"
 BUDGET = 256
 
 
+@pytest.mark.package
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells the peak")
 def test_the_peak_is_within_the_budget(tmp_path: Path) -> None:
     """Look-up, whose rows share nothing: together they would take more than there is."""

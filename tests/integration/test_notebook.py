@@ -69,12 +69,14 @@ def test_the_page_shows_the_notebook_cell_by_cell() -> None:
     assert blocks[: len(CODE)] == CODE
 
 
+@pytest.mark.package
 def test_every_cell_runs_and_nothing_is_noisy(running) -> None:
     for code, shown in zip(CODE, running[1], strict=True):
         assert not [one for one in shown if one["kind"] == "error"], code
         assert not [one for one in shown if one.get("name") == "stderr"], code
 
 
+@pytest.mark.package
 def test_values_show_as_tables(running) -> None:
     for code in ("made", "examples(1, seed=0)[0]", "\nresult", "\nroles", 'result["skip L5"]'):
         page = outputs(running, code)[-1]["data"]["text/html"]
@@ -86,6 +88,7 @@ def test_values_show_as_tables(running) -> None:
     assert "lr.localize(result)" in text(outputs(running, "\nresult"))
 
 
+@pytest.mark.package
 def test_the_planted_layers_are_found(running) -> None:
     lines = text(outputs(running, "found {tuple(written['critical'][family])}\")")).splitlines()
     assert len(lines) == 4
@@ -94,6 +97,7 @@ def test_the_planted_layers_are_found(running) -> None:
         assert planted == found, line
 
 
+@pytest.mark.package
 def test_figures_show_without_a_call(running) -> None:
     for code in ('depth_profile(result["reasoning"])', "role_map(result, lens)"):
         (shown,) = outputs(running, code)
@@ -101,6 +105,7 @@ def test_figures_show_without_a_call(running) -> None:
         assert "text/html" not in shown["data"], "which would bring a script from elsewhere"
 
 
+@pytest.mark.package
 def test_progress_is_one_line_in_the_end(running) -> None:
     sweep, floor, _ = outputs(running, "\nresult")
     assert re.fullmatch(r"sweep: 3,456 of 3,456 rows, \d.*", sweep["data"]["text/plain"])
@@ -108,6 +113,7 @@ def test_progress_is_one_line_in_the_end(running) -> None:
     assert 0 < sweep["updates"] < 600
 
 
+@pytest.mark.package
 def test_tab_completes_names_and_keys(running) -> None:
     notebook, _ = running
     assert {"each_head", "each_layer"} <= {
@@ -120,6 +126,7 @@ def test_tab_completes_names_and_keys(running) -> None:
     assert "skip L7" in " ".join(notebook.complete('conditions["skip'))
 
 
+@pytest.mark.package
 def test_interrupt_removes_hooks_and_the_run_can_resume(running) -> None:
     notebook, _ = running
     assert not notebook.run(SLOW)

@@ -40,6 +40,7 @@ from layerroles.probes import PROBES, Probe
 from layerroles.protocols.base import PROTOCOLS
 from layerroles.tasks.base import TASKS
 from tests.support import lm_eval_data, page_code
+from tests.support.tiers import mark_rest
 
 ROOT = page_code.ROOT
 PAGES = sorted(
@@ -223,7 +224,14 @@ GRANTED: dict[str, Callable[[], None]] = {
 }
 
 
-@pytest.mark.parametrize("page", with_code())
+@pytest.mark.parametrize(
+    "page",
+    mark_rest(
+        "pages",
+        with_code(),
+        first=[page for page in with_code() if page == "README.md" or "/tutorials/" in page],
+    ),
+)
 def test_the_code_on_a_page_runs_and_prints_what_is_shown(page: str, reader: Path) -> None:
     GRANTED.get(page, lambda: None)()
     wrong = page_code.run_page(page, elsewhere=frozenset(ELSEWHERE))

@@ -20,6 +20,7 @@ from layerroles.engine.requests import collect_answers
 from layerroles.models.loading import encode, prepared
 from layerroles.protocols import protocol
 from tests.support.smollm2 import model
+from tests.support.tiers import mark_rest
 
 CONTEXTS = [
     "The capital of France is",
@@ -38,6 +39,10 @@ SHOTS = "".join(f"Question: What is {n} plus {n + 3}?\nAnswer: {2 * n + 3}\n\n" 
 SHARED = [f"{SHOTS}Question: {question}\nAnswer:" for question in ("What is 2 plus 2?", "Who?")]
 LONG_PAIRS = [(context, answer) for context in SHARED for answer in (" 4", " I am not sure")]
 LONG_ASKED = [(context, {"until": ["\n"], "max_gen_toks": 3}) for context in SHARED]
+
+FIRST = [1, 11, 28]
+EACH_LAYER = mark_rest("real", range(30), first=FIRST)
+BETWEEN = [FIRST, [layer for layer in range(1, 29) if layer not in FIRST]]
 
 
 def conditions() -> list[lr.Condition]:
@@ -68,7 +73,8 @@ def test_the_checks_pass_on_a_real_model() -> None:
     assert encode(model(), "The capital of France is")[0] != model().tokenizer.bos_token_id
 
 
-def test_skip_equals_a_hook_that_returns_the_blocks_input_in_every_layer() -> None:
+@pytest.mark.parametrize("layer", EACH_LAYER)
+def test_skip_equals_a_hook_that_returns_the_blocks_input_in_every_layer(layer: int) -> None:
     tokens = torch.tensor([encode(model(), CONTEXTS[0])])
     seen: dict[str, Tensor] = {}
 
@@ -78,15 +84,14 @@ def test_skip_equals_a_hook_that_returns_the_blocks_input_in_every_layer() -> No
     def leave(value: Tensor, hook: object) -> Tensor:
         return seen["input"]
 
-    for layer in range(30):
-        hooks = [(f"blocks.{layer}.hook_in", enter), (f"blocks.{layer}.hook_out", leave)]
-        with torch.inference_mode():
-            by_hand = model().run_with_hooks(tokens, fwd_hooks=hooks)
-            with lr.ablated(model(), lr.Condition({lr.Site(layer): lr.Skip()})):
-                assert torch.equal(model()(tokens), by_hand)
+    hooks = [(f"blocks.{layer}.hook_in", enter), (f"blocks.{layer}.hook_out", leave)]
+    with torch.inference_mode():
+        by_hand = model().run_with_hooks(tokens, fwd_hooks=hooks)
+        with lr.ablated(model(), lr.Condition({lr.Site(layer): lr.Skip()})):
+            assert torch.equal(model()(tokens), by_hand)
 
 
-@pytest.mark.parametrize("layer", range(30))
+@pytest.mark.parametrize("layer", EACH_LAYER)
 def test_cached_generation_equals_uncached_in_every_layer(layer: int) -> None:
     tokens = torch.tensor([encode(model(), CONTEXTS[0])])
     options = {"max_new_tokens": 3, "do_sample": False, "stop_at_eos": False, "verbose": False}
@@ -145,13 +150,14 @@ def test_batched_equals_single_equals_shared() -> None:
     assert shared.used == {"fused"}
 
 
-def test_every_kind_in_every_layer_between() -> None:
+@pytest.mark.parametrize("layers", mark_rest("real", BETWEEN, first=BETWEEN[:1]), ids=len)
+def test_every_kind_in_every_layer_between(layers: list[int]) -> None:
     """Within 1e-4 nats of the reference; in layer 1, if need be, within twice what last bits do.
 
     Each token of a text is the one that the reference, which reads the text at once, likes best
     after those before it; so the text is the one that the reference would write without a cache.
     """
-    asked, pairs, texts = all_kinds(range(1, 29)), PAIRS[1:3], [(CONTEXTS[0], {"max_gen_toks": 3})]
+    asked, pairs, texts = all_kinds(layers), PAIRS[1:3], [(CONTEXTS[0], {"max_gen_toks": 3})]
     plain = Plain(model(), resolve_references(model(), asked), batch_size=1)
     engine, in_order = lr.Engine(model()), range(len(asked))
     found = engine.loglikelihood(pairs, asked)
@@ -160,7 +166,7 @@ def test_every_kind_in_every_layer_between() -> None:
     assert engine.used == {"fused"}
     scores = collect_answers(plain.answer([encode_scored(model(), pairs)], asked))
     apart = abs(found.logprob - [[one.logprob for one in scores[n]] for n in in_order])
-    n_first = len(all_kinds([1]))
+    n_first = len(all_kinds({1} & {*layers}))
     check_apart(apart[:n_first], asked[:n_first], pairs, np.full(apart[:n_first].shape, 1e-4))
     assert apart[n_first:].max() < 1e-4
     assert found.is_greedy.tolist() == [[one.is_greedy for one in scores[n]] for n in in_order]
@@ -187,7 +193,7 @@ def test_what_a_long_beginning_is_shared_by() -> None:
     assert engine.write(texts, conditions()) == writings
 
 
-@pytest.mark.parametrize("layer", [None, 0, 15, 29])
+@pytest.mark.parametrize("layer", mark_rest("real", [None, 0, 15, 29], first=[15]))
 def test_the_answers_are_those_of_lm_eval(layer: int | None) -> None:
     """Its own model class on the Hugging Face model, the layer replaced by the identity."""
     from lm_eval.api.instance import Instance

@@ -14,69 +14,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# What a user does first, with the package alone: no tests, no clone.
-# What a user writes who has their scripts checked.
-TYPED = '''
-from dataclasses import dataclass
-from pathlib import Path
-
-from torch import Tensor
-
-import layerroles as lr
-
-
-@lr.ablation("scale")
-@dataclass(frozen=True)
-class Scale(lr.Ablation):
-    """Multiply the site's write by `factor`."""
-
-    factor: float = 0.5
-
-    def edit(self, write: Tensor, ctx: lr.EditContext) -> Tensor:
-        return self.factor * write
-
-
-def run(out: Path) -> lr.SweepResult:
-    model = lr.load("smollm2-135m", dtype="bfloat16")
-    tasks: list[lr.Task] = [lr.task("kv_retrieval", pairs=10), lr.task("facts")]
-    reference = lr.Reference(tasks[0], limit=8)
-    conditions = [
-        *lr.each_layer(model, lr.Skip(), at="after_first"),
-        *lr.each_head(model, lr.Zero(), layers=[3, 4]),
-        *lr.each_span(model, lr.Mean(reference), width=4),
-        lr.Condition({lr.Site(3, "mlp"): Scale(0.25), lr.Site(4): lr.Noise(0.1, reference)}),
-        lr.each_layer(model, lr.Resample(reference))["resample L3"],
-    ]
-    with lr.ablated(model, conditions[0]):
-        model("The capital of France is")
-    scores = lr.Engine(model).loglikelihood([("1 + 1 =", " 2")], conditions)
-    print(scores.logprob.shape, lr.localize(lr.read(out)).verdict.upper())
-    sweep = lr.Sweep(model, tasks, conditions, protocols=["generation"], limit=8)
-    print(lr.estimate(sweep, device="h100").seconds / 60)
-    result = sweep.run(out)
-    lens = lr.probes.LogitLens().measure(model, tasks, limit=8)
-    lr.figures.role_map(result, lens)
-    page: Path = lr.report(result, probes=[lens], path=out / "report.html")
-    comparison: lr.Comparison = lr.compare(result["retrieval"], lr.read(page.parent))
-    print(comparison.largest(3), lr.planted().truth["retrieval"][0] + 1)
-    plan = lr.plan_pruning(model, tasks=tasks, drop=2)
-    lr.export(model, drop=plan.layers, path=out / "pruned")
-    return result
-
-
-try:
-    run(Path("runs/first"))
-except lr.InputError as error:
-    print(error)
-'''
-WRONG = """
-import layerroles as lr
-
-lr.Site("3")
-lr.read("run").efects()
-lr.Sweeep
-"""
-
 
 def python(*words: str, folder: Path, path: Path | None = None) -> str:
     """What Python prints, run in a folder; the package is taken from `path`."""
@@ -120,6 +57,7 @@ def metadata(unpacked: Path) -> Message:
     return HeaderParser().parsestr(file.read_text(encoding="utf-8"))
 
 
+@pytest.mark.package
 def test_the_wheel_holds_the_package_and_nothing_else(built: Path) -> None:
     names = {name for name in contents(wheel_in(built)) if ".dist-info/" not in name}
     there = {
@@ -132,6 +70,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(built: Path) -> None:
     assert {f"layerroles/{name}" for name in needed} <= names
 
 
+@pytest.mark.package
 def test_the_sdist_builds_the_same_wheel(built: Path, tmp_path: Path) -> None:
     (source,) = built.glob("*.tar.gz")
     with tarfile.open(source) as files:
@@ -142,6 +81,7 @@ def test_the_sdist_builds_the_same_wheel(built: Path, tmp_path: Path) -> None:
     assert contents(wheel_in(tmp_path)) == contents(wheel_in(built))
 
 
+@pytest.mark.package
 def test_the_metadata_are_whole(unpacked: Path) -> None:
     fields = metadata(unpacked)
     assert fields["Name"] == "layerroles"
@@ -155,12 +95,14 @@ def test_the_metadata_are_whole(unpacked: Path) -> None:
     assert "layerroles = layerroles.cli:main" in scripts.read_text(encoding="utf-8")
 
 
+@pytest.mark.package
 def test_every_extra_of_the_metadata_is_installable_by_name(unpacked: Path) -> None:
     # A name that is spelt otherwise in the messages of the package would send users nowhere.
     extras = set(metadata(unpacked).get_all("Provides-Extra"))
     assert {"lm-eval", "ray", "notebook", "export", "dev", "docs"} <= extras
 
 
+@pytest.mark.package
 def test_the_wheel_works_without_the_clone(unpacked: Path, tmp_path: Path) -> None:
     printed = python("-W", "error", "-c", "import layerroles", folder=tmp_path, path=unpacked)
     assert not printed
@@ -168,25 +110,6 @@ def test_the_wheel_works_without_the_clone(unpacked: Path, tmp_path: Path) -> No
     assert python(first, str(unpacked), folder=tmp_path, path=unpacked).endswith("8 rows\n")
     printed = python("-m", "layerroles", "--help", folder=tmp_path, path=unpacked)
     assert all(command in printed for command in ("sweep", "report", "demo"))
-
-
-def test_a_script_of_a_users_is_checked_strictly(tmp_path: Path) -> None:
-    script, wrong = tmp_path / "script.py", tmp_path / "wrong.py"
-    script.write_text(TYPED, encoding="utf-8")
-    wrong.write_text(WRONG, encoding="utf-8")
-    # With the options that `make lint` uses, whose cache is then there.
-    printed = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", str(script), str(wrong)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    ).stdout
-    lines = [line for line in printed.splitlines() if ": error:" in line]
-    assert [line.partition(".py:")[2].partition(":")[0] for line in lines] == ["4", "5", "6"], (
-        printed
-    )
-    assert all("wrong.py" in line for line in lines), printed
 
 
 def test_the_versions_agree() -> None:
