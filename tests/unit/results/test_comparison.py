@@ -97,6 +97,7 @@ def test_the_order_of_runs_turns_the_signs():
     np.testing.assert_allclose(there.frame["low"], -back.frame["high"])
 
 
+@pytest.mark.truth
 def test_two_runs_without_a_difference_rarely_show_one():
     found = [
         compare(run(seed, FLAT, 32), run(seed + 1000, FLAT, 32)).frame["p_adjusted"].min() < 0.05

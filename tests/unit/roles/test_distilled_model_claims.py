@@ -7,6 +7,7 @@ import pytest
 from benchmarks.simulated import Simulation, claims_of, with_guesses, without_any_answer
 from layerroles.roles import localize
 from layerroles.roles.distilled_model_claims import ROBUST
+from tests.support.tiers import mark_rest
 
 G = "generation"
 
@@ -23,10 +24,11 @@ def robust(base: float, twin: float, n: int = 200, draws: int = 20) -> Counter:
     return found
 
 
-def test_model_is_compared_with_its_base() -> None:
-    assert robust(0.5, 0.2)["supported"] >= 18
-    assert robust(0.2, 0.5)["contradicted"] >= 18
-    assert robust(0.3, 0.25, draws=40)["supported"] <= 2
+@pytest.mark.parametrize("draws", mark_rest("truth", [1, 20], first=[1]))
+def test_model_is_compared_with_its_base(draws: int) -> None:
+    assert robust(0.5, 0.2, draws=draws)["supported"] >= 0.9 * draws
+    assert robust(0.2, 0.5, draws=draws)["contradicted"] >= 0.9 * draws
+    assert robust(0.3, 0.25, draws=2 * draws)["supported"] <= 0.1 * draws
     alone = localize(Simulation({("reasoning", G): [0.5] * 9}, n=50).draw(0), ablation="skip")
     assert ROBUST not in set(alone.claims["claim"])
 

@@ -138,6 +138,7 @@ def test_least_is_where_the_interval_becomes_narrow_enough(intact, chance, n_clu
     assert n_clusters or n < fewest_examples(task.assign(clusters=33))
 
 
+@pytest.mark.truth
 def test_a_family_without_harm_is_never_critical():
     found = [
         layer
@@ -150,6 +151,7 @@ def test_a_family_without_harm_is_never_critical():
     assert len(found) == 0  # of 12 x 4 x 6 layers
 
 
+@pytest.mark.truth
 def test_early_harm_gives_early_minus_late_above_zero_with_an_interval_that_covers():
     harm = [0.9, 0.8, 0.5, 0.3, 0.0, 0.0, 0.1, 0.1, 0.0]
     truth, inside, above = np.mean(harm[:3]) - np.mean(harm[6:]), 0, 0
