@@ -105,7 +105,7 @@ def is_above(
         return bool(skill.mean() * math.sqrt(n) > threshold * spread)
     counts = Counter(skill.round(DIGITS).tolist())
     edges = [1 - float(chances.min()), -float(chances.max())]
-    return score([*map(float, counts.values())], list(counts), edges, clustering) > threshold
+    return score(list(counts.values()), list(counts), edges, clustering) > threshold
 
 
 def clustered(

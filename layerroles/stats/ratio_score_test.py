@@ -89,7 +89,7 @@ def score_interval(
         clustering: how clusters affect the variance; None if examples are independent.
     """
     pairs = [pair for pair, _ in pair_counts]
-    counts = [float(count) for _, count in pair_counts]
+    counts = [count for _, count in pair_counts]
     n = sum(counts)
     if n <= 1:
         return Interval(-math.inf, math.inf)
@@ -106,7 +106,7 @@ def score_interval(
 
 
 def _score_excess(
-    counts: Sequence[float],
+    counts: Sequence[int],
     pairs: Sequence[ValuePair],
     possible: Sequence[ValuePair],
     clustering: Clustering | None,
@@ -120,7 +120,7 @@ def _score_excess(
 
 
 def score(
-    counts: Sequence[float],
+    counts: Sequence[int],
     values: Sequence[float],
     edges: Sequence[float],
     clustering: Clustering | None = None,
@@ -162,7 +162,7 @@ def score(
 
 
 def _find_tilt(
-    counts: Sequence[float], values: Sequence[float], most: float, least: float
+    counts: Sequence[int], values: Sequence[float], most: float, least: float
 ) -> float:
     """Find the multiplier `t` for which `sum(counts * values / (1 + t * values))` is 0.
 
@@ -192,7 +192,7 @@ def _find_tilt(
 
 
 def _tilt_equation(
-    counts: Sequence[float], values: Sequence[float], t: float
+    counts: Sequence[int], values: Sequence[float], t: float
 ) -> tuple[float, float]:
     """Return, at `t`, the sum that `_find_tilt` brings to 0, and its derivative."""
     total = change = 0.0
