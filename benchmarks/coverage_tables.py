@@ -70,7 +70,7 @@ def covered(n: int, point: Point, draws: int) -> tuple[float, float]:
         if not stats.is_above(right, chance):
             continue
         passed += count
-        seen = [(float(k), v) for k, v in zip(table, values, strict=True) if k]
+        seen = [(k, v) for k, v in zip(table, values, strict=True) if k]
         statistic = score([k for k, _ in seen], [v for _, v in seen], values)
         inside += count * (abs(statistic) <= reach)
     return passed / draws, inside / max(1, passed)

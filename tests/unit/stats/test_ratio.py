@@ -49,7 +49,7 @@ def test_the_score_test_is_inverted() -> None:
     for end in (interval.low, interval.high):
         values = (intact - ablated) - end * (intact - chance)
         edges = [(i - a) - end * (i - chance) for i in (0, 1) for a in (0, 1)]
-        statistic = score([1.0] * 80, values.tolist(), edges)
+        statistic = score([1] * 80, values.tolist(), edges)
         assert abs(statistic) == pytest.approx(CRITICAL * math.sqrt(80 / 79), rel=1e-6)
 
 
