@@ -20,9 +20,13 @@ from tests.support.simulated_cases import (
     EXECUTORS,
     run_case,
 )
+from tests.support.tiers import mark_rest
 
-Outcome = Callable[[str], dict[str, Any]]
+Outcome = Callable[..., dict[str, Any]]
 TOLERANCE = 1e-5  # nats
+each_architecture = pytest.mark.parametrize(
+    "architecture", mark_rest("devices", ARCHITECTURES, first=["llama"])
+)
 
 # Kernel launches of a steady decode step when this was written, by layers, text and conditions.
 LAUNCHES = {
@@ -41,7 +45,7 @@ LAUNCHES = {
 def outcome() -> Iterator[Outcome]:
     """Return what a case of `tests.support.simulated_cases` gives; each is run once."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        yield cache(lambda case: json.loads(process.submit(run_case, case).result()))
+        yield cache(lambda *case: json.loads(process.submit(run_case, *case).result()))
 
 
 def check_answers(found: dict[str, Any], conditions: Iterable[str]) -> None:
@@ -51,23 +55,21 @@ def check_answers(found: dict[str, Any], conditions: Iterable[str]) -> None:
     assert not found["differ"]  # texts, or what is said to have changed
 
 
-def test_one_device_gives_the_processors_answers(outcome: Outcome) -> None:
-    found = outcome("one_device")
-    for architecture in ARCHITECTURES:
-        for executor in EXECUTORS:
-            answers = found[f"{architecture} {executor}"]
-            check_answers(answers, [*CONDITIONS, "swap"])
-            assert answers["used"] == ["fused" if executor == "auto" else executor]
+@each_architecture
+def test_one_device_gives_the_processors_answers(architecture: str, outcome: Outcome) -> None:
+    found = outcome("one_device", architecture)
+    for executor in EXECUTORS:
+        check_answers(found[executor], [*CONDITIONS, "swap"])
+        assert found[executor]["used"] == ["fused" if executor == "auto" else executor]
 
 
-def test_two_devices_give_the_processors_answers(outcome: Outcome) -> None:
-    found = outcome("two_devices")
-    for architecture in ARCHITECTURES:
-        for executor in EXECUTORS:
-            answers = found[f"{architecture} {executor}"]
-            check_answers(answers, BETWEEN_DEVICES)
-            # The fused executor does not run models on several devices.
-            assert answers["used"] == ["hooked" if executor == "auto" else executor]
+@each_architecture
+def test_two_devices_give_the_processors_answers(architecture: str, outcome: Outcome) -> None:
+    found = outcome("two_devices", architecture)
+    for executor in EXECUTORS:
+        check_answers(found[executor], BETWEEN_DEVICES)
+        # The fused executor does not run models on several devices.
+        assert found[executor]["used"] == ["hooked" if executor == "auto" else executor]
 
 
 def test_probes_give_the_processors_numbers_on_two_devices(outcome: Outcome) -> None:
@@ -75,6 +77,7 @@ def test_probes_give_the_processors_numbers_on_two_devices(outcome: Outcome) -> 
         assert apart == pytest.approx(0, abs=1e-4), name
 
 
+@pytest.mark.devices
 def test_two_devices_that_run_out_of_memory_answer_with_less_at_once_or_say_so(
     outcome: Outcome,
 ) -> None:
@@ -86,6 +89,7 @@ def test_two_devices_that_run_out_of_memory_answer_with_less_at_once_or_say_so(
     assert "\n" not in next_to_none["error"]
 
 
+@pytest.mark.devices
 def test_a_device_without_float64_gives_the_processors_answers(outcome: Outcome) -> None:
     found = outcome("without_float64")
     for executor in EXECUTORS:
