@@ -21,7 +21,13 @@ def drawn(seed: int, by_cluster: bool) -> tuple[np.ndarray, np.ndarray]:
     return intact, np.where(hit, 0.0, intact)
 
 
-@pytest.mark.parametrize(("size", "icc"), list(itertools.product((2, 8), (0.0, 0.1, 0.2, 0.3))))
+@pytest.mark.parametrize(
+    ("size", "icc"),
+    [
+        pytest.param(size, icc, marks=() if (size, icc) == (2, 0.2) else pytest.mark.truth)
+        for size, icc in itertools.product((2, 8), (0.0, 0.1, 0.2, 0.3))
+    ],
+)
 def test_intervals_cover_at_16_clusters(size: int, icc: float) -> None:
     points = [(0.5, 0.0, 0.1), (0.7, 0.25, 0.3), (0.9, 0.0, 0.6)]
     found = np.array([covered_clusters(size, icc, *point, 300) for point in points])

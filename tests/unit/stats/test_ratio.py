@@ -21,6 +21,7 @@ def answers(n11: int, n10: int, n01: int, n00: int) -> tuple[np.ndarray, np.ndar
     return intact, np.repeat([1.0, 0.0, 1.0, 0.0], [n11, n10, n01, n00])
 
 
+@pytest.mark.truth
 def test_harms_interval_covers_wherever_harm_is_defined() -> None:
     found = [covered(32, point, 2000) for point in points()]
     # The largest samples have the most tables: some of the points.
@@ -125,7 +126,10 @@ def test_a_part_of_weight_0_does_not_count_even_if_its_interval_has_no_end() -> 
     assert stats.combined([bounded, endless], [1.0, 1.0]).interval.high == math.inf
 
 
-@pytest.mark.parametrize(("n", "skill", "chance"), SUMS)
+@pytest.mark.parametrize(
+    ("n", "skill", "chance"),
+    [pytest.param(*each, marks=pytest.mark.truth if n else ()) for n, each in enumerate(SUMS)],
+)
 def test_early_minus_late_covers(n: int, skill: float, chance: float) -> None:
     found = [covered_depth(n, skill, chance, harms, 500)[1] for harms in PROFILES.values()]
     assert np.mean(found) >= 0.945, found
