@@ -14,7 +14,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import layerroles as lr
 from layerroles.ablations import resolve_references
 from layerroles.engine import Scored, encode_scored, encode_written
-from layerroles.engine.executor_trial import rounding_noise
 from layerroles.engine.reference_executor import Plain
 from layerroles.engine.requests import collect_answers
 from layerroles.models.loading import encode, prepared
@@ -102,59 +101,41 @@ def test_cached_generation_equals_uncached_in_every_layer(layer: int) -> None:
     assert cached.tolist() == whole.tolist()
 
 
-def moved(condition: lr.Condition, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
-    """How far last bits move the reference's log-likelihoods of some of `PAIRS`, `[request]`."""
-    asked = encode_scored(model(), PAIRS)
-    plain = Plain(model(), resolve_references(model(), [condition]), batch_size=1)
-    (scores,) = collect_answers(plain.answer([asked], [condition]))
-    n_tokens = np.array([len(one.continuation) for one in encode_scored(model(), pairs)])
-    return rounding_noise(plain, asked, condition, scores) * n_tokens
+def check_apart(apart: np.ndarray, conditions: Sequence[lr.Condition]) -> None:
+    """Within 1e-4 nats; without layer 0 or 1, which the model hangs on, within 2e-3.
+
+    There the last bit of what enters the blocks moves the reference itself by up to 7e-4, and
+    another layer's ablation would move it by nats.
+    """
+    for of_one, condition in zip(apart, conditions, strict=True):
+        hangs = any(site.layer in (0, 1) for site in condition.edits)
+        assert of_one.max() < (2e-3 if hangs else 1e-4), condition.name
 
 
-def check_apart(
-    apart: np.ndarray,
-    conditions: Sequence[lr.Condition],
-    pairs: Sequence[tuple[str, str]],
-    bound: np.ndarray,
-) -> None:
-    """Within the bound, else within twice the change by rounding, measured for those alone."""
-    for place in np.flatnonzero(~(apart < bound).all(axis=1)):
-        reach = 2 * moved(conditions[place], pairs)
-        assert (apart[place] < np.maximum(bound[place], reach)).all(), conditions[place].name
-
-
-def test_batched_equals_single_equals_shared() -> None:
+@pytest.mark.parametrize("layer", mark_rest("real", [0, 29], first=[29]))
+def test_batched_equals_single_equals_shared(layer: int) -> None:
     """Left-padded batches of mixed lengths, and the executor that shares work.
 
-    Within 1e-4 nats; where the last bit of what enters the blocks moves the reference itself
-    further (without layer 0 on some processors), within twice of what it moves, or of what a batch
-    of 4 moves it (without layer 0's MLP, up to 7e-4). Texts are those of the reference without a
-    cache.
+    Texts are those of the reference without a cache.
     """
-    asked = [lr.Condition({}), *all_kinds([0, 29]), lr.Condition({lr.Site(11): lr.Skip()})]
+    asked = [lr.Condition({}), *all_kinds([layer]), lr.Condition({lr.Site(11): lr.Skip()})]
     single = lr.Engine(model(), executor="plain", batch_size=1)
     alone = single.loglikelihood(PAIRS, asked)
     whole = Plain(model(), resolve_references(model(), asked), batch_size=1, use_cache=False)
     texts = collect_answers(whole.answer([encode_written(model(), ASKED)], asked))
     expected = [[one.text for one in texts[place]] for place in range(len(asked))]
     batched, shared = lr.Engine(model(), executor="plain", batch_size=4), lr.Engine(model())
-    together, found = (engine.loglikelihood(PAIRS, asked) for engine in (batched, shared))
-    apart = abs(together.logprob - alone.logprob)
-    least = np.full(apart.shape, 1e-4)
-    skips = [asked.index(one) for one in conditions()]
-    check_apart(apart[skips], conditions(), PAIRS, least[skips])
-    check_apart(abs(found.logprob - alone.logprob), asked, PAIRS, np.maximum(least, apart))
-    for engine, answers in ((batched, together), (shared, found)):
-        assert (answers.is_greedy == alone.is_greedy).all()
+    for engine in (batched, shared):
+        found = engine.loglikelihood(PAIRS, asked)
+        check_apart(abs(found.logprob - alone.logprob), asked)
+        assert (found.is_greedy == alone.is_greedy).all()
         assert engine.generate_until(ASKED, asked) == expected
     assert shared.used == {"fused"}
 
 
 @pytest.mark.parametrize("layers", mark_rest("real", BETWEEN, first=BETWEEN[:1]), ids=len)
 def test_every_kind_in_every_layer_between(layers: list[int]) -> None:
-    """Within 1e-4 nats of the reference; in layer 1, if need be, within twice what last bits do.
-
-    Each token of a text is the one that the reference, which reads the text at once, likes best
+    """Each token of a text is the one that the reference, which reads the text at once, likes best
     after those before it; so the text is the one that the reference would write without a cache.
     """
     asked, pairs, texts = all_kinds(layers), PAIRS[1:3], [(CONTEXTS[0], {"max_gen_toks": 3})]
@@ -166,9 +147,7 @@ def test_every_kind_in_every_layer_between(layers: list[int]) -> None:
     assert engine.used == {"fused"}
     scores = collect_answers(plain.answer([encode_scored(model(), pairs)], asked))
     apart = abs(found.logprob - [[one.logprob for one in scores[n]] for n in in_order])
-    n_first = len(all_kinds({1} & {*layers}))
-    check_apart(apart[:n_first], asked[:n_first], pairs, np.full(apart[:n_first].shape, 1e-4))
-    assert apart[n_first:].max() < 1e-4
+    check_apart(apart, asked)
     assert found.is_greedy.tolist() == [[one.is_greedy for one in scores[n]] for n in in_order]
     for condition, writing in zip(asked, writings, strict=True):
         assert len(writing.ids) == 3 or writing.ids[-1] == model().tokenizer.eos_token_id
@@ -178,6 +157,7 @@ def test_every_kind_in_every_layer_between(layers: list[int]) -> None:
         assert score.is_greedy, condition.name
 
 
+@pytest.mark.real
 def test_what_a_long_beginning_is_shared_by() -> None:
     """A beginning of some hundred tokens is a trunk; nothing comes out otherwise for that."""
     engine = lr.Engine(model(), executor="fused")
@@ -223,6 +203,7 @@ def test_the_answers_are_those_of_lm_eval(layer: int | None) -> None:
     assert engine.generate_until([*ASKED, *LONG_ASKED], [condition]) == [texts]
 
 
+@pytest.mark.real
 def test_a_budget_for_a_few_rows_gives_the_same_answers() -> None:
     asked = [(f"{n}, {context}", options) for n in range(4) for context, options in ASKED]
     small = lr.Engine(model(), executor="fused", memory="30MB")
@@ -286,6 +267,7 @@ def test_lenses_and_decisions_on_a_real_model() -> None:
     assert depths.reached.tolist() == [8]
 
 
+@pytest.mark.real
 def test_the_steps_of_a_chain_add_up_to_the_solution_in_one_piece() -> None:
     task, engine = lr.task("word_problems"), lr.Engine(model())
     examples = task.examples(2, 0)

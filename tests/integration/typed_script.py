@@ -47,13 +47,15 @@ def run(out: Path) -> lr.SweepResult:
     return result
 
 
-try:
-    run(Path("runs/first"))
-except lr.InputError as error:
-    print(error)
+def make_mistakes() -> None:
+    """What a type checker finds: otherwise its `ignore` would be an error."""
+    lr.Site("3")  # type: ignore[arg-type]
+    lr.read("run").efects()  # type: ignore[attr-defined]
+    lr.Sweeep  # type: ignore[attr-defined]  # noqa: B018
 
 
-# Mistakes that a type checker finds: without one, its `ignore` would be an error.
-lr.Site("3")  # type: ignore[arg-type]
-lr.read("run").efects()  # type: ignore[attr-defined]
-lr.Sweeep  # type: ignore[attr-defined]  # noqa: B018
+if __name__ == "__main__":
+    try:
+        run(Path("runs/first"))
+    except lr.InputError as error:
+        print(error)

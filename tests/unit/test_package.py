@@ -4,7 +4,6 @@ import ast
 import importlib
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import types
@@ -40,9 +39,11 @@ def test_a_public_name_resolves(name: str) -> None:
     value = getattr(layerroles, name)
     assert value is getattr(layerroles, name)
     if name in ("figures", "probes", "protocols", "tasks"):
-        assert isinstance(value, types.ModuleType)
+        assert value.__name__ == f"layerroles.{name}"
+    elif name == "ablation":
+        assert value.__qualname__ == "Registry.register"
     elif name != "__version__":
-        assert value.__name__ == name or callable(value)
+        assert value.__name__ == name
 
 
 def test_type_checkers_see_the_same_names() -> None:
@@ -95,14 +96,6 @@ def test_functions_are_still_there_when_every_module_is_imported() -> None:
         "print([n for n in names if getattr(lr, n) is not before[n]])"
     )
     assert out == "[]"
-
-
-def test_import_is_quick() -> None:
-    code = (
-        "import time; start = time.perf_counter(); import layerroles; "
-        "print(time.perf_counter() - start)"
-    )
-    assert statistics.median(float(run(code)) for _ in range(3)) < 0.3
 
 
 def test_import_is_light_and_silent() -> None:

@@ -22,6 +22,7 @@ from tests.support.random_models import (
     random_model,
     tokenizer,
 )
+from tests.support.tiers import mark_rest
 
 TOKENS = torch.tensor([[5, 9, 40, 7, 22, 13, 60, 8]])
 
@@ -251,7 +252,10 @@ def test_layers_that_cannot_be_fused_are_left_to_another_executor() -> None:
     assert engine.used == {"fused", "hooked"}
 
 
-@pytest.mark.parametrize("architecture", ALL_ARCHITECTURES)
+@pytest.mark.parametrize(
+    "architecture",
+    mark_rest("matrix", ALL_ARCHITECTURES, first=["llama", "gpt2", "gemma2", "mixtral"]),
+)
 def test_rows_under_several_donors_and_edits_are_answered_together(architecture: str) -> None:
     model, other = random_model(architecture), random_model(architecture, seed=2)
     conditions = [

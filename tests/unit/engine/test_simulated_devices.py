@@ -28,17 +28,10 @@ each_architecture = pytest.mark.parametrize(
     "architecture", mark_rest("devices", ARCHITECTURES, first=["llama"])
 )
 
-# Kernel launches of a steady decode step when this was written, by layers, text and conditions.
-LAUNCHES = {
-    "llama, no trunk, intact": 254,
-    "llama, no trunk, each layer": 324,
-    "llama, trunk, intact": 335,
-    "llama, trunk, each layer": 461,
-    "llama_5_layers, no trunk, intact": 398,
-    "llama_5_layers, no trunk, each layer": 526,
-    "llama_5_layers, trunk, intact": 533,
-    "llama_5_layers, trunk, each layer": 773,
-}
+# Decode steps: of which model, and whether its texts share a beginning.
+STEPS = [
+    f"{model}, {text}" for model in ("llama", "llama_5_layers") for text in ("no trunk", "trunk")
+]
 
 
 @pytest.fixture(scope="module")
@@ -100,19 +93,22 @@ def test_a_device_without_float64_gives_the_processors_answers(outcome: Outcome)
     assert found["similarity"] <= 1e-6
 
 
-@pytest.mark.parametrize("step", LAUNCHES)
-def test_a_steady_decode_step_waits_once_and_launches_no_more_than_before(
+@pytest.mark.parametrize("step", STEPS)
+def test_a_steady_decode_step_waits_once_and_is_shared_by_conditions(
     step: str, outcome: Outcome
 ) -> None:
-    found = outcome("decoding")[step]
-    assert found["launches"]
-    for waits in found["waits"]:
-        assert [what for what, _ in waits] == ["copy to the CPU"]
-        assert waits[0][1].startswith("engine/greedy_decoding.py")
-    assert max(found["launches"]) <= 1.05 * LAUNCHES[step]
+    """In a loop over conditions, one for each layer would launch as many steps as layers."""
+    found = outcome("decoding")
+    intact, each = (found[f"{step}, {asked}"] for asked in ("intact", "each layer"))
+    for one in (intact, each):
+        assert one["launches"]
+        for waits in one["waits"]:
+            assert [what for what, _ in waits] == ["copy to the CPU"]
+            assert waits[0][1].startswith("engine/greedy_decoding.py")
+    assert max(each["launches"]) < 1.6 * max(intact["launches"])
 
 
-@pytest.mark.parametrize("step", [step for step in LAUNCHES if "each layer" in step])
+@pytest.mark.parametrize("step", STEPS)
 def test_the_plan_counts_the_launches_of_a_decode_step(step: str, outcome: Outcome) -> None:
-    found = outcome("decoding")[step]
+    found = outcome("decoding")[f"{step}, each layer"]
     assert found["expected"] == pytest.approx(max(found["launches"]), rel=0.1)

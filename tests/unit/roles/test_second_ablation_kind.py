@@ -4,10 +4,13 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 import layerroles as lr
 from layerroles.results import mechanisms
 
 
+@pytest.mark.matrix
 def test_scale_0_half_doses_and_swap_are_no_second_kind(tmp_path: Path) -> None:
     @lr.ablation("scaled")
     @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from scipy.stats import permutation_test, spearmanr
 from statsmodels.stats.multitest import multipletests
 
 from layerroles import stats
+from tests.support.tiers import mark_rest
 
 Z = 1.959964
 SHARES = [round(0.01 * step, 2) for step in range(1, 31)]
@@ -45,10 +46,12 @@ def score(gained: np.ndarray, lost: np.ndarray, n: int, d: float) -> np.ndarray:
 def worst_coverage(n: int) -> float:
     """The least exact coverage over gains and losses of 1 to 30%, one at least the other."""
     gained, lost = tables(n)
+    intervals = [stats.tango(g, k, n) for g, k in zip(gained.tolist(), lost.tolist(), strict=True)]
+    lows, highs = np.array([(each.low, each.high) for each in intervals]).T
     found = []
     for place, gain in enumerate(SHARES):
         for loss in SHARES[place:]:  # the other half is its mirror image
-            inside = np.abs(score(gained, lost, n, gain - loss)) <= Z * math.sqrt(n / (n - 1))
+            inside = (lows <= gain - loss) & (gain - loss <= highs)
             found.append(weights(gained, lost, n, gain, loss)[inside].sum())
     return float(min(found))
 
@@ -78,7 +81,9 @@ def test_tangos_bounds_solve_the_score_equation(gained, lost, n):
 
 
 # Where coverage is least, among them; all of 32 to 200 stay above .93 as these do.
-@pytest.mark.parametrize("n", [32, 36, 40, 64, 80, 94, 100, 118, 158, 200])
+@pytest.mark.parametrize(
+    "n", mark_rest("truth", [32, 36, 40, 64, 80, 94, 100, 118, 158, 200], first=[32, 40])
+)
 def test_tango_covers_93_percent_at_any_discordance(n):
     assert worst_coverage(n) >= 0.93
 

@@ -16,6 +16,7 @@ import layerroles as lr
 from layerroles.backends import Backend, Job, JobPart, OpenBackend, Workers
 from layerroles.backends.base import answer_job, describe_worker
 from tests.support.random_models import random_model
+from tests.support.tiers import mark_rest
 
 SITE = lr.Site(1)
 PROTOCOLS = ["continuation", "generation"]
@@ -84,7 +85,7 @@ def rows(result: lr.SweepResult, task: str) -> pd.DataFrame:
     return frame.sort_values(["condition", "protocol", "example"], ignore_index=True)
 
 
-@pytest.mark.parametrize("seed", [0, 2])
+@pytest.mark.parametrize("seed", mark_rest("matrix", [0, 2], first=[0]))
 def test_each_task_is_asked_as_with_its_own_held_out_prompts(
     tasks: list[lr.Task], seed: int, tmp_path: Path
 ) -> None:

@@ -70,7 +70,12 @@ def test_a_layer_after_first_waits_for_the_same_layer_at_all_positions() -> None
     assert found == {waits.hash: at_all.name}
 
 
-@pytest.mark.parametrize(("n", "seed"), [(32, 0), (64, 2), (400, 3)])
+MORE = [(64, 2), (400, 3)]
+
+
+@pytest.mark.parametrize(
+    ("n", "seed"), [(32, 0), *(pytest.param(*each, marks=pytest.mark.truth) for each in MORE)]
+)
 def test_verdicts_and_claims_are_those_of_asking_everything(n: int, seed: int) -> None:
     whole = synthetic_result(n=n, seed=seed, ablations=["skip", "mean"])
     less = without_unneeded(whole)
@@ -294,6 +299,7 @@ def test_a_chance_that_is_measured_last_is_known_when_layers_are_judged(
     assert not result.interim
 
 
+@pytest.mark.matrix
 def test_a_planted_model_is_judged_as_from_asking_everything(tmp_path: Path) -> None:
     made = lr.planted()
     conditions = [

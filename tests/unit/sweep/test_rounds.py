@@ -148,6 +148,7 @@ def test_a_report_that_fails_in_between_does_not_stop_the_run(
     assert "the interim report was not written: no space" in caplog.text
 
 
+@pytest.mark.matrix
 def test_an_older_folder_and_a_larger_limit_keep_what_was_begun(tmp_path: Path) -> None:
     sweep(4, rounds=False).run(tmp_path / "run")
     more = sweep(12).run(tmp_path / "run")
@@ -272,6 +273,7 @@ def test_a_fused_answer_tells_what_it_has_computed() -> None:
     assert len(seen) == n_seen
 
 
+@pytest.mark.matrix
 def test_a_smaller_command_does_not_finish_a_larger_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -524,107 +524,107 @@ def forget():
         model("a")
 
 skip, engine, lens = lr.each_layer(model, lr.Skip()), lr.Engine(model), lr.probes.LogitLens()
-for misuse in (
-    lambda: lr.Sweep(model, "facts", skip),
-    lambda: lr.Sweep(model, ["facts"], skip),
-    lambda: lr.Sweep(model, task, skip),
-    lambda: lr.Sweep(model, [task], [lr.Skip()]),
-    lambda: lr.Sweep(model, [task], skip[0]),
-    lambda: lr.Sweep(model, [task], skip, protocols="continuation"),
-    lambda: lr.Sweep(model, [task], skip, limit="8"),
-    lambda: lr.each_layer(model, lr.Skip),
-    forget,
-    lambda: engine.loglikelihood(("a", "b"), skip),
-    lambda: engine.loglikelihood(["ab"], skip),
-    lambda: engine.loglikelihood([("a", "b"), ("a", "b", "c")], skip),
-    lambda: engine.loglikelihood(None, skip),
-    lambda: engine.loglikelihood([("a", "b")], skip[0]),
-    lambda: engine.loglikelihood([("a", "b")], lr.Skip()),
-    lambda: engine.generate_until(["abc"], skip),
-    lambda: engine.generate_until([("a", None)], skip),
-    lambda: engine.generate_until([("a", {3: "."})], skip),
-    lambda: engine.generate_until([("a", {})], [lr.Skip()]),
-    lambda: engine.plan(["abc"], skip),
-    lambda: engine.plan([("a", "b")], None),
-    lambda: lr.ablated(model, lr.Skip()).__enter__(),
-    lambda: lr.ablated(model, skip).__enter__(),
-    lambda: lr.AblatedLM(model, {lr.Site(1): lr.Skip()}),
-    lambda: lr.Condition([lr.Site(1)]),
-    lambda: lr.each_layer(model, lr.Skip(), layers=1),
-    lambda: lens.measure(model, task),
-    lambda: lens.measure(model, ["facts"]),
-    lambda: lens.measure(model, [task], condition=skip),
-    lambda: lens.read(model, ["a"], condition=lr.Skip()),
-    lambda: lr.plan_pruning(model, drop=1, tasks=["facts"]),
-    lambda: lr.Sweep(model, [task], skip, seed=-1),
-    lambda: lr.Sweep(model, [task], skip, seed="a"),
-    lambda: lr.Engine(model, memory=8e9),
-    lambda: lr.Engine(model, memory=[1]),
-    lambda: lr.Engine(model, batch_size="16").loglikelihood([("a", "b")]),
-    lambda: lr.Engine(model, batch_size=None).loglikelihood([("a", "b")]),
-    lambda: engine.loglikelihood([("a", "b")], skip, evidence=5),
-    lambda: engine.loglikelihood([("a", "b")], skip, evidence="a"),
-    lambda: engine.loglikelihood([("a", "b")], skip, evidence=[5]),
-):
+for call in sys.argv[2:]:
     try:
-        misuse()
+        eval(call)
         print("taken")
     except lr.InputError as error:
         print(error)
 """
+# Each call, and what is said of it.
+MISUSES = """
+lr.Sweep(model, "facts", skip)
+    tasks='facts' is one, not several: write ['facts']
+lr.Sweep(model, ["facts"], skip)
+    'facts' is no task: lr.task('facts') makes one
+lr.Sweep(model, task, skip)
+    is one, not several: write [
+lr.Sweep(model, [task], [lr.Skip()])
+    Skip() is no condition: lr.each_layer(model, ablation) makes some,
+lr.Sweep(model, [task], skip[0])
+    is one, not several: write [
+lr.Sweep(model, [task], skip, protocols="continuation")
+    protocols='continuation' is one, not several: write ['continuation']
+lr.Sweep(model, [task], skip, limit="8")
+    limit='8' is no whole number: int(...) makes one
+lr.each_layer(model, lr.Skip)
+    Skip is a class: write Skip()
+forget()
+    forgetful on L1.mlp returned None: an edit returns the write, changed or not
+engine.loglikelihood(("a", "b"), skip)
+    request 0: 'a' is no pair of a context and a continuation, or of a context and options
+engine.loglikelihood(["ab"], skip)
+    request 0: 'ab' is no pair
+engine.loglikelihood([("a", "b"), ("a", "b", "c")], skip)
+    request 1: ('a', 'b', 'c') is no pair
+engine.loglikelihood(None, skip)
+    request 0: None is no pair
+engine.loglikelihood([("a", "b")], skip[0])
+    conditions=Condition('skip L0') is one, not several: write [Condition('skip L0')]
+engine.loglikelihood([("a", "b")], lr.Skip())
+    Skip() is no condition: lr.each_layer(model, ablation) makes some,
+engine.generate_until(["abc"], skip)
+    request 0: 'abc' is no pair
+engine.generate_until([("a", None)], skip)
+    request 0: None are no options, such as {
+engine.generate_until([("a", {3: "."})], skip)
+    request 0: unknown option '3', known are until, max_gen_toks
+engine.generate_until([("a", {})], [lr.Skip()])
+    Skip() is no condition
+engine.plan(["abc"], skip)
+    request 0: 'abc' is no pair
+engine.plan([("a", "b")], None)
+    None is no condition
+lr.ablated(model, lr.Skip()).__enter__()
+    Skip() is no condition
+lr.ablated(model, skip).__enter__()
+    condition=<3 conditions: skip L0, skip L1, skip L2> is a list: take one of it
+lr.AblatedLM(model, {lr.Site(1): lr.Skip()})
+    {Site('L1'): Skip()} is no condition
+lr.Condition([lr.Site(1)])
+    a condition maps sites to ablations: [Site('L1')] is no such map
+lr.each_layer(model, lr.Skip(), layers=1)
+    layers=1 is one, not several: write [1]
+lens.measure(model, task)
+    is one, not several: write [Facts(
+lens.measure(model, ["facts"])
+    'facts' is no task: lr.task('facts') makes one
+lens.measure(model, [task], condition=skip)
+    condition=<3 conditions: skip L0, skip L1, skip L2> is a list: take one of it
+lens.read(model, ["a"], condition=lr.Skip())
+    Skip() is no condition
+lr.plan_pruning(model, drop=1, tasks=["facts"])
+    'facts' is no task
+lr.Sweep(model, [task], skip, seed=-1)
+    seed=-1 is not a whole number of 0 or more
+lr.Sweep(model, [task], skip, seed="a")
+    seed='a' is not a whole number of 0 or more
+lr.Engine(model, memory=8e9)
+    memory=8000000000.0 is not a size: write 8GB, 500MB or whole bytes
+lr.Engine(model, memory=[1])
+    memory=[1] is not a size
+lr.Engine(model, batch_size="16").loglikelihood([("a", "b")])
+    batch_size='16' is not a whole number above 0
+lr.Engine(model, batch_size=None).loglikelihood([("a", "b")])
+    batch_size=None is not a whole number above 0
+engine.loglikelihood([("a", "b")], skip, evidence=5)
+    evidence=5 is not a list with spans for each request
+engine.loglikelihood([("a", "b")], skip, evidence="a")
+    evidence='a' is not a list with spans for each request
+engine.loglikelihood([("a", "b")], skip, evidence=[5])
+    request 0: evidence=5 is not a list of spans
+"""
 
 
 def test_common_misuse_raises_one_line_errors() -> None:
+    _, *lines = MISUSES.splitlines()
+    calls, messages = lines[::2], map(str.strip, lines[1::2])
     done = subprocess.run(
-        [sys.executable, "-c", MISUSED, model_path("llama")],
+        [sys.executable, "-c", MISUSED, model_path("llama"), *calls],
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    messages = [
-        "tasks='facts' is one, not several: write ['facts']",
-        "'facts' is no task: lr.task('facts') makes one",
-        "is one, not several: write [",
-        "Skip() is no condition: lr.each_layer(model, ablation) makes some, ",
-        "is one, not several: write [",
-        "protocols='continuation' is one, not several: write ['continuation']",
-        "limit='8' is no whole number: int(...) makes one",
-        "Skip is a class: write Skip()",
-        "forgetful on L1.mlp returned None: an edit returns the write, changed or not",
-        "request 0: 'a' is no pair of a context and a continuation, or of a context and options",
-        "request 0: 'ab' is no pair",
-        "request 1: ('a', 'b', 'c') is no pair",
-        "request 0: None is no pair",
-        "conditions=Condition('skip L0') is one, not several: write [Condition('skip L0')]",
-        "Skip() is no condition: lr.each_layer(model, ablation) makes some, ",
-        "request 0: 'abc' is no pair",
-        "request 0: None are no options, such as {",
-        "request 0: unknown option '3', known are until, max_gen_toks",
-        "Skip() is no condition",
-        "request 0: 'abc' is no pair",
-        "None is no condition",
-        "Skip() is no condition",
-        "condition=<3 conditions: skip L0, skip L1, skip L2> is a list: take one of it",
-        "{Site('L1'): Skip()} is no condition",
-        "a condition maps sites to ablations: [Site('L1')] is no such map",
-        "layers=1 is one, not several: write [1]",
-        "is one, not several: write [Facts(",
-        "'facts' is no task: lr.task('facts') makes one",
-        "condition=<3 conditions: skip L0, skip L1, skip L2> is a list: take one of it",
-        "Skip() is no condition",
-        "'facts' is no task",
-        "seed=-1 is not a whole number of 0 or more",
-        "seed='a' is not a whole number of 0 or more",
-        "memory=8000000000.0 is not a size: write 8GB, 500MB or whole bytes",
-        "memory=[1] is not a size",
-        "batch_size='16' is not a whole number above 0",
-        "batch_size=None is not a whole number above 0",
-        "evidence=5 is not a list with spans for each request",
-        "evidence='a' is not a list with spans for each request",
-        "request 0: evidence=5 is not a list of spans",
-    ]
-    lines = done.stdout.splitlines()
-    assert len(lines) == len(messages)
-    for line, expected in zip(lines, messages, strict=True):
-        assert expected in line
+    for call, expected, line in zip(calls, messages, done.stdout.splitlines(), strict=True):
+        assert expected in line, call

@@ -144,6 +144,7 @@ def test_without_weights_or_fused_answers_the_time_is_not_known() -> None:
     assert chosen(meta)["rows_at_once"] == whole
 
 
+@pytest.mark.matrix
 @pytest.mark.usefixtures("slow_device")
 def test_small_units_give_the_same_rows_and_resume_with_their_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -178,6 +179,7 @@ def test_small_units_give_the_same_rows_and_resume_with_their_size(
     assert 0 < sum(stored) < len(whole.frame)
 
 
+@pytest.mark.matrix
 @pytest.mark.usefixtures("slow_device")
 def test_an_extended_run_keeps_its_units_and_an_older_one_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

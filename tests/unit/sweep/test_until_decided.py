@@ -94,6 +94,7 @@ def _harm(whole: lr.SweepResult, task: str, condition: str, n: int, level: float
     return cut.harm(task, "generation", {condition: 1.0}, level=level)
 
 
+@pytest.mark.truth
 def test_intervals_are_wider_than_those_of_a_sweep_that_looks_once(
     whole: lr.SweepResult, decided: lr.SweepResult
 ) -> None:
@@ -181,6 +182,7 @@ def answers(result: lr.SweepResult) -> pd.DataFrame:
     return result.frame.sort_values(KEYS, ignore_index=True)[[*KEYS, "score", "response"]]
 
 
+@pytest.mark.matrix
 def test_rows_are_those_of_a_plain_sweep_and_a_killed_run_asks_the_same(tmp_path: Path) -> None:
     plain = answers(planted_sweep(64, n_tasks=2).run(tmp_path / "plain"))
     result = planted_sweep(64, n_tasks=2, until="decided").run(tmp_path / "decided")
@@ -208,6 +210,7 @@ def test_rows_are_those_of_a_plain_sweep_and_a_killed_run_asks_the_same(tmp_path
     assert not resumed.manifest["unfinished"]
 
 
+@pytest.mark.matrix
 def test_commands_on_one_folder_may_ask_other_tasks_and_layers(tmp_path: Path) -> None:
     """Each layer is asked in one of the family's two tasks only, so it has no verdict."""
     both = planted_sweep(32, n_tasks=2)

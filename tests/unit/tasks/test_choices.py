@@ -5,6 +5,7 @@ import pytest
 
 from layerroles.tasks import Copying, Facts, KVRetrieval, Needle, Task, WordProblems
 from layerroles.tasks.strategy_significance import strategy_frame
+from tests.support.tiers import mark_rest
 
 # Without shots, which no strategy looks at.
 ALL = [
@@ -34,7 +35,9 @@ def shares(made: Task) -> pd.DataFrame:
     return frame.set_index("strategy")
 
 
-@pytest.mark.parametrize("made", ALL, ids=lambda made: made.label)
+@pytest.mark.parametrize(
+    "made", mark_rest("truth", ALL, first=ALL[::4]), ids=lambda made: made.label
+)
 def test_no_strategy_beats_guessing_by_a_twentieth(made: Task) -> None:
     frame = shares(made)
     assert len(frame) >= 14

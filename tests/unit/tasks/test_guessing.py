@@ -158,14 +158,17 @@ def test_guess_that_is_wrong_on_every_question_has_a_chance_above_0() -> None:
     assert 0 < guess.mean < 0.1
 
 
-@pytest.mark.parametrize("n", [1, 2, 3])
-def test_a_file_of_few_questions_has_a_chance(tmp_path: Path, n: int) -> None:
+@pytest.mark.parametrize(("n", "chance"), [(1, 0), (2, 0), (3, 1 / 3)])
+def test_a_guess_needs_other_questions_with_the_same_answer(
+    tmp_path: Path, n: int, chance: float
+) -> None:
+    """Half of one or of two repeats no answer; of three one half does, for the other."""
     file = tmp_path / "questions.jsonl"
     file.write_text("\n".join(f'{{"prompt": "{at}:", "answer": "yes"}}' for at in range(n)))
     task = lr.task(f"local:{file}", family="knowledge")
     examples = task.examples(10, 0)
     guess = best_guess(task, examples, 0, lambda one, text: SCORE(task, one, text))
-    assert guess.mean == (0.0 if n == 1 else guess.mean)
+    assert guess.mean == chance
     assert set(guess.scores) == {one.id for one in examples}
 
 
