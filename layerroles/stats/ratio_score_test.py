@@ -161,9 +161,7 @@ def score(
     return mean / math.sqrt(variance / n)
 
 
-def _find_tilt(
-    counts: Sequence[int], values: Sequence[float], most: float, least: float
-) -> float:
+def _find_tilt(counts: Sequence[int], values: Sequence[float], most: float, least: float) -> float:
     """Find the multiplier `t` for which `sum(counts * values / (1 + t * values))` is 0.
 
     If the sum is not 0 anywhere in the range of `t`, returns the end of the range: a possible value
@@ -191,9 +189,7 @@ def _find_tilt(
     return t
 
 
-def _tilt_equation(
-    counts: Sequence[int], values: Sequence[float], t: float
-) -> tuple[float, float]:
+def _tilt_equation(counts: Sequence[int], values: Sequence[float], t: float) -> tuple[float, float]:
     """Return, at `t`, the sum that `_find_tilt` brings to 0, and its derivative."""
     total = change = 0.0
     for c, v in zip(counts, values, strict=True):
