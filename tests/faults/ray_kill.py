@@ -164,7 +164,8 @@ def killed_drivers(expected: lr.SweepResult, run: Path, kills: int, seed: int = 
         time.sleep(chance.uniform(0, 2))
         left = workers(child.pid)
         child.kill()
-        child.wait()
+        assert child.wait() == -signal.SIGKILL, "the process ended before it was killed"
+        assert before < _stored(run) < len(expected.frame), "it was not killed at work"
         patience = time.monotonic() + 60
         while any(Path(f"/proc/{one}").exists() for one in left):
             assert time.monotonic() < patience, "workers outlive the process that handed out"
