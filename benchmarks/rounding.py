@@ -152,7 +152,7 @@ def before() -> Iterator[None]:
 
     with (
         patch.object(partial_attention, "_multiply_in_float32", rounded),
-        patch.object(partial_attention, "_FEW_HEADS", 0),
+        patch.object(partial_attention, "FEW_HEADS", 0),
         patch.object(Twin, "rounds_logits", False),
     ):
         yield

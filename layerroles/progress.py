@@ -17,8 +17,8 @@ from layerroles.notebook_display import html_block, html_preformatted, in_notebo
 
 log = logging.getLogger(__name__)
 
-_SECONDS_BETWEEN_LINES = 30.0
-_SECONDS_BETWEEN_UPDATES = 0.2
+SECONDS_BETWEEN_LINES = 30.0
+SECONDS_BETWEEN_UPDATES = 0.2
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ def _notebook_output(total: int, what: str) -> Iterator[Advance]:
         job.add(rows, now, outlook)
         if outlook.picture is not None:
             picture = outlook.picture.lines
-        if time.monotonic() - last >= _SECONDS_BETWEEN_UPDATES:
+        if time.monotonic() - last >= SECONDS_BETWEEN_UPDATES:
             last = time.monotonic()
             output.update(render(), raw=True)
 
@@ -239,7 +239,7 @@ def _log_lines(total: int, what: str) -> Advance:
         job.add(rows, now, outlook)
         for text in () if outlook.picture is None else outlook.picture.lines:
             log.info("%s", text)
-        if time.monotonic() - last < _SECONDS_BETWEEN_LINES and job.done < job.total:
+        if time.monotonic() - last < SECONDS_BETWEEN_LINES and job.done < job.total:
             return
         last = time.monotonic()
         line = f"{what}: {job.done} of {job.total} rows, {job.rate:.1f} rows/s"

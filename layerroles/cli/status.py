@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from layerroles.results import SweepResult
     from layerroles.sweep import Status
 
-_SECONDS_BETWEEN_LOOKS = 1.0
-_SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_BETWEEN_LINES = 10.0
 # Rows are read again after at least this many seconds, and after at least this many times as long
 # as the last reading took.
-_SECONDS_BETWEEN_READINGS = 5.0
-_READINGS_BETWEEN_READINGS = 5.0
+SECONDS_BETWEEN_READINGS = 5.0
+READINGS_BETWEEN_READINGS = 5.0
 _BAR_WIDTH = 60
 
 
@@ -107,7 +107,7 @@ def _iter_statuses(run: Path) -> Iterator["Status"]:
 
     while (status := read_status(run)).state == "running":
         yield status
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
+        time.sleep(SECONDS_BETWEEN_LOOKS)
     yield status
 
 
@@ -133,7 +133,7 @@ def _print_lines(run: Path) -> None:
         line = str(status)
         if line != last and (status.state != "running" or time.monotonic() >= due):
             print_line(line)
-            last, due = line, time.monotonic() + _SECONDS_BETWEEN_LINES
+            last, due = line, time.monotonic() + SECONDS_BETWEEN_LINES
     result = _read_answers(run, status)
     for line in [] if result is None else strip_lines(result):
         print_line(line)
@@ -179,7 +179,7 @@ class _Strips:
             result = _read_answers(self._run, status)
             self._table = self._table if result is None else [layer_strips(result)]
             now = time.monotonic()
-            pause = max(_SECONDS_BETWEEN_READINGS, _READINGS_BETWEEN_READINGS * (now - began))
+            pause = max(SECONDS_BETWEEN_READINGS, READINGS_BETWEEN_READINGS * (now - began))
             self._rows_read, self._due = rows, now + pause
         return self._table
 

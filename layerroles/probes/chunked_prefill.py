@@ -28,9 +28,9 @@ NoteValue = Callable[[Tensor, int], None]
 # all columns up to the piece's end, and the column at which the piece begins.
 NotePattern = Callable[[int, Tensor, int], None]
 
-# A piece has at most `_LONGEST` positions, fewer if one layer's patterns would otherwise have more
-# than `_MOST_WEIGHTS` numbers (128 MB in float32), but at least `_SHORTEST`.
-_LONGEST, _MOST_WEIGHTS, _SHORTEST = 256, 2**25, 16
+# A piece has at most `LONGEST` positions, fewer if one layer's patterns would otherwise have more
+# than `MOST_WEIGHTS` numbers (128 MB in float32), but at least `_SHORTEST`.
+LONGEST, MOST_WEIGHTS, _SHORTEST = 256, 2**25, 16
 
 
 def read_in_pieces(
@@ -64,8 +64,8 @@ def read_in_pieces(
     if len(pattern_layers(model)) < model.cfg.n_layers or not prepared(model).checks.caches:
         length = n_columns
     else:
-        most = _MOST_WEIGHTS // (n_rows * model.cfg.n_heads * n_columns)
-        length = min(_LONGEST, max(_SHORTEST, most))
+        most = MOST_WEIGHTS // (n_rows * model.cfg.n_heads * n_columns)
+        length = min(LONGEST, max(_SHORTEST, most))
     n_calls = dict.fromkeys(hooks, 0)
     for start in range(n_cached, n_columns, length):
         stop = min(start + length, n_columns)

@@ -15,8 +15,8 @@ import torch
 
 log = logging.getLogger(__name__)
 
-_THREADS = Path("/proc/self/task")
-_SECONDS_WATCHED = 10.0
+THREADS = Path("/proc/self/task")
+SECONDS_WATCHED = 10.0
 _BUSY = 0.25
 _WAIT_IDLY = (
     ", or start the run with OMP_WAIT_POLICY=PASSIVE: its threads then wait without taking turns "
@@ -39,7 +39,7 @@ class Contention:
         does not count waiting times.
         """
         seconds = time.monotonic() - self._began
-        if self._has_warned or seconds < _SECONDS_WATCHED:
+        if self._has_warned or seconds < SECONDS_WATCHED:
             return
         now = _count()
         both = now.keys() & self._before.keys()  # the counts of threads that ended are gone
@@ -66,7 +66,7 @@ def _waits_idly() -> bool:
 def _count() -> dict[str, tuple[int, int]]:
     """Map each thread id to the nanoseconds for which it has run and has waited to run."""
     counts = {}
-    for file in _THREADS.glob("*/schedstat"):
+    for file in THREADS.glob("*/schedstat"):
         with suppress(OSError, ValueError):  # a thread may have ended
             ran, waited, _ = map(int, file.read_text().split())
             counts[file.parent.name] = (ran, waited)

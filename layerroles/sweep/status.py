@@ -22,7 +22,7 @@ from layerroles.errors import InputError
 from layerroles.progress import NO_OUTLOOK, Advance, Outlook, format_duration
 
 _FILE = "progress.json"
-_SECONDS_BETWEEN_WRITES = 1.0
+SECONDS_BETWEEN_WRITES = 1.0
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def write_progress(folder: Path, rows_total: int, rows_before: int = 0) -> Itera
             seconds_left=outlook.left,
             now=now,
         )
-        if began + status.seconds - last >= _SECONDS_BETWEEN_WRITES:
+        if began + status.seconds - last >= SECONDS_BETWEEN_WRITES:
             last = began + status.seconds
             _write(folder, status)
 

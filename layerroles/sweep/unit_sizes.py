@@ -17,13 +17,13 @@ from layerroles.sweep.work_units import EngineCall
 _CONDITIONS_AT_ONCE = 64
 # A task with fewer floating-point operations than this has units of the largest size, and does not
 # need a measurement of the device's speed.
-_TINY = 4e10
+TINY = 4e10
 # A unit is halved if it is expected to take more than this many times the wanted seconds. With a
 # factor of 1, units would take from half of these seconds to all of them, and smaller units repeat
 # more of the work.
 _LONGEST = 1.25
 # In a small unit, an example may cost at most this many times what it costs in a large unit.
-_MOST_REPEATED = 1.15
+MOST_REPEATED = 1.15
 # The number of a task's examples that are asked in the first round; each later round doubles the
 # number asked so far.
 _FIRST_ROUND = 4
@@ -116,7 +116,7 @@ def choose_size(
     """Choose the size of a task's units so that each unit takes about `seconds`.
 
     The time is predicted by the cost model and the measured speed of the device. A unit is not made
-    so small that a row costs more than `_MOST_REPEATED` times what it costs in a large unit: each
+    so small that a row costs more than `MOST_REPEATED` times what it costs in a large unit: each
     unit computes shared work again, such as a prefix that all prompts have. If a unit with fewer
     examples would cost too much, a unit has fewer conditions instead. Then only the intact model's
     part of the work is repeated.
@@ -145,7 +145,7 @@ def choose_size(
 
     speed, max_seconds = None, _LONGEST * seconds
     try:
-        if expect(n_examples, n_conditions).work.flops < _TINY:
+        if expect(n_examples, n_conditions).work.flops < TINY:
             return TaskSize(most)
         if (speed := engine.measured_speed()) is None:
             return TaskSize(most)
@@ -176,7 +176,7 @@ def choose_size(
 def _halve_while(take: Callable[[int], float], n: int, seconds: float, each: float) -> int:
     """Halve `n` while `take(n)` exceeds `seconds`, and return it.
 
-    Stops before the time per item exceeds `_MOST_REPEATED` times `each`.
+    Stops before the time per item exceeds `MOST_REPEATED` times `each`.
 
     Args:
         take: returns the seconds for a number of items.
@@ -186,7 +186,7 @@ def _halve_while(take: Callable[[int], float], n: int, seconds: float, each: flo
     """
     while n > 1 and take(n) > seconds:
         half = math.ceil(n / 2)
-        if take(half) / half > _MOST_REPEATED * each:
+        if take(half) / half > MOST_REPEATED * each:
             break
         n = half
     return n

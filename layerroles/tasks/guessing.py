@@ -32,7 +32,7 @@ Guesser = Callable[[Example], Iterable[str]]
 Chooser = Callable[[Example], str | None]
 
 # How many other questions are used to compare strategies.
-_OTHERS = 2000
+N_OTHERS = 2000
 _OTHER_CHOICES = 500  # to compare rules for choosing; fewer, since lm-eval builds each prompt
 _FEWEST = 50
 _CHARACTERS = 1_000_000  # of all other questions together, since long prompts take time
@@ -78,7 +78,7 @@ def best_guess(task: Task, examples: Sequence[Example], seed: int, score: Scorer
         others = _draw_others(task, examples, seed)
         guesser = _find_best(task, others, score)
         return Guess(guesser.name, guesser.score_each(examples, score))
-    by_id = {example.id: example for example in (*task.examples(_OTHERS, seed), *examples)}
+    by_id = {example.id: example for example in (*task.examples(N_OTHERS, seed), *examples)}
     half_of = _split_in_halves(by_id)
     parts: tuple[list[Example], list[Example]] = ([], [])
     for example in by_id.values():
@@ -192,7 +192,7 @@ class _BestGuesser:
 def _draw_others(task: Generated, examples: Sequence[Example], seed: int) -> list[Example]:
     """Draw questions under another seed, without those in `examples`; the list may be empty."""
     length = fmean(len(example.context()) for example in examples)
-    n = min(_OTHERS, max(_FEWEST, int(_CHARACTERS / length)))
+    n = min(N_OTHERS, max(_FEWEST, int(_CHARACTERS / length)))
     asked_ids = {example.id for example in examples}
     while n:
         try:

@@ -53,7 +53,7 @@ def killed_at_random(folder: Path, kills: int, seed: int = 0) -> Found:
         kills: of a process at work; one that was done before its time came does not count.
         seed: of the moments.
     """
-    assert not status._SECONDS_BETWEEN_WRITES, "a child that reports late is never killed at work"
+    assert not status.SECONDS_BETWEEN_WRITES, "a child that reports late is never killed at work"
     chance, found, job = random.Random(seed), Found(), sweep()
     began = time.monotonic()
     expected = rows(job.run(folder / "left alone"))
@@ -139,6 +139,6 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)  # no other thread may hold a lock when a child is made
-    status._SECONDS_BETWEEN_WRITES = 0.0  # every report is written
+    status.SECONDS_BETWEEN_WRITES = 0.0  # every report is written
     with tempfile.TemporaryDirectory() as scratch:
         print(killed_at_random(Path(scratch), args.kills, args.seed))

@@ -28,7 +28,7 @@ def one_thread() -> Iterator[None]:
 def test_a_sweep_that_is_killed_loses_nothing(
     kills: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("layerroles.sweep.status._SECONDS_BETWEEN_WRITES", 0.0)
+    monkeypatch.setattr("layerroles.sweep.status.SECONDS_BETWEEN_WRITES", 0.0)
     found = killed_at_random(tmp_path, kills, seed=1)
     assert found.kills == kills
     assert found.half_done > 0

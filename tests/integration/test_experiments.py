@@ -28,7 +28,7 @@ Load = Callable[[str], ModuleType]
 @pytest.fixture(autouse=True)
 def chance_by_few_questions(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """How well chance is measured is tested in `tests/unit/tasks`: 50 other questions do here."""
-    monkeypatch.setattr(guessing, "_OTHERS", 50)
+    monkeypatch.setattr(guessing, "N_OTHERS", 50)
     task_protocol_cells._remembered_guess.cache_clear()
     yield
     task_protocol_cells._remembered_guess.cache_clear()

@@ -29,8 +29,8 @@ def small_blocks() -> Iterator[dict[str, int]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prefix_packing, "BLOCK", 24)
         patch.setattr(prefill, "BLOCK", 24)
-        patch.setattr(prefix_packing, "_SHORTEST_TRUNK", 4)
-        patch.setattr(packed_attention, "_LONG", 20)
+        patch.setattr(prefix_packing, "SHORTEST_TRUNK", 4)
+        patch.setattr(packed_attention, "LONG", 20)
         patch.setattr(AttentionLayout, "_add_attention", reading)
         patch.setattr(RowCache, "_trunk_parts", decoding)
         yield looked

@@ -204,7 +204,7 @@ def test_a_notebook_shows_progress_in_one_place(page: Page, tmp_path: Path) -> N
 def test_a_notebook_shows_the_harm_of_layers_so_far(
     page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("layerroles.progress._SECONDS_BETWEEN_UPDATES", 0)
+    monkeypatch.setattr("layerroles.progress.SECONDS_BETWEEN_UPDATES", 0)
     layers = lr.each_layer(made().model, lr.Skip())
     lr.Sweep(made().model, made().tasks[:1], layers, limit=12, noise_floor=False).run(tmp_path)
     titles = [
@@ -247,7 +247,7 @@ def test_unseen_signs_are_written_out_in_a_notebook(
         notebook_display.html_table([hostile], [[hostile]]),
         notebook_display.html_marked(hostile, [(1, 2)]),
     )
-    monkeypatch.setattr("layerroles.progress._SECONDS_BETWEEN_UPDATES", 0)
+    monkeypatch.setattr("layerroles.progress.SECONDS_BETWEEN_UPDATES", 0)
     with show_progress(10, "sweep") as advance:
         advance(4, hostile)
     for text in (

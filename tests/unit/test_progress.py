@@ -35,7 +35,7 @@ def test_a_file_gets_a_line_now_and_then(
     with show_progress(8, "sweep") as advance:
         advance(2, "facts, skip L1")  # half a minute has not passed
         assert not caplog.messages
-        monkeypatch.setattr(module, "_SECONDS_BETWEEN_LINES", 0.0)
+        monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 0.0)
         advance(2, "facts, skip L2")
         advance(4, "facts, skip L3")
     assert [line.split(",")[0] for line in caplog.messages] == [
@@ -49,7 +49,7 @@ def test_the_time_left_is_what_the_job_tells_or_of_the_rate_so_far(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO, logger=module.__name__)
-    monkeypatch.setattr(module, "_SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 0.0)
     with show_progress(8, "sweep") as advance:
         advance(2, "facts", Outlook(left=5000.0))
         advance(0, "facts", Outlook(computed=2.0))

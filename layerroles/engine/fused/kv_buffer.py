@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 # How many numbers are moved at a time, through a temporary copy.
-_AT_ONCE = 2**22
+AT_ONCE = 2**22
 
 
 class KVBuffer:
@@ -55,5 +55,5 @@ class KVBuffer:
     def _chunks(self, n_rows: int) -> Iterator[slice]:
         """Yield ranges of rows, each small enough to be moved through a temporary copy."""
         row_size = max(1, self._n_heads * self.rows.shape[2] * self._width)
-        step = max(1, _AT_ONCE // row_size)
+        step = max(1, AT_ONCE // row_size)
         return (slice(start, start + step) for start in range(0, n_rows, step))

@@ -34,7 +34,7 @@ from layerroles.engine.fused.partial_attention import (
 
 # Rows are widened by this many tokens at a time. Attention runs over whole rows, with the unused
 # part masked, since matrix products would first copy a part of a tensor.
-_ROOM = 32
+ROOM = 32
 
 
 class RowCache:
@@ -72,7 +72,7 @@ class RowCache:
         self._live_conditions = np.arange(self.n_conditions)
         self._n_own = contexts.own.shape[1]
         self._n_new = n_new
-        self._room = min(_ROOM, n_new)
+        self._room = min(ROOM, n_new)
         self._layers = [self._make_layer(layer) for layer in range(len(below))]
         self._n_written = 0
         self._known_groups: dict[tuple[str, int, int], tuple[Tensor, _KeyGroups]] = {}
@@ -99,7 +99,7 @@ class RowCache:
         Returns the number of tokens that each row generated before this one.
         """
         if self._n_written == self._room:
-            more = min(_ROOM, self._n_new - self._room)
+            more = min(ROOM, self._n_new - self._room)
             self._room += more
             for layer in self._layers:
                 layer.widen(more)

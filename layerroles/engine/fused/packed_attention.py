@@ -26,7 +26,7 @@ from layerroles.engine.fused.prefix_packing import PackedRow, Segment
 # Block sizes are rounded up to a multiple of this, so that blocks of similar size run together.
 _ROUND = 16
 # A block of a single sequence that is longer than this runs alone, with causal attention.
-_LONG = 128
+LONG = 128
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def count_pairs(packed: PackedRow) -> int:
 
 def _runs_alone(segment: Segment, *, is_trunk: bool) -> bool:
     """Return whether a segment's attention is computed alone (causal), not in a batch of blocks."""
-    return segment.sees is None and (is_trunk or segment.n > _LONG)
+    return segment.sees is None and (is_trunk or segment.n > LONG)
 
 
 def _round_up(n: int) -> int:

@@ -18,14 +18,14 @@ from layerroles.private_apis import flash_attention, multiplies_to_float32
 _HALF = (torch.bfloat16, torch.float16)
 # The most attention logits that matrix products hold at once; fewer if the logits are capped on a
 # CPU, since the memory plan does not count these.
-_MOST_LOGITS, _MOST_CAPPED = 2**24, 2**22
+MOST_LOGITS, _MOST_CAPPED = 2**24, 2**22
 # With at most this many keys, or this many queries that share them, matrix products with a softmax
 # are faster than the CPU's fused kernel. Not so in 16 bits (where the logits are formed in float32)
-# for several queries, if groups times heads are at most `_FEW_HEADS`.
-_FEW_KEYS, _FEW_QUERIES, _FEW_HEADS = 48, 16, 48
+# for several queries, if groups times heads are at most `FEW_HEADS`.
+_FEW_KEYS, _FEW_QUERIES, FEW_HEADS = 48, 16, 48
 # How many numbers of 16-bit keys are converted to float32 at a time: on CPUs so few that they stay
 # in the cache.
-_CONVERTED_ON_CPU, _CONVERTED = 2**20, 2**24
+CONVERTED_ON_CPU, _CONVERTED = 2**20, 2**24
 
 
 # Positions in the text: of the queries and of the keys, `[group n]` each; if there is a single
@@ -98,7 +98,7 @@ def attend_partially(
     """
     are_many = k.shape[2] > _FEW_KEYS and q.shape[2] > _FEW_QUERIES
     if q.dtype in _HALF and q.shape[2] > 1:
-        are_many |= q.shape[0] * q.shape[1] <= _FEW_HEADS
+        are_many |= q.shape[0] * q.shape[1] <= FEW_HEADS
     # The fused kernel supports no other cases.
     fits = q.shape[3] == v.shape[3] and rule.cap is None and rule.window is None
     if q.device.type == "cpu" and fits and (causal or are_many):
@@ -109,7 +109,7 @@ def attend_partially(
         places = torch.arange(k.shape[2], device=q.device)[None]
         positions = places, places
     capped_on_cpu = q.device.type == "cpu" and rule.cap is not None
-    max_logits = _MOST_CAPPED if capped_on_cpu else _MOST_LOGITS
+    max_logits = _MOST_CAPPED if capped_on_cpu else MOST_LOGITS
     n = max(1, max_logits // (q.shape[0] * q.shape[1] * k.shape[2]))
     chunks = []
     for start in range(0, q.shape[2], n):
@@ -185,7 +185,7 @@ def _multiply_in_float32(
     if multiplies_to_float32(q.device):
         return torch.bmm(q, k, out_dtype=torch.float32).view(shape)
     # Without such a product, the keys are converted.
-    n = max(1, (_CONVERTED_ON_CPU if q.device.type == "cpu" else _CONVERTED) // k[0].numel())
+    n = max(1, (CONVERTED_ON_CPU if q.device.type == "cpu" else _CONVERTED) // k[0].numel())
     q = q.float()
     if n >= len(k):
         return torch.bmm(q, k.float()).view(shape)

@@ -30,7 +30,7 @@ Numbers = Int[np.ndarray, " token"]
 # The most tokens of a block of several sequences: attention is computed between all of its tokens.
 BLOCK = 256
 # A shared prefix of fewer tokens does not become a trunk, and may be stored repeatedly.
-_SHORTEST_TRUNK = 16
+SHORTEST_TRUNK = 16
 # If the first sequence of a row exceeds the limit by itself, the row may be longer by this factor.
 _ADDED = 1.25
 # Each later sequence of such a row shares at least this fraction of its tokens with the previous.
@@ -303,7 +303,7 @@ class _RowBuilder:
             return []
         common = min(self.shared[a + 1 : b])
         left: list[_Range | int] = []
-        if common - depth >= _SHORTEST_TRUNK:
+        if common - depth >= SHORTEST_TRUNK:
             index = self._extend(self.ordered[a][depth:common], range(depth, common), trunks, None)
             for i in range(a, b):
                 start = self.packed.segments[index].start

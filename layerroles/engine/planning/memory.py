@@ -31,8 +31,8 @@ _FOR_ROW, _FOR_ROWS, _FOR_LOGITS = 0.4, 0.4, 0.1
 # compile, gaps between tensors.
 _ASIDE, _MOST_ASIDE = 0.25, 128 * 2**20
 _LONGEST_ROW = 8192
-_SHORTEST_PIECE = 256
-_MOST_LOGITS = 2**24
+SHORTEST_PIECE = 256
+MOST_LOGITS = 2**24
 # Logits are held once as the unembedding returns them, and twice more if the model scales or caps
 # them.
 _COPIES_OF_LOGITS = 3
@@ -118,7 +118,7 @@ class Budget:
         if streams + kept + n * inner <= most:
             return n
         between = bytes_between_pieces(shape, n)
-        piece = min(n, max(_SHORTEST_PIECE, (most - streams - kept - between) // inner))
+        piece = min(n, max(SHORTEST_PIECE, (most - streams - kept - between) // inner))
         # What is kept between pieces may take more than reading in pieces saves.
         return piece if between + piece * inner < n * inner else n
 
@@ -141,7 +141,7 @@ class Budget:
     def max_logit_rows(self, shape: Shape) -> int:
         """Return the most tokens whose logits may be held at once."""
         logit_bytes = _COPIES_OF_LOGITS * shape.n_bytes
-        most = min(_MOST_LOGITS, int(_FOR_LOGITS * self.for_tensors) // logit_bytes)
+        most = min(MOST_LOGITS, int(_FOR_LOGITS * self.for_tensors) // logit_bytes)
         return max(1, most // shape.d_vocab)
 
     def logit_bytes(self, shape: Shape) -> int:

@@ -478,7 +478,7 @@ def test_room_is_made_as_texts_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     model = random_model("llama")
     chosen = conditions(model)
     expected = lr.Engine(model, executor="plain").generate_until(ASKED, chosen)
-    monkeypatch.setattr(kv_cache, "_ROOM", 5)
+    monkeypatch.setattr(kv_cache, "ROOM", 5)
     assert lr.Engine(model, executor="fused").generate_until(ASKED, chosen) == expected
 
 

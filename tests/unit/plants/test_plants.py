@@ -501,7 +501,7 @@ def test_a_bridge_without_a_cache_decodes_alike(at: str, caplog: pytest.LogCaptu
 
 def test_probes_read_a_bridge_without_a_cache_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made = default()
-    monkeypatch.setattr(chunked_prefill, "_LONGEST", 4)
+    monkeypatch.setattr(chunked_prefill, "LONGEST", 4)
     ours = Attention().measure(made.model, made.tasks[:1], limit=3)
     theirs = Attention().measure(default_native(), made.tasks[:1], limit=3)
     numbers = ["layer", "head", "evidence", "first"]

@@ -52,7 +52,7 @@ def task(tmp_path: Path) -> lr.Task:
 @pytest.fixture
 def pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read in pieces that are shorter than the prompts, and than some rows' padding."""
-    monkeypatch.setattr(chunked_prefill, "_LONGEST", 7)
+    monkeypatch.setattr(chunked_prefill, "LONGEST", 7)
 
 
 def stored(model: TransformerBridge, ids: list[int]) -> dict[int, Tensor]:
@@ -260,7 +260,7 @@ def test_patterns_of_chosen_heads() -> None:
 
 def test_pieces_get_shorter_as_prompts_get_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     model = random_model("llama")
-    monkeypatch.setattr(chunked_prefill, "_MOST_WEIGHTS", 2 * 4 * 100 * 20)
+    monkeypatch.setattr(chunked_prefill, "MOST_WEIGHTS", 2 * 4 * 100 * 20)
     tokens = torch.full((2, 100), 5)
     shapes = []
     chunked_prefill.read_patterns(

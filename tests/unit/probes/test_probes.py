@@ -114,7 +114,7 @@ def test_a_prompt_read_in_pieces_is_ablated_where_it_is_in_one(
     condition = lr.Condition({lr.Site(0): lr.Skip()}, at=at)
     for probe in (lr.probes.Attention(), lr.probes.Similarity(position="all")):
         whole = probe.measure(model, tasks, condition=condition)
-        monkeypatch.setattr(chunked_prefill, "_LONGEST", 5)
+        monkeypatch.setattr(chunked_prefill, "LONGEST", 5)
         pieces = probe.measure(model, tasks, condition=condition)
         monkeypatch.undo()
         pd.testing.assert_frame_equal(whole, pieces, rtol=0, atol=1e-5)

@@ -65,7 +65,7 @@ def reference(name: str, prompt: str, position: str) -> dict[tuple[int, int], tu
 def test_similarity_equals_the_reference_and_does_not_see_padding(
     name: str, position: str, task: lr.Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chunked_prefill, "_LONGEST", 7)
+    monkeypatch.setattr(chunked_prefill, "LONGEST", 7)
     probe = lr.probes.Similarity(position)
     frame = probe.measure(random_model(name), [task])  # one batch, padded
     for example in task.examples(3, 0):

@@ -25,7 +25,7 @@ def test_waiting_for_a_quarter_of_the_time_is_warned_of_once(
     monkeypatch.setenv("OMP_WAIT_POLICY", policy)
     monkeypatch.setattr("torch.get_num_threads", lambda: n_threads)
     monkeypatch.setattr("time.monotonic", lambda: seconds)
-    monkeypatch.setattr(cpu_contention, "_THREADS", tmp_path)
+    monkeypatch.setattr(cpu_contention, "THREADS", tmp_path)
 
     def write(ran: float, lost: float) -> None:
         for thread in ("1", "2"):
@@ -60,7 +60,7 @@ def test_waiting_for_a_quarter_of_the_time_is_warned_of_once(
 def test_no_warning_without_system_counters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(cpu_contention, "_THREADS", tmp_path / "missing")
-    monkeypatch.setattr(cpu_contention, "_SECONDS_WATCHED", 0.0)
+    monkeypatch.setattr(cpu_contention, "THREADS", tmp_path / "missing")
+    monkeypatch.setattr(cpu_contention, "SECONDS_WATCHED", 0.0)
     Contention().check()
     assert not caplog.messages

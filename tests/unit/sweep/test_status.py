@@ -56,7 +56,7 @@ def test_only_stored_rows_are_reported(tmp_path: Path, monkeypatch: pytest.Monke
 def test_work_after_the_last_row_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("layerroles.sweep.status._SECONDS_BETWEEN_WRITES", 0.0)
+    monkeypatch.setattr("layerroles.sweep.status.SECONDS_BETWEEN_WRITES", 0.0)
     with write_progress(tmp_path, 4) as tell:
         tell(4, "facts, skip L1")
         tell(0, "noise floor of facts")
@@ -242,7 +242,7 @@ def start_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             yield
 
     steps = run()
-    monkeypatch.setattr("layerroles.sweep.status._SECONDS_BETWEEN_WRITES", 0.0)
+    monkeypatch.setattr("layerroles.sweep.status.SECONDS_BETWEEN_WRITES", 0.0)
     monkeypatch.setattr("layerroles.cli.status.time.sleep", lambda seconds: next(steps, None))
     next(steps)
 
@@ -267,7 +267,7 @@ def test_a_run_is_followed_until_it_ends(
     assert last.startswith("done: 12 of 12 rows")
     assert title.startswith("Harm of each layer")
 
-    monkeypatch.setattr("layerroles.cli.status._SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("layerroles.cli.status.SECONDS_BETWEEN_LINES", 0.0)
     start_run(finished, monkeypatch)
     assert main(["status", str(finished), "--follow"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -277,7 +277,7 @@ def test_a_run_is_followed_until_it_ends(
 def test_a_run_of_another_thread_is_followed(
     finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("layerroles.cli.status._SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr("layerroles.cli.status.SECONDS_BETWEEN_LOOKS", 0.01)
     started = threading.Event()
 
     def write() -> None:
@@ -322,7 +322,7 @@ def test_a_terminal_gets_a_bar_and_strips(
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setattr("layerroles.cli.status._SECONDS_BETWEEN_READINGS", 100.0)
+    monkeypatch.setattr("layerroles.cli.status.SECONDS_BETWEEN_READINGS", 100.0)
     start_run(finished, monkeypatch)
     assert main(["status", str(finished), "--follow"]) == 0
     shown = capsys.readouterr().out
@@ -335,8 +335,8 @@ def test_a_terminal_gets_a_bar_and_strips(
     assert "skill not shown" in last
     assert readings == 2  # the first rows, and the last; those between came too soon
 
-    monkeypatch.setattr("layerroles.cli.status._SECONDS_BETWEEN_READINGS", 0.0)
-    monkeypatch.setattr("layerroles.cli.status._READINGS_BETWEEN_READINGS", 0.0)
+    monkeypatch.setattr("layerroles.cli.status.SECONDS_BETWEEN_READINGS", 0.0)
+    monkeypatch.setattr("layerroles.cli.status.READINGS_BETWEEN_READINGS", 0.0)
     readings = 0
     start_run(finished, monkeypatch)
     main(["status", str(finished), "--follow"])

@@ -33,7 +33,7 @@ def answers(result: lr.SweepResult) -> pd.DataFrame:
 @pytest.fixture
 def slow_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device of known speed, for which no task is tiny."""
-    monkeypatch.setattr(unit_sizes, "_TINY", 0.0)
+    monkeypatch.setattr(unit_sizes, "TINY", 0.0)
     monkeypatch.setattr(lr.Engine, "measured_speed", lambda _self: SLOW)
 
 
@@ -150,7 +150,7 @@ def test_small_units_give_the_same_rows_and_resume_with_their_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = sweep(1e9).run(tmp_path / "whole")
-    monkeypatch.setattr(unit_sizes, "_MOST_REPEATED", 100.0)
+    monkeypatch.setattr(unit_sizes, "MOST_REPEATED", 100.0)
     cut = chosen(sweep(1e-9))["rows_at_once"]
     assert cut == dict.fromkeys(cut, 1)  # an example under one condition
 
@@ -184,7 +184,7 @@ def test_small_units_give_the_same_rows_and_resume_with_their_size(
 def test_an_extended_run_keeps_its_units_and_an_older_one_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unit_sizes, "_MOST_REPEATED", 100.0)
+    monkeypatch.setattr(unit_sizes, "MOST_REPEATED", 100.0)
     model = random_model("llama")
     conditions = lr.each_layer(model, lr.Skip())
     first = lr.Sweep(model, TASKS[:1], conditions, limit=4, unit_seconds=1e-9)

@@ -17,7 +17,7 @@ STEPS = st.lists(
 def test_as_new_tensors_would_be(
     n_rows: int, n: int, steps: list[int | list[bool]], at_once: int
 ) -> None:
-    before, kv_buffer._AT_ONCE = kv_buffer._AT_ONCE, at_once
+    before, kv_buffer.AT_ONCE = kv_buffer.AT_ONCE, at_once
     try:
         most = n + sum(step for step in steps if isinstance(step, int))
         mine = KVBuffer(torch.zeros(1), n_rows, 2, n, 3, most=most)
@@ -37,7 +37,7 @@ def test_as_new_tensors_would_be(
             assert mine.rows.is_contiguous()
             assert mine.rows.untyped_storage().data_ptr() == where
     finally:
-        kv_buffer._AT_ONCE = before
+        kv_buffer.AT_ONCE = before
 
 
 def test_more_than_was_planned_is_refused() -> None:

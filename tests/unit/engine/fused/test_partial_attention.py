@@ -38,9 +38,9 @@ def test_it_is_a_softmax(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By the fused kernel or by products, of all queries and keys at once, of some, of one."""
-    monkeypatch.setattr(partial_attention, "_MOST_LOGITS", most)
-    monkeypatch.setattr(partial_attention, "_CONVERTED_ON_CPU", most)
-    monkeypatch.setattr(partial_attention, "_FEW_HEADS", 0)
+    monkeypatch.setattr(partial_attention, "MOST_LOGITS", most)
+    monkeypatch.setattr(partial_attention, "CONVERTED_ON_CPU", most)
+    monkeypatch.setattr(partial_attention, "FEW_HEADS", 0)
     held = []
     piece = partial_attention._attend_by_matmul
 
@@ -164,7 +164,7 @@ def test_a_window_hides_what_lies_before_it(
     window: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Keys that a query cannot see have no weight; all queries at once, and seven."""
-    monkeypatch.setattr(partial_attention, "_MOST_LOGITS", most)
+    monkeypatch.setattr(partial_attention, "MOST_LOGITS", most)
     rule, n = AttentionRule(0.3, window=window), 40
     made = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, N_HEADS, n, D_HEAD, generator=made) for _ in range(3))

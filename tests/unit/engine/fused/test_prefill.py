@@ -108,7 +108,7 @@ def test_a_budget_that_is_too_small_is_kept_to_by_reading_in_pieces(
     shape = Twin(model).shape
     wide = dataclasses.replace(shape, inner=100 * shape.inner)
     monkeypatch.setattr(Twin, "_measure_shape", lambda _twin: wide)
-    monkeypatch.setattr("layerroles.engine.planning.memory._SHORTEST_PIECE", 128)
+    monkeypatch.setattr("layerroles.engine.planning.memory.SHORTEST_PIECE", 128)
     monkeypatch.setattr("layerroles.engine.fused.prefill.BLOCK", 128)
     conditions = [lr.Condition({}), *lr.each_layer(model, lr.Skip())]
     pairs = [(TEXTS[0], " more"), (TEXTS[1], " more")]
