@@ -208,6 +208,7 @@ def test_page_is_written_and_saved_measurements_are_reused(
         speed.main([*words, "--memory", "1GB"])
 
 
+@pytest.mark.experiments
 def test_scores_and_their_differences_between_methods_are_reported(
     script: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -330,6 +331,7 @@ def test_the_loops_log_probabilities_are_rounded_as_its_model_unless_asked(scrip
     assert apart["float32"] < apart[None]
 
 
+@pytest.mark.experiments
 def test_replay_of_a_full_run_matches_a_run_until_decided(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -198,6 +198,7 @@ def test_a_benchmark_out_of_reach_is_not_swept(experiment: Load, tmp_path: Path)
     assert set(lr.read(out / "intact").frame["condition"]) == {"intact"}
 
 
+@pytest.mark.experiments
 def test_hellaswag_is_asked_by_lm_eval(experiment: Load, tmp_path: Path) -> None:
     data, out = benchmarks(tmp_path / "data"), tmp_path / "out"
     script = experiment("protocols")

@@ -51,7 +51,7 @@ CASES = [
 FIRST = [
     (case, [11])
     for case in CASES
-    if case.name in ("arc_easy", "lambada_openai") or case.num_fewshot == 2
+    if not case.chat and (case.name == "lambada_openai" or case.num_fewshot == 2)
 ]
 WAYS = [(case, layers) for case in CASES for layers in ([11], [0, 29])]
 
@@ -246,7 +246,7 @@ def same_prompts(asked: Any, theirs: dict[str, Any]) -> None:
     assert next(requests, None) is None
 
 
-@pytest.mark.parametrize("case", [CASES[0], CASES[4]], ids=str)
+@pytest.mark.parametrize("case", mark_rest("real", [CASES[0], CASES[4]], first=CASES[:1]), ids=str)
 def test_simple_evaluate_on_ablated_lm_matches_hflm(
     case: Case, folders: dict[str, str], evaluated: Callable[[Case, int | None], dict[str, Any]]
 ) -> None:

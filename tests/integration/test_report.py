@@ -15,6 +15,7 @@ from layerroles.page import report
 from layerroles.results import SweepResult
 from tests.support.browser_pages import drawn, opened, overflow
 from tests.support.synthetic import SCRIPT, synthetic_attention, synthetic_lens, synthetic_result
+from tests.support.tiers import mark_rest
 
 N_LAYERS, N = 12, 16
 # Role map, harm map, depth in numbers, a depth profile per task, what likelihood hides, outcomes,
@@ -43,7 +44,7 @@ def page(result: SweepResult, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", mark_rest("browser", ["light", "dark"], first=["light"]))
 def test_it_draws_every_figure_in_silence(
     browser: webdriver.Chrome, page: Path, scheme: str
 ) -> None:
@@ -71,6 +72,7 @@ def test_text_from_models_and_data_stays_text(browser: webdriver.Chrome, page: P
     assert len(browser.find_elements(By.TAG_NAME, "script")) == N_FIGURES + 4
 
 
+@pytest.mark.browser
 def test_no_figure_offers_to_send_its_data_away(browser: webdriver.Chrome, page: Path) -> None:
     opened(browser, page)
     buttons = browser.find_elements(By.CSS_SELECTOR, ".modebar-btn")
@@ -79,6 +81,7 @@ def test_no_figure_offers_to_send_its_data_away(browser: webdriver.Chrome, page:
     assert not any("Share" in title or "loud" in title for title in titles)
 
 
+@pytest.mark.browser
 def test_the_verdict_comes_first_and_headings_are_in_order(
     browser: webdriver.Chrome, page: Path
 ) -> None:
@@ -93,6 +96,7 @@ def test_the_verdict_comes_first_and_headings_are_in_order(
     assert all(plot.get_attribute("aria-label") for plot in plots)
 
 
+@pytest.mark.browser
 def test_the_first_screen_has_the_answer(browser: webdriver.Chrome, page: Path) -> None:
     opened(browser, page)
     browser.set_window_size(1280, 1000)  # 900 of the page, and what belongs to the browser
@@ -106,6 +110,7 @@ def test_the_first_screen_has_the_answer(browser: webdriver.Chrome, page: Path) 
     browser.set_window_size(1280, 1200)
 
 
+@pytest.mark.browser
 def test_the_table_of_effects_is_whole_filters_and_sorts(
     browser: webdriver.Chrome, page: Path, result: SweepResult
 ) -> None:
@@ -124,6 +129,7 @@ def test_the_table_of_effects_is_whole_filters_and_sorts(
     assert values == sorted(values)
 
 
+@pytest.mark.browser
 def test_it_fits_a_laptop_and_a_phone(browser: webdriver.Chrome, page: Path) -> None:
     opened(browser, page)
     for width in (1280, 500):

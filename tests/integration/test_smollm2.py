@@ -112,7 +112,8 @@ def check_apart(apart: np.ndarray, conditions: Sequence[lr.Condition]) -> None:
         assert of_one.max() < (2e-3 if hangs else 1e-4), condition.name
 
 
-@pytest.mark.parametrize("layer", mark_rest("real", [0, 29], first=[29]))
+@pytest.mark.real
+@pytest.mark.parametrize("layer", [0, 29])
 def test_batched_equals_single_equals_shared(layer: int) -> None:
     """Left-padded batches of mixed lengths, and the executor that shares work.
 
@@ -173,7 +174,8 @@ def test_what_a_long_beginning_is_shared_by() -> None:
     assert engine.write(texts, conditions()) == writings
 
 
-@pytest.mark.parametrize("layer", mark_rest("real", [None, 0, 15, 29], first=[15]))
+@pytest.mark.real
+@pytest.mark.parametrize("layer", [None, 0, 15, 29])
 def test_the_answers_are_those_of_lm_eval(layer: int | None) -> None:
     """Its own model class on the Hugging Face model, the layer replaced by the identity."""
     from lm_eval.api.instance import Instance
@@ -249,6 +251,7 @@ def test_the_lens_and_attention_on_a_real_model() -> None:
     assert (attention.evidence + attention["first"] <= 1 + 1e-4).all()
 
 
+@pytest.mark.real
 def test_lenses_and_decisions_on_a_real_model() -> None:
     lens = lr.probes.LogitLens(sublayers=True, top=1)
     table = lens.read(model(), ["The capital of France is"])

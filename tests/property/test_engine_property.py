@@ -146,6 +146,7 @@ def test_texts(
     budgets,
     sizes,
 )
+@pytest.mark.matrix
 def test_both_verbs_at_once(
     pairs: list[tuple[str, str]],
     asked: list[tuple[str, int]],

@@ -17,6 +17,7 @@ from layerroles.ablations.base import ABLATIONS
 from layerroles.errors import InputError
 from tests.support import page_code
 from tests.support.random_models import model_path
+from tests.support.tiers import mark_rest
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 # Their examples take a data set of the hub; tests/integration/test_lm_eval.py asks such tasks.
@@ -191,7 +192,13 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
 CODE = [name for name, value in DOCUMENTED.items() if ">>>" not in example(doc(value))]
 
 
-@pytest.mark.parametrize("name", sorted(set(CODE) - NEED_DATA))
+# Examples of some seconds, which run more than a sweep.
+LONG = {"figures.answers_spent", "compare_plans", "figures.pruned_harm", "figures.save"}
+
+
+@pytest.mark.parametrize(
+    "name", mark_rest("pages", sorted(set(CODE) - NEED_DATA), first=set(CODE) - NEED_DATA - LONG)
+)
 def test_an_example_runs(name: str, names: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     # What it registers is forgotten again.
     for registry in (ABLATIONS, lr.probes.PROBES):

@@ -86,6 +86,7 @@ def test_no_public_function_shares_its_name_with_a_module() -> None:
     assert not shared
 
 
+@pytest.mark.package
 def test_functions_are_still_there_when_every_module_is_imported() -> None:
     out = run(
         "import importlib, layerroles as lr\n"
@@ -178,6 +179,7 @@ except lr.InputError as error:
 """
 
 
+@pytest.mark.package
 def test_it_is_imported_where_posix_modules_are_missing() -> None:
     peak, refused = run(_WITHOUT_POSIX).splitlines()
     assert peak == "0"

@@ -62,6 +62,7 @@ def test_invalid_sites_raise(arguments: tuple[object, ...], line: str) -> None:
     assert line in str(caught.value)
 
 
+@pytest.mark.package
 def test_invalid_arguments_raise_without_runtime_type_checks() -> None:
     """In a subprocess without runtime type checks, as in a user's script."""
     script = """

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,6 +40,7 @@ from tests.support.random_models import (
     random_model,
 )
 from tests.support.scale import Scale
+from tests.support.tiers import mark_rest
 
 PREFIX = "Some words that all of the questions begin with. "
 PAIRS = [
@@ -97,12 +99,20 @@ def test_the_reference_is_right(architecture: str) -> None:
             assert found.n_tokens[column] == n
 
 
+@cache
+def scores_of_the_reference(architecture: str) -> Any:
+    """Of each pair under each condition, one at a time."""
+    model = random_model(architecture)
+    alone = lr.Engine(model, executor="plain", batch_size=1)
+    return alone.loglikelihood(PAIRS, conditions(model))
+
+
 @pytest.mark.parametrize("executor", ["fused", "hooked"])
 @pytest.mark.parametrize("architecture", ALL_ARCHITECTURES)
 def test_all_executors_score_like_the_reference(architecture: str, executor: str) -> None:
     model = random_model(architecture)
     chosen = conditions(model)
-    plain = lr.Engine(model, executor="plain", batch_size=1).loglikelihood(PAIRS, chosen)
+    plain = scores_of_the_reference(architecture)
     found = lr.Engine(model, executor=executor).loglikelihood(PAIRS, chosen)
     assert abs(found.logprob - plain.logprob).max() < 1e-4
     assert (found.is_greedy == plain.is_greedy).all()
@@ -110,7 +120,9 @@ def test_all_executors_score_like_the_reference(architecture: str, executor: str
     assert not found.changed[0].any()
 
 
-@pytest.mark.parametrize("architecture", ALL_ARCHITECTURES)
+@pytest.mark.parametrize(
+    "architecture", mark_rest("matrix", ALL_ARCHITECTURES, first=["llama", "gpt2", "gemma2"])
+)
 def test_all_executors_generate_the_same_texts(architecture: str) -> None:
     """All conditions together, shared, batched with a cache, and alone without one."""
     model = random_model(architecture)
@@ -129,7 +141,7 @@ def test_the_fastest_executor_is_chosen(architecture: str) -> None:
     model = random_model(architecture)
     engine = lr.Engine(model)
     chosen = conditions(model)
-    plain = lr.Engine(model, executor="plain").loglikelihood(PAIRS, chosen)
+    plain = scores_of_the_reference(architecture)
     assert abs(engine.loglikelihood(PAIRS, chosen).logprob - plain.logprob).max() < 1e-4
     engine.generate_until(ASKED, chosen)
     assert engine.used == {"fused"}
@@ -392,7 +404,9 @@ def test_context_and_continuation_are_encoded_together() -> None:
     assert model.tokenizer.decode(list(request.continuation)) == " word"
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "llama", "gemma2", "neox"])
+@pytest.mark.parametrize(
+    "architecture", mark_rest("matrix", ["gpt2", "llama", "gemma2", "neox"], first=["llama"])
+)
 def test_in_bfloat16_the_executors_agree_up_to_rounding(architecture: str) -> None:
     model = random_model(architecture, dtype="bfloat16")
     chosen = conditions(model)

@@ -16,6 +16,7 @@ from layerroles.engine.hooked import replay_executor as hooked
 from layerroles.engine.planning.memory import out_of_memory
 from layerroles.engine.requests import encode_written
 from tests.support.random_models import random_model
+from tests.support.tiers import mark_rest
 
 ERRORS = {
     "cpu": RuntimeError(
@@ -58,7 +59,7 @@ def scarce(
     return refused
 
 
-@pytest.mark.parametrize("kind", ERRORS)
+@pytest.mark.parametrize("kind", mark_rest("devices", ERRORS, first=["cuda"]))
 @pytest.mark.parametrize("executor", ["fused", "hooked", "plain"])
 def test_the_answers_are_the_same(
     executor: str, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -136,6 +137,7 @@ def test_other_errors_are_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> N
     assert engine.halved == 0
 
 
+@pytest.mark.devices
 def test_real_allocation_failure_is_recognized() -> None:
     """In a subprocess with a memory limit, so that the test process is not affected."""
     code = """

@@ -57,6 +57,7 @@ def test_one_device_gives_the_processors_answers(architecture: str, outcome: Out
 
 
 @each_architecture
+@pytest.mark.devices
 def test_two_devices_give_the_processors_answers(architecture: str, outcome: Outcome) -> None:
     found = outcome("two_devices", architecture)
     for executor in EXECUTORS:

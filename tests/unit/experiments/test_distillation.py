@@ -178,6 +178,7 @@ def test_own_solutions_are_those_that_came_out_right(monkeypatch: pytest.MonkeyP
     assert found[0].target == f"So. The answer is {asked[1].answer}."
 
 
+@pytest.mark.experiments
 def test_twins_are_made_kept_and_compared(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -307,6 +308,7 @@ def test_twins_are_called_better_by_intervals_that_account_for_templates() -> No
     assert difference.startswith("twin - base: +0.")
 
 
+@pytest.mark.experiments
 def test_changed_taught_twin_is_distinguished_from_its_control(tmp_path: Path) -> None:
     from twins import list_twin_changes
 

@@ -185,6 +185,7 @@ def test_sentences_describe_the_planted_roles(experiment: Load) -> None:
     assert [line.split("): ")[1].split(".")[0] for line in told] == list(statuses)
 
 
+@pytest.mark.experiments
 def test_ways_of_scoring_are_compared_pair_by_pair(experiment: Load) -> None:
     result = synthetic_result(n=400)
     *lines, verdict = experiment("protocols").findings(result)

@@ -13,6 +13,7 @@ import layerroles as lr
 Load = Callable[[str], ModuleType]
 
 
+@pytest.mark.experiments
 def test_it_finds_what_the_exhaustive_run_finds(
     experiment: Load,
     monkeypatch: pytest.MonkeyPatch,

@@ -13,6 +13,7 @@ import layerroles as lr
 Load = Callable[[str], ModuleType]
 
 
+@pytest.mark.experiments
 def test_what_reasoning_needs_is_kept_on_examples_that_no_plan_saw(
     experiment: Load,
     monkeypatch: pytest.MonkeyPatch,

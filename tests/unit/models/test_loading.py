@@ -310,6 +310,7 @@ sys.exit(any(one.exitcode for one in both))
 """
 
 
+@pytest.mark.matrix
 def test_two_processes_that_convert_at_once_come_to_one_folder(tmp_path: Path) -> None:
     file, cache = tmp_path / "model.gguf", tmp_path / "cache"
     file.write_bytes(b"a model")

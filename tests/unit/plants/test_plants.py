@@ -127,6 +127,7 @@ def test_heads_hold_what_their_layers_do(heads: int) -> None:
         )
 
 
+@pytest.mark.matrix
 def test_chosen_heads_share_a_step_and_each_loses_its_own_words() -> None:
     heads_of = {1: (0, 2), 2: (1,), 5: (2, 0, 1)}
     made = lr.planted(heads=3, heads_of=heads_of, strength=0.5)

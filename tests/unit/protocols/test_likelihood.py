@@ -18,6 +18,7 @@ from layerroles.engine.requests import Score, Written
 from layerroles.protocols import Exact, protocol
 from layerroles.tasks import Example
 from tests.support.random_models import ARCHITECTURES, model_path, random_model
+from tests.support.tiers import mark_rest
 
 QUESTION = Example(id="1", prompt="Which is odd?\nAnswer:", answer="7", choices=("4", "7"))
 TASK = lr.task("facts")  # an answer is judged without it
@@ -50,7 +51,9 @@ def questions(engine: lr.Engine, asked: list[Condition], n_tokens: int = 3) -> l
     return [Example(id=f"{prompt} {text}", prompt=prompt, answer=text) for prompt, text in both]
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "architecture", mark_rest("matrix", ARCHITECTURES, first=["llama", "gpt2"])
+)
 def test_exact_is_what_greedy_decoding_writes_under_every_executor(architecture: str) -> None:
     model = random_model(architecture)
     engine, asked = lr.Engine(model, executor="plain"), conditions(model)

@@ -171,7 +171,9 @@ def test_head_harms_name_the_critical_heads() -> None:
         figures.head_harms(localize(pairs_result()).heads)
 
 
-@pytest.mark.parametrize(("n_changed", "named"), [(3, False), (12, True)])
+@pytest.mark.parametrize(
+    ("n_changed", "named"), [pytest.param(3, False, marks=pytest.mark.matrix), (12, True)]
+)
 def test_much_rounding_is_named(result: SweepResult, n_changed: int, named: bool) -> None:
     line = result.intact().iloc[0]
     floor = {"task": line["task"], "protocol": line["protocol"], "n": N, "n_changed": n_changed}

@@ -19,6 +19,7 @@ from layerroles.sweep.unit_sizes import UnitSizes
 from layerroles.sweep.work_units import Unit
 from tests.support import lm_eval_data
 from tests.support.random_models import random_model
+from tests.support.tiers import mark_rest
 
 KEYS = ["condition", "task", "protocol", "example"]
 
@@ -47,7 +48,9 @@ def stop_in_round(patched: pytest.MonkeyPatch, number: int) -> None:
     patched.setattr(Execution, "_answer_units", stop)
 
 
-@pytest.mark.parametrize("kind", ["skip", "mean", "resample", "heads", "lm-eval"])
+@pytest.mark.parametrize(
+    "kind", mark_rest("matrix", ["skip", "mean", "resample", "heads", "lm-eval"], first=["skip"])
+)
 def test_rows_are_those_of_a_sweep_without_rounds(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -241,6 +241,7 @@ def test_a_limit_between_looks_is_refused(tmp_path: Path) -> None:
             planted_sweep(limit, until=until).run(tmp_path / "run")
 
 
+@pytest.mark.matrix
 def test_a_larger_limit_extends_a_run_and_keeps_its_looks(tmp_path: Path) -> None:
     before = planted_sweep(48, until="decided").run(tmp_path / "run")
     assert list(before.manifest["looks"].values()) == [[32, 48]]

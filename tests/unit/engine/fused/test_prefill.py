@@ -15,6 +15,7 @@ from layerroles.engine.fused.prefix_packing import pack_row, pack_rows
 from layerroles.engine.fused.transformers_twin import Twin
 from layerroles.engine.planning.memory import Budget
 from tests.support.random_models import random_model
+from tests.support.tiers import mark_rest
 
 SHARED = "".join(random.Random(0).choices("abcdefgh ", k=150))
 # A long beginning that is shared, a long text alone, and short ones.
@@ -44,7 +45,10 @@ def test_a_row_is_cut_where_it_may_be(n: int, most: int) -> None:
     assert cut_pieces(packed, len(packed.tokens)) == [slice(0, len(packed.tokens))]
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen3", "neox", "olmo2"])
+@pytest.mark.parametrize(
+    "architecture",
+    mark_rest("matrix", ["llama", "gpt2", "qwen3", "neox", "olmo2"], first=["llama", "neox"]),
+)
 def test_answers_are_the_same(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, donor = random_model(architecture), random_model(architecture, seed=1)
     reference = lr.Reference(["a reference of some words", "and another one, a bit longer"])
