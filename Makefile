@@ -12,7 +12,7 @@ help:
 	@echo "make test     the tests, without the slow ones (installs Chromium where it is missing)"
 	@echo "make test-all all tests"
 	@echo "make quick    tests of most steps of the study, in about two minutes: for every commit"
-	@echo "make coverage the tests, and which lines and branches they do not reach"
+	@echo "make coverage all tests, and which lines and branches they do not reach"
 	@echo "make wheel    build the wheel; install and use it under each of PYTHONS='python3.11 ...'"
 	@echo "make bench    time a sweep against other loops; writes runs/bench/performance.md"
 	@echo "make lint     ruff and mypy"
