@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -54,7 +55,17 @@ jaxtyping.install_import_hook(WITH_SHAPES, None)
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A skip for a reason that is not on the list fails."""
-    report = yield
+    return fail_if_unlisted((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """So does that of a whole file."""
+    return fail_if_unlisted((yield))
+
+
+def fail_if_unlisted(report: Any) -> Any:
+    """Make a report of a skip for another reason one of a failure."""
     if report.skipped and not hasattr(report, "wasxfail"):
         reason = str(report.longrepr[-1])  # type: ignore[index]  # file, line, reason
         if not skips.is_allowed(reason):
