@@ -236,6 +236,13 @@ def test_an_interval_at_a_higher_level_contains_those_at_lower_ones(chance: floa
         assert highs == sorted(highs)
 
 
+def test_every_cluster_counts_for_the_design_effect() -> None:
+    """By hand: totals 6, -2, -4 of clusters of two among six, each squared over 1 - 2/6."""
+    residuals = np.array([3.0, 3.0, -1.0, -1.0, -2.0, -2.0])
+    between, within = (36 + 4 + 16) / (2 / 3), (9 + 9 + 1 + 1 + 4 + 4) * 6 / 5
+    assert stats.design_effect(residuals, list("aabbcc")) == pytest.approx(between / within)
+
+
 def test_without_real_clusters_there_is_no_design_effect() -> None:
     residuals = np.array([0.5, -0.5, 0.25, -0.25])
     for clusters in ([1, 2, 3, 4], [1, 1, 1, 1]):
