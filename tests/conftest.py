@@ -23,6 +23,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a core
 
 import jaxtyping
 import pandas as pd
+import torch
 from beartype import BeartypeConf, BeartypeDecorPlace
 from beartype.claw import beartype_package
 
@@ -60,18 +61,27 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """So does that of a whole file."""
+    """So does a skip of a whole file."""
     return fail_if_unlisted((yield))
 
 
 def fail_if_unlisted(report: Any) -> Any:
-    """Make a report of a skip for another reason one of a failure."""
-    if report.skipped and not hasattr(report, "wasxfail"):
+    """Make a failure of a report of a skip, unless its reason is on the list."""
+    if report.skipped and not hasattr(report, "wasxfail"):  # an expected failure is no skip
         reason = str(report.longrepr[-1])  # type: ignore[index]  # file, line, reason
         if not skips.is_allowed(reason):
             report.outcome = "failed"
             report.longrepr = f"{reason}: not on the list in tests/support/skips.py"
     return report
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """PyTorch computes in one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

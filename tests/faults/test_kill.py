@@ -3,25 +3,17 @@
 import importlib
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-import torch
 
 import layerroles as lr
 from tests.faults.kill import KEY, killed_at_random
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """No other thread may hold a lock when a child is made."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+# No other thread may hold a lock when a child is made.
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(5, marks=pytest.mark.matrix)])
@@ -43,15 +35,15 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> lr.SweepResult:
 
 
 @pytest.mark.parametrize(
-    ("called", "call"),
+    ("called", "call", "in_rounds"),
     [
-        pytest.param(REPORT, 1, id="after the first round", marks=pytest.mark.matrix),
-        pytest.param(REPORT, 4, id="after the first look"),
-        pytest.param(CHOICE, 2, id="a look is chosen, not noted", marks=pytest.mark.matrix),
+        pytest.param(REPORT, 1, True, id="after the first round", marks=pytest.mark.matrix),
+        pytest.param(REPORT, 4, False, id="after the first look"),
+        pytest.param(CHOICE, 2, False, id="a look is chosen, not noted", marks=pytest.mark.matrix),
     ],
 )
 def test_a_kill_between_rounds_or_at_a_look_changes_nothing(
-    called: str, call: int, alone: lr.SweepResult, tmp_path: Path
+    called: str, call: int, in_rounds: bool, alone: lr.SweepResult, tmp_path: Path
 ) -> None:
     child = os.fork()
     if child == 0:
@@ -64,7 +56,7 @@ def test_a_kill_between_rounds_or_at_a_look_changes_nothing(
     killed = lr.read(tmp_path / "killed")
     n_asked = killed.frame.groupby("condition").size()
     # Rounds ask every condition as much; looks ask further only what is not decided.
-    assert (n_asked.nunique() == 1) == (call == 1)
+    assert (n_asked.nunique() == 1) == in_rounds
     assert len(killed.frame) < len(alone.frame)
 
     resumed = asked_until_decided(tmp_path / "killed")

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import pytest
 from selenium import webdriver
 
+collect_ignore = ["typed_script.py"]  # types are checked there; loaded, it would register a "scale"
+
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:

@@ -24,7 +24,7 @@ def asked_in(model: object, run: Path) -> pd.DataFrame:
     conditions = [
         *lr.each_layer(model, lr.Skip(), layers=LAYERS),
         *lr.each_layer(model, lr.Zero(), part="attn", layers=LAYERS),
-        *lr.each_layer(model, lr.Zero(), part="mlp", layers=LAYERS[1:]),
+        *lr.each_layer(model, lr.Zero(), part="mlp", layers=LAYERS),
         *lr.each_layer(model, mean, layers=LAYERS),
         *lr.each_layer(model, lr.Noise(), layers=LAYERS),
     ]
@@ -41,7 +41,7 @@ def test_scores_are_within_the_noise_table_and_every_log_likelihood_is_finite(
     exact = asked_in(smollm2.model(), tmp_path / "float32")
     rounded = asked_in(lr.load("smollm2-135m", dtype="bfloat16"), tmp_path / "bfloat16")
     assert exact.index.equals(rounded.index)
-    assert len(exact) == N * (1 + 4 * len(LAYERS) + len(LAYERS) - 1)
+    assert len(exact) == N * (1 + 5 * len(LAYERS))
     logprobs = np.array([json.loads(details)["logprobs"] for details in rounded["details"]])
     assert np.isfinite(logprobs).all()
     assert not exact["details"].equals(rounded["details"])  # it was another dtype

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM
 
@@ -19,7 +20,7 @@ from tests.support.tiers import mark_rest
 
 LENGTH = 48
 CONTEXTS = ["Once upon a time, there was a", "The old town lies by the"]
-HEAD, LAST = 2, -1  # a head, and a layer
+HEAD = 2
 
 
 def skip(_module: nn.Module, args: tuple[Tensor, ...], _output: object) -> Tensor:
@@ -31,22 +32,23 @@ def zero(_module: nn.Module, _args: object, output: Tensor) -> Tensor:
     return torch.zeros_like(output)
 
 
-def without_head(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Before the output projection heads lie side by side."""
-    heads = args[0].clone()
-    width = heads.shape[-1] // N_HEADS[heads.shape[-1]]
-    heads[..., HEAD * width : (HEAD + 1) * width] = 0
-    return (heads,)
+def zero_head(attention: Any) -> RemovableHandle:
+    """Before the output projection, heads lie side by side."""
+    start, end = HEAD * attention.head_dim, (HEAD + 1) * attention.head_dim
+
+    def without(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        heads = args[0].clone()
+        heads[..., start:end] = 0
+        return (heads,)
+
+    return attention.o_proj.register_forward_pre_hook(without)
 
 
-N_HEADS = {32: 4, 576: 9}  # of the random model and the real one, by width
 HOOKS: dict[str, Callable[[Any], Any]] = {
     "intact": lambda layers: None,
     "skip L0": lambda layers: layers[0].register_forward_hook(skip),
     "zero L1.mlp": lambda layers: layers[1].mlp.register_forward_hook(zero),
-    "zero head": lambda layers: layers[LAST].self_attn.o_proj.register_forward_pre_hook(
-        without_head
-    ),
+    "zero head": lambda layers: zero_head(layers[-1].self_attn),
 }
 
 

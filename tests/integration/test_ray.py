@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import ray
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -24,6 +23,9 @@ from tests.faults.ray_kill import (
     sweep,
 )
 from tests.support.random_models import model_path
+
+# As the workers have it, so that sums are rounded alike.
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @lr.ablation("halved")
@@ -55,15 +57,6 @@ def cluster() -> Iterator[None]:
     ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20)
     yield
     ray.shutdown()
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As the workers have, so that sums are rounded alike."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def two_tasks() -> list[lr.Task]:

@@ -8,7 +8,7 @@ from torch import Tensor
 import layerroles as lr
 
 
-@lr.ablation("typed_scale")
+@lr.ablation("scale")
 @dataclass(frozen=True)
 class Scale(lr.Ablation):
     """Multiply the site's write by `factor`."""

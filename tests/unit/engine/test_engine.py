@@ -14,7 +14,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 import layerroles as lr
 from layerroles.ablations import Condition
-from layerroles.engine import executor_choice, executor_trial
+from layerroles.engine import LogLikelihoods, executor_choice, executor_trial
 from layerroles.engine.executor_trial import choose_condition, rounding_noise
 from layerroles.engine.fused import executor as fused_executor
 from layerroles.engine.fused import kv_cache, text_decoding
@@ -100,7 +100,7 @@ def test_the_reference_is_right(architecture: str) -> None:
 
 
 @cache
-def scores_of_the_reference(architecture: str) -> Any:
+def scores_of_the_reference(architecture: str) -> LogLikelihoods:
     """Of each pair under each condition, one at a time."""
     model = random_model(architecture)
     alone = lr.Engine(model, executor="plain", batch_size=1)

@@ -22,6 +22,7 @@ from benchmarks.simulated import (
 from layerroles.results import SweepResult
 from layerroles.roles import localize
 from layerroles.roles.claim_findings import SMALLEST, Finding
+from layerroles.roles.harms import Harms
 from layerroles.roles.harms_by_ablation import measure_kinds
 from layerroles.roles.literature import DEEP, ORDER, SHALLOW, _join_needs, literature_claims
 from layerroles.roles.protocol_claims import MORE
@@ -33,6 +34,18 @@ LAYERS, N, DRAWS = 15, 400, 30
 # One clear draw first, then how often it is so.
 draws = pytest.mark.parametrize("n", mark_rest("truth", [1, DRAWS], first=[1]))
 BASE = 0.05  # harm of every layer, whatever the truth of a claim
+
+
+@pytest.mark.parametrize(
+    ("n_layers", "first", "middle", "last"),
+    [(9, [0, 1, 2], [3, 4, 5], [6, 7, 8]), (8, [0, 1], [2, 3, 4, 5], [6, 7])],
+)
+def test_thirds_at_both_ends_are_as_long_and_the_middle_has_the_remainder(
+    n_layers: int, first: list[int], middle: list[int], last: list[int]
+) -> None:
+    scores = {"intact": np.ones(4), "skip L0": np.zeros(4)}
+    harms = Harms(scripted_result({("retrieval", G): scores}, n_layers=n_layers), "skip")
+    assert [list(third) for third in harms.thirds()] == [first, middle, last]
 
 
 @draws
