@@ -21,7 +21,7 @@ from layerroles.engine.fused import kv_cache, text_decoding
 from layerroles.engine.fused.executor import Fused
 from layerroles.engine.fused.partial_attention import AttentionRule
 from layerroles.engine.fused.transformers_twin import Twin
-from layerroles.engine.greedy_decoding import Decoding, NextTokens
+from layerroles.engine.greedy_decoding import Decoding, NextTokens, Stops
 from layerroles.engine.reference_executor import Plain
 from layerroles.engine.requests import (
     Scored,
@@ -229,6 +229,15 @@ def test_without_certain_windows_the_smallest_limits_a_text(
             ALL_MASK_ATTENTION_FUNCTIONS[self.model.name](local_size=masked)
 
     assert Twin.max_exact_tokens.func(Probed()) == longest
+
+
+def test_a_text_is_cut_before_the_first_of_its_stops() -> None:
+    """Of two that one token may bring, too."""
+    model = random_model("llama")
+    ids = model.tokenizer("one, two; three", add_special_tokens=False)["input_ids"]
+    stops = Stops(model)
+    assert stops.text(ids, [";", ","]) == ("one", True)
+    assert stops.text(ids, ["!"]) == ("one, two; three", False)
 
 
 def test_hooks_that_belong_to_a_model_are_no_hindrance() -> None:

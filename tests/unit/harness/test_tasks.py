@@ -198,7 +198,8 @@ def test_a_sweep_keeps_lm_evals_metrics_and_aggregates_them(own: str, tmp_path: 
     model = random_model("llama")
     tasks = [lr.task(f"lm_eval:{name}", include_path=own) for name in ("own_group", "own_sums")]
     conditions = lr.each_layer(model, lr.Skip())
-    result = lr.Sweep(model, tasks, conditions, limit=4).run(tmp_path / "run")
+    # Three documents of one member of the group, two of the other: lm-eval weights by size.
+    result = lr.Sweep(model, tasks, conditions, limit=5).run(tmp_path / "run")
     cells = {(cell["task"], cell["protocol"]) for cell in result.manifest["cells"]}
     assert cells == {(tasks[0].label, "letter"), (tasks[1].label, "generation")}
     written = next(one for one in result.manifest["cells"] if one["protocol"] == "generation")
@@ -214,7 +215,7 @@ def test_a_sweep_keeps_lm_evals_metrics_and_aggregates_them(own: str, tmp_path: 
         assert by_member["all"] == pytest.approx(rows_of["score"].mean())
     sums = table[table["task"] == tasks[1].label]
     assert set(sums["filter"]) == {"strict-match", "flexible-extract"}
-    again = lr.Sweep(model, tasks, conditions, limit=4).run(tmp_path / "run")
+    again = lr.Sweep(model, tasks, conditions, limit=5).run(tmp_path / "run")
     assert again.frame.equals(result.frame)
 
 
